@@ -1,0 +1,408 @@
+package config
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// env is an environment.
+type env map[string]string
+
+func (e env) get(name string) string { return e[name] }
+
+func TestDefaults(t *testing.T) {
+	c, err := Load(env{}.get)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := c.OllamaURL.String(), "http://localhost:11434"; got != want {
+		t.Errorf("OllamaURL: got %s; want %s", got, want)
+	}
+	c.OllamaURL, c.inForce = nil, nil
+	want := Config{
+		Addr:         ":8080",
+		PollInterval: 30 * time.Second,
+		MaxQueue:     512,
+		Affinity:     30 * time.Second,
+		MaxBody:      64 << 20,
+		StallTimeout: 10 * time.Minute,
+		DrainTimeout: 30 * time.Second,
+		LogLevel:     slog.LevelInfo,
+	}
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("got %+v; want %+v", c, want)
+	}
+}
+
+// Every variable with values that are good and what they come to.
+var good = []struct {
+	name, value string
+	field       func(Config) any
+	want        any
+}{
+	{"FOREMAN_ADDR", ":8080", func(c Config) any { return c.Addr }, ":8080"},
+	{"FOREMAN_ADDR", "127.0.0.1:0", func(c Config) any { return c.Addr }, "127.0.0.1:0"},
+	{"FOREMAN_ADDR", "[::1]:65535", func(c Config) any { return c.Addr }, "[::1]:65535"},
+	{"FOREMAN_ADDR", "foreman.lan:80", func(c Config) any { return c.Addr }, "foreman.lan:80"},
+	{"FOREMAN_OLLAMA_URL", "http://mac.lan:11434", target, "http://mac.lan:11434"},
+	{"FOREMAN_OLLAMA_URL", "https://mac.lan", target, "https://mac.lan"},
+	{"FOREMAN_OLLAMA_URL", "HTTP://mac.lan", target, "http://mac.lan"},
+	{"FOREMAN_OLLAMA_URL", "http://mac.lan:11434/", target, "http://mac.lan:11434"},
+	{"FOREMAN_OLLAMA_URL", "http://mac.lan/ollama//", target, "http://mac.lan/ollama"},
+	{"FOREMAN_OLLAMA_URL", "http://[fe80::1]:11434", target, "http://[fe80::1]:11434"},
+	{"FOREMAN_OLLAMA_TOKEN", "sk-!~", func(c Config) any { return c.OllamaToken }, "sk-!~"},
+	{"FOREMAN_EMBED_MODEL", "nomic-embed-text:v1.5", func(c Config) any { return c.EmbedModel }, "nomic-embed-text:v1.5"},
+	{"FOREMAN_POLL_INTERVAL", "100ms", func(c Config) any { return c.PollInterval }, 100 * time.Millisecond},
+	{"FOREMAN_POLL_INTERVAL", "1m30s", func(c Config) any { return c.PollInterval }, 90 * time.Second},
+	{"FOREMAN_TOKEN", "sk-!~", func(c Config) any { return c.Token }, "sk-!~"},
+	{"FOREMAN_HOSTS", "foreman.lan", hosts, "[foreman.lan]"},
+	{"FOREMAN_HOSTS", "Foreman.LAN, gpu_1.example.com,x-y", hosts, "[foreman.lan gpu_1.example.com x-y]"},
+	{"FOREMAN_MANAGE", "true", func(c Config) any { return c.Manage }, true},
+	{"FOREMAN_MANAGE", "false", func(c Config) any { return c.Manage }, false},
+	{"FOREMAN_MAX_QUEUE", "0", func(c Config) any { return c.MaxQueue }, 0},
+	{"FOREMAN_MAX_QUEUE", "1000000", func(c Config) any { return c.MaxQueue }, 1_000_000},
+
+	{"FOREMAN_AFFINITY", "0", func(c Config) any { return c.Affinity }, time.Duration(0)},
+	{"FOREMAN_AFFINITY", "90s", func(c Config) any { return c.Affinity }, 90 * time.Second},
+	{"FOREMAN_QUEUE_TIMEOUT", "0", func(c Config) any { return c.QueueTimeout }, time.Duration(0)},
+	{"FOREMAN_QUEUE_TIMEOUT", "90s", func(c Config) any { return c.QueueTimeout }, 90 * time.Second},
+	{"FOREMAN_MAX_BODY", "1024", maxBody, int64(1024)},
+	{"FOREMAN_MAX_BODY", "2000B", maxBody, int64(2000)},
+	{"FOREMAN_MAX_BODY", "500KB", maxBody, int64(500_000)},
+	{"FOREMAN_MAX_BODY", "3MB", maxBody, int64(3_000_000)},
+	{"FOREMAN_MAX_BODY", "2GB", maxBody, int64(2_000_000_000)},
+	{"FOREMAN_MAX_BODY", "1TB", maxBody, int64(1_000_000_000_000)},
+	{"FOREMAN_MAX_BODY", "1KiB", maxBody, int64(1 << 10)},
+	{"FOREMAN_MAX_BODY", "64MiB", maxBody, int64(64 << 20)},
+	{"FOREMAN_MAX_BODY", "3GiB", maxBody, int64(3 << 30)},
+	{"FOREMAN_MAX_BODY", "1TiB", maxBody, int64(1 << 40)},
+	{"FOREMAN_STALL_TIMEOUT", "1s", func(c Config) any { return c.StallTimeout }, time.Second},
+	{"FOREMAN_DRAIN_TIMEOUT", "0", func(c Config) any { return c.DrainTimeout }, time.Duration(0)},
+	{"FOREMAN_DRAIN_TIMEOUT", "2m", func(c Config) any { return c.DrainTimeout }, 2 * time.Minute},
+	{"FOREMAN_LOG_LEVEL", "debug", level, slog.LevelDebug},
+	{"FOREMAN_LOG_LEVEL", "info", level, slog.LevelInfo},
+	{"FOREMAN_LOG_LEVEL", "warn", level, slog.LevelWarn},
+	{"FOREMAN_LOG_LEVEL", "error", level, slog.LevelError},
+	{"FOREMAN_LOG_LEVEL", "WARN", level, slog.LevelWarn},
+	{"FOREMAN_LOG_FORMAT", "text", func(c Config) any { return c.LogJSON }, false},
+	{"FOREMAN_LOG_FORMAT", "json", func(c Config) any { return c.LogJSON }, true},
+}
+
+func target(c Config) any  { return c.OllamaURL.String() }
+func hosts(c Config) any   { return fmt.Sprint(c.Hosts) }
+func maxBody(c Config) any { return c.MaxBody }
+func level(c Config) any   { return c.LogLevel }
+
+// Every variable with what its error expects and values that get it.
+var bad = []struct {
+	name, expected string
+	values         []string
+}{
+	{"FOREMAN_ADDR", "HOST:PORT or :PORT", []string{
+		"8080", "localhost", ":", "localhost:", ":http", ":-1", ":+1", ":65536", ":80 ", "::1:80", "http://localhost:80", ":80:80",
+	}},
+	{"FOREMAN_OLLAMA_URL", "http://HOST:PORT or https://HOST:PORT, without user info, query or fragment", []string{
+		"localhost", "localhost:11434", "//localhost:11434", "ftp://localhost", "http:localhost", "http://", "http://:11434", "http:///x",
+		"http://localhost:x", "http://localhost:0", "http://localhost:65536", "http://localhost:99999999999",
+		"http://localhost#", "http://localhost/#x", "http://local host", "http://localhost/%zz", "http://[::1", " ",
+	}},
+	{"FOREMAN_OLLAMA_TOKEN", "visible ASCII characters and no space", nil}, // their values are in TestSecrets
+	{"FOREMAN_EMBED_MODEL", "a model's name, such as nomic-embed-text", []string{" ", "nomic embed", "nomic\n", "nömic"}},
+	{"FOREMAN_POLL_INTERVAL", "a duration of at least 100ms, such as 30s or 5m", []string{"30", "0", "99ms", "-30s", "1 m", "soon", " 30s"}},
+	{"FOREMAN_TOKEN", "visible ASCII characters and no space", nil},
+	{"FOREMAN_HOSTS", "host names without port, with commas between, such as foreman.lan,gpu.example.com", []string{
+		",", "a,", ",a", "a,,b", "a:80", "http://a", "a b", "*.lan", "[::1]", "bücher.example",
+	}},
+	{"FOREMAN_MANAGE", "true or false", []string{"1", "0", "yes", "True", "true "}},
+	{"FOREMAN_MAX_QUEUE", "a whole number from 0 to 1000000", []string{"-1", "1000001", "1.5", "many", "1e3", "9999999999999999999"}},
+	{"FOREMAN_AFFINITY", "a duration such as 30s, or 0", []string{"-1s", "30", "long"}},
+	{"FOREMAN_QUEUE_TIMEOUT", "a duration such as 90s or 5m, or 0", []string{"90", "-1s", "never"}},
+	{"FOREMAN_MAX_BODY", "a size from 1KiB to 1TiB, such as 64MiB or 500KB", []string{
+		"0", "1023", "-1KiB", "1KB-", "64 MiB", "64mib", "64Mi", "64M", "64iB", "MiB", "1.5GiB", "1025GiB", "2TiB", "1TiBB", "9223372036854775807TiB", "99999999999999999999",
+	}},
+	{"FOREMAN_STALL_TIMEOUT", "a duration of at least 1s, such as 10m", []string{"0", "999ms", "-1s", "10"}},
+	{"FOREMAN_DRAIN_TIMEOUT", "a duration such as 30s, or 0", []string{"30", "-1s", "x"}},
+	{"FOREMAN_LOG_LEVEL", "debug, info, warn or error", []string{"trace", "warning", "info ", "4", "info+1", "debug-4"}},
+	{"FOREMAN_LOG_FORMAT", "text or json", []string{"JSON", "xml", "text "}},
+}
+
+func TestGoodValues(t *testing.T) {
+	for _, tt := range good {
+		c, err := Load(env{tt.name: tt.value}.get)
+		if err != nil {
+			t.Errorf("%s=%q: %v", tt.name, tt.value, err)
+			continue
+		}
+		if got := tt.field(c); got != tt.want {
+			t.Errorf("%s=%q: got %v; want %v", tt.name, tt.value, got, tt.want)
+		}
+	}
+}
+
+func TestQueryIsHidden(t *testing.T) {
+	for value, shown := range map[string]string{"http://mac.lan/?": "http://mac.lan/", "http://mac.lan/?token=hunter2": "http://mac.lan/?(hidden)"} {
+		_, err := Load(env{"FOREMAN_OLLAMA_URL": value}.get)
+		if want := fmt.Sprintf("FOREMAN_OLLAMA_URL=%q: expected ", shown); !strings.HasPrefix(fmt.Sprint(err), want) {
+			t.Errorf("%s: got %v; want %s…", value, err, want)
+		}
+	}
+}
+
+func TestBadValues(t *testing.T) {
+	for _, tt := range bad {
+		for _, value := range tt.values {
+			_, err := Load(env{tt.name: value}.get)
+			if got, want := fmt.Sprint(err), fmt.Sprintf("%s=%q: expected %s", tt.name, value, tt.expected); got != want {
+				t.Errorf("%s=%q: got error\n%s; want\n%s", tt.name, value, got, want)
+			}
+		}
+	}
+}
+
+// The tables above leave no variable out.
+func TestTablesAreWhole(t *testing.T) {
+	var all, inGood, inBad []string
+	for _, v := range variables {
+		all = append(all, v.name)
+	}
+	for _, tt := range good {
+		inGood = append(inGood, tt.name)
+	}
+	for _, tt := range bad {
+		inBad = append(inBad, tt.name)
+	}
+	if got := slices.Compact(inGood); !slices.Equal(got, all) {
+		t.Errorf("good: got %v; want %v", got, all)
+	}
+	if !slices.Equal(inBad, all) {
+		t.Errorf("bad: got %v; want %v", inBad, all)
+	}
+}
+
+func TestAllProblemsAtOnce(t *testing.T) {
+	e, want := make(env), ""
+	for _, tt := range bad {
+		value := "sec\tret"
+		shown := "(set)"
+		if len(tt.values) > 0 {
+			value = tt.values[0]
+			shown = value
+		}
+		e[tt.name] = value
+		want += fmt.Sprintf("%s=%q: expected %s\n", tt.name, shown, tt.expected)
+	}
+	_, err := Load(e.get)
+	if got := fmt.Sprintln(err); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestEmptyIsUnset(t *testing.T) {
+	var asked []string
+	c, err := Load(func(name string) string { asked = append(asked, name); return "" })
+	if err != nil || c.Addr != ":8080" {
+		t.Errorf("got %q, %v; want the default and no error", c.Addr, err)
+	}
+	for i, v := range variables {
+		if i >= len(asked) || asked[i] != v.name {
+			t.Fatalf("asked for %v; want each variable once", asked)
+		}
+	}
+}
+
+// shownOf returns everything that is ever shown of a configuration.
+func shownOf(t *testing.T, e env) string {
+	t.Helper()
+	c, err := Load(e.get)
+	var b bytes.Buffer
+	fmt.Fprintln(&b, err)
+	if err := c.WriteTable(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, handler := range []slog.Handler{slog.NewTextHandler(&b, nil), slog.NewJSONHandler(&b, nil)} {
+		slog.New(handler).Info("starting", "config", c)
+	}
+	return b.String()
+}
+
+func TestSecrets(t *testing.T) {
+	for _, name := range []string{"FOREMAN_TOKEN", "FOREMAN_OLLAMA_TOKEN"} {
+		for value, good := range map[string]bool{
+			"hunter2": true, "hunter2 ": false, " hunter2": false, "hunter2\n": false, "hunter2\r\nX: y": false, "hünter2": false,
+			"hunter2\x7f": false, "hunter2\x00": false, "\xffhunter2": false,
+		} {
+			_, err := Load(env{name: value}.get)
+			want := "<nil>"
+			if !good {
+				want = name + `="(set)": expected visible ASCII characters and no space`
+			}
+			if got := fmt.Sprint(err); got != want {
+				t.Errorf("%s=%q: got error %s; want %s", name, value, got, want)
+			}
+			if got := shownOf(t, env{name: value}); strings.Contains(got, "nter2") {
+				t.Errorf("%s=%q is shown:\n%s", name, value, got)
+			} else if n := strings.Count(got, "(set)"); n < 3 {
+				t.Errorf("%s=%q: (set) is shown %d times; want it in the table and both logs:\n%s", name, value, n, got)
+			}
+		}
+	}
+}
+
+func TestUserInfoIsHidden(t *testing.T) {
+	for value, want := range map[string]string{
+		"http://hunter2@mac.lan":              "http://(hidden)@mac.lan",
+		"http://user:hunter2@mac.lan:11434/x": "http://(hidden)@mac.lan:11434/x",
+		"https://user:hunter2@x@mac.lan":      "https://(hidden)@mac.lan",
+		"http://user:hunter2/x@mac.lan":       "http://(hidden)@mac.lan",
+		"http://user:hunter2?@mac.lan":        "http://(hidden)@mac.lan",
+		"http://user:hunter2#@mac.lan":        "http://(hidden)@mac.lan",
+		"http://user:%zzhunter2@mac.lan":      "http://(hidden)@mac.lan",
+		"http://us er:hunter2@mac.lan:x":      "http://(hidden)@mac.lan:x",
+		"user:hunter2@mac.lan:11434":          "(hidden)@mac.lan:11434",
+		"http:/user:hunter2@mac.lan":          "(hidden)@mac.lan",
+		"//user:hunter2@mac.lan":              "(hidden)@mac.lan",
+		"user:hunter2://x@mac.lan":            "(hidden)@mac.lan",
+		"hunter2@mac.lan://x":                 "(hidden)@mac.lan://x",
+	} {
+		e := env{"FOREMAN_OLLAMA_URL": value}
+		_, err := Load(e.get)
+		if got, want := fmt.Sprint(err), fmt.Sprintf("FOREMAN_OLLAMA_URL=%q: expected http://HOST:PORT", want); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: got error\n%s; want\n%s…", value, got, want)
+		}
+		if got := shownOf(t, e); strings.Contains(got, "hunter2") {
+			t.Errorf("%s is shown:\n%s", value, got)
+		}
+	}
+}
+
+func TestWriteTable(t *testing.T) {
+	c, err := Load(env{"FOREMAN_ADDR": "127.0.0.1:9", "FOREMAN_TOKEN": "hunter2", "FOREMAN_MAX_QUEUE": "none"}.get)
+	if err == nil {
+		t.Error("got no error; want one for FOREMAN_MAX_QUEUE")
+	}
+	var b strings.Builder
+	if err := c.WriteTable(&b); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
+	if got, want := len(lines), 1+len(variables); got != want {
+		t.Fatalf("got %d lines; want %d:\n%s", got, want, &b)
+	}
+	// Columns are found again where the head has them.
+	starts := []int{0, strings.Index(lines[0], "IN FORCE"), strings.Index(lines[0], "DEFAULT"), strings.Index(lines[0], "MEANING"), -1}
+	for i, v := range variables {
+		inForce := v.fallback
+		switch v.name {
+		case "FOREMAN_ADDR":
+			inForce = "127.0.0.1:9"
+		case "FOREMAN_TOKEN":
+			inForce = "(set)"
+		case "FOREMAN_MAX_QUEUE":
+			inForce = "none"
+		}
+		want := []string{v.name, inForce, v.fallback, v.meaning}
+		var got []string
+		for j := range want {
+			cell := lines[i+1][starts[j]:]
+			if starts[j+1] > 0 {
+				cell = lines[i+1][starts[j]:starts[j+1]]
+			}
+			got = append(got, strings.TrimSpace(cell))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("got %q; want %q", got, want)
+		}
+	}
+}
+
+func TestWriteTableTellsOfErrors(t *testing.T) {
+	c, err := Load(env{}.get)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	w.Close()
+	if err := c.WriteTable(w); err == nil {
+		t.Error("got no error from a closed file")
+	}
+}
+
+func TestLogValue(t *testing.T) {
+	c, err := Load(env{"FOREMAN_TOKEN": "hunter2", "FOREMAN_HOSTS": "a,b", "FOREMAN_OLLAMA_URL": "http://mac.lan/"}.get)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "[addr=:8080 ollama_url=http://mac.lan/ poll_interval=30s token=(set) hosts=a,b manage=false max_queue=512 affinity=30s " +
+		"queue_timeout=0 max_body=64MiB stall_timeout=10m drain_timeout=30s log_level=info log_format=text]"
+	if got := c.LogValue().String(); got != want {
+		t.Errorf("got\n%s; want\n%s", got, want)
+	}
+}
+
+func TestUnknown(t *testing.T) {
+	for entry, want := range map[string]string{
+		"FOREMAN_ADDR=:80":             "",
+		"FOREMAN_ADDR":                 "",
+		"FOREMAN_LOG_FORMAT=x=y":       "",
+		"HOME=/root":                   "",
+		"foreman_addr=:80":             "",
+		"XFOREMAN_ADDR=:80":            "",
+		"":                             "",
+		"=C:=C:\\":                     "",
+		"FOREMAN_TOKN=hunter2":         "FOREMAN_TOKN (did you mean FOREMAN_TOKEN?)",
+		"FOREMAN_TAKAN=hunter2":        "FOREMAN_TAKAN (did you mean FOREMAN_TOKEN?)",
+		"FOREMAN_OLLAMA_TOKENS=x":      "FOREMAN_OLLAMA_TOKENS (did you mean FOREMAN_OLLAMA_TOKEN?)",
+		"FOREMAN_HOST=x":               "FOREMAN_HOST (did you mean FOREMAN_HOSTS?)",
+		"FOREMAN_MAXQUEUE=1":           "FOREMAN_MAXQUEUE (did you mean FOREMAN_MAX_QUEUE?)",
+		"FOREMAN_LOGLEVEL=x":           "FOREMAN_LOGLEVEL (did you mean FOREMAN_LOG_LEVEL?)",
+		"FOREMAN_OLAMA_UR=x":           "FOREMAN_OLAMA_UR (did you mean FOREMAN_OLLAMA_URL?)",
+		"FOREMAN_SERVICE_HOST=1.2.3.4": "FOREMAN_SERVICE_HOST",
+		"FOREMAN_SERVICE_PORT=80":      "FOREMAN_SERVICE_PORT",
+		"FOREMAN_PORT=tcp://1.2.3.4":   "FOREMAN_PORT",
+		"FOREMAN_PORT_80_TCP_ADDR=x":   "FOREMAN_PORT_80_TCP_ADDR",
+		"FOREMAN_=x":                   "FOREMAN_",
+	} {
+		if got := strings.Join(Unknown([]string{entry}), ";"); got != want {
+			t.Errorf("%s: got %q; want %q", entry, got, want)
+		}
+	}
+	got := Unknown([]string{"FOREMAN_X1=", "FOREMAN_ADDR=", "FOREMAN_SERVICE_HOST=", "PATH="})
+	if want := []string{"FOREMAN_X1", "FOREMAN_SERVICE_HOST"}; !slices.Equal(got, want) {
+		t.Errorf("got %q; want %q", got, want)
+	}
+}
+
+// The README's table of variables is the code's.
+func TestREADME(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got, want []string
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "| `"+prefix) {
+			got = append(got, strings.Join(strings.Fields(line), " "))
+		}
+	}
+	for _, v := range variables {
+		fallback := ""
+		if v.fallback != "" {
+			fallback = "`" + v.fallback + "` "
+		}
+		want = append(want, "| `"+v.name+"` | "+fallback+"| "+v.meaning+" |")
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the README has\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}

@@ -1,0 +1,203 @@
+package config
+
+import (
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const prefix = "FOREMAN_"
+
+// A variable is one environment variable: a row of the table that the README,
+// foreman -h and Load share.
+type variable struct {
+	name     string
+	fallback string // value in force when the variable is unset or empty
+	meaning  string
+	expected string                             // what a good value is, for the error
+	set      func(c *Config, value string) bool // reports whether value, never empty, is good
+	mask     func(value string) string          // what may be shown of it; nil: all
+}
+
+var variables = []variable{
+	{
+		name: "FOREMAN_ADDR", fallback: ":8080", meaning: "listen address",
+		expected: "HOST:PORT or :PORT",
+		set: func(c *Config, s string) bool {
+			c.Addr = s
+			_, port, err := net.SplitHostPort(s)
+			return err == nil && isPort(port)
+		},
+	}, {
+		name: "FOREMAN_OLLAMA_URL", fallback: "http://localhost:11434", meaning: "the Ollama host",
+		expected: "http://HOST:PORT or https://HOST:PORT, without user info, query or fragment",
+		set: func(c *Config, s string) bool {
+			u, err := url.Parse(s)
+			if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" ||
+				u.User != nil || u.RawQuery != "" || u.ForceQuery || strings.Contains(s, "#") ||
+				strings.HasSuffix(u.Host, ":") || u.Port() != "" && (!isPort(u.Port()) || strings.Trim(u.Port(), "0") == "") {
+				return false
+			}
+			u.Path = strings.TrimRight(u.Path, "/")
+			u.RawPath = ""
+			c.OllamaURL = u
+			return true
+		},
+		mask: maskURL,
+	}, {
+		name: "FOREMAN_OLLAMA_TOKEN", meaning: "bearer token sent to the Ollama host",
+		expected: "visible ASCII characters and no space",
+		set:      func(c *Config, s string) bool { c.OllamaToken = s; return isToken(s) },
+		mask:     mask,
+	}, {
+		name: "FOREMAN_EMBED_MODEL", meaning: "embedding model to keep resident; empty: none",
+		expected: "a model's name, such as nomic-embed-text",
+		set: func(c *Config, s string) bool {
+			c.EmbedModel = s
+			return isToken(s)
+		},
+	}, {
+		name: "FOREMAN_POLL_INTERVAL", fallback: "30s", meaning: "time between two polls of the models; while degraded at most 5s",
+		expected: "a duration of at least 100ms, such as 30s or 5m",
+		set:      duration(100*time.Millisecond, func(c *Config) *time.Duration { return &c.PollInterval }),
+	}, {
+		name: "FOREMAN_TOKEN", meaning: "bearer token that clients must send; /healthz and /readyz stay open",
+		expected: "visible ASCII characters and no space",
+		set:      func(c *Config, s string) bool { c.Token = s; return isToken(s) },
+		mask:     mask,
+	}, {
+		name: "FOREMAN_HOSTS", meaning: "Host names accepted beside IP addresses and localhost, with commas between; empty: any, or on a loopback address those that Ollama accepts",
+		expected: "host names without port, with commas between, such as foreman.lan,gpu.example.com",
+		set: func(c *Config, s string) bool {
+			for host := range strings.SplitSeq(s, ",") {
+				host = strings.ToLower(strings.TrimSpace(host))
+				if !isHostName(host) {
+					return false
+				}
+				c.Hosts = append(c.Hosts, host)
+			}
+			return true
+		},
+	}, {
+		name: "FOREMAN_MANAGE", fallback: "false", meaning: "let model management (pull, push, create, copy, delete) through",
+		expected: "true or false",
+		set: func(c *Config, s string) (ok bool) {
+			c.Manage, ok = s == "true", s == "true" || s == "false"
+			return ok
+		},
+	}, {
+		name: "FOREMAN_MAX_QUEUE", fallback: "512", meaning: "chats that may wait; one more gets 503",
+		expected: "a whole number from 0 to 1000000",
+		set: func(c *Config, s string) bool {
+			n, err := strconv.Atoi(s)
+			c.MaxQueue = n
+			return err == nil && 0 <= n && n <= 1_000_000
+		},
+	}, {
+		name: "FOREMAN_AFFINITY", fallback: "30s", meaning: "how long chats for the model served last may go before earlier ones for another model; 0: strict order of arrival",
+		expected: "a duration such as 30s, or 0",
+		set:      duration(0, func(c *Config) *time.Duration { return &c.Affinity }),
+	}, {
+		name: "FOREMAN_QUEUE_TIMEOUT", fallback: "0", meaning: "longest wait for a turn, then 503; 0: as long as the client waits",
+		expected: "a duration such as 90s or 5m, or 0",
+		set:      duration(0, func(c *Config) *time.Duration { return &c.QueueTimeout }),
+	}, {
+		name: "FOREMAN_MAX_BODY", fallback: "64MiB", meaning: "largest body of a request (413); all waiting bodies together: 4 times that or 256MiB, the larger (503)",
+		expected: "a size from 1KiB to 1TiB, such as 64MiB or 500KB",
+		set: func(c *Config, s string) (ok bool) {
+			c.MaxBody, ok = parseSize(s)
+			return ok && c.MaxBody >= 1<<10
+		},
+	}, {
+		name: "FOREMAN_STALL_TIMEOUT", fallback: "10m", meaning: "longest silence of a target that is otherwise alive before the chat is given up (504, or cut if begun)",
+		expected: "a duration of at least 1s, such as 10m",
+		set:      duration(time.Second, func(c *Config) *time.Duration { return &c.StallTimeout }),
+	}, {
+		name: "FOREMAN_DRAIN_TIMEOUT", fallback: "30s", meaning: "on SIGTERM, how long the running chat may go on",
+		expected: "a duration such as 30s, or 0",
+		set:      duration(0, func(c *Config) *time.Duration { return &c.DrainTimeout }),
+	}, {
+		name: "FOREMAN_LOG_LEVEL", fallback: "info", meaning: "least severe record to log: debug, info, warn or error",
+		expected: "debug, info, warn or error",
+		set: func(c *Config, s string) bool {
+			return !strings.ContainsAny(s, "+-") && c.LogLevel.UnmarshalText([]byte(s)) == nil
+		},
+	}, {
+		name: "FOREMAN_LOG_FORMAT", fallback: "text", meaning: "log records as text or json",
+		expected: "text or json",
+		set: func(c *Config, s string) (ok bool) {
+			c.LogJSON, ok = s == "json", s == "json" || s == "text"
+			return ok
+		},
+	},
+}
+
+func duration(least time.Duration, field func(*Config) *time.Duration) func(*Config, string) bool {
+	return func(c *Config, s string) bool {
+		d, err := time.ParseDuration(s)
+		*field(c) = d
+		return err == nil && d >= least
+	}
+}
+
+// units of a size, decimal and binary.
+var units = map[string]int64{
+	"": 1, "B": 1,
+	"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
+	"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
+}
+
+// parseSize reads a whole number of bytes, at most 1 TiB, with an optional unit.
+func parseSize(s string) (int64, bool) {
+	digits := strings.TrimRight(s, "KMGTiB")
+	n, err := strconv.ParseInt(digits, 10, 64)
+	unit, known := units[s[len(digits):]]
+	if err != nil || !known || n < 0 || n > (1<<40)/unit {
+		return 0, false
+	}
+	return n * unit, true
+}
+
+func isPort(s string) bool {
+	_, err := strconv.ParseUint(s, 10, 16)
+	return err == nil
+}
+
+// isToken reports whether s can stand in a header field as one word.
+func isToken(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
+func isHostName(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || '0' <= r && r <= '9' || r == '.' || r == '-' || r == '_')
+	})
+}
+
+func mask(value string) string {
+	if value == "" {
+		return ""
+	}
+	return "(set)"
+}
+
+// maskURL hides what may be a secret in a URL, even in one that cannot be parsed:
+// its user info and its query. Neither may be there, but somebody may try.
+func maskURL(value string) string {
+	if at := strings.LastIndexByte(value, '@'); at >= 0 {
+		scheme, _, _ := strings.Cut(value, "://")
+		if scheme == "http" || scheme == "https" {
+			scheme += "://"
+		} else { // who knows what it is
+			scheme = ""
+		}
+		value = scheme + "(hidden)" + value[at:]
+	}
+	value, query, _ := strings.Cut(value, "?")
+	if query != "" {
+		value += "?(hidden)"
+	}
+	return value
+}
