@@ -1,0 +1,141 @@
+package inventory
+
+import (
+	"encoding/json"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestReadModels(t *testing.T) {
+	for _, tt := range []struct {
+		tags  string
+		count int
+		holds []string
+		lacks []string
+	}{
+		{`{"models":[]}`, 0, nil, []string{"chat", ""}},
+		{`{"models":null}`, 0, nil, []string{"chat"}}, // what Ollama had for none, once
+		{`{"models":[{"name":"chat:latest","model":"chat:latest"}]}`, 1, []string{"chat", "CHAT:latest", "library/chat"}, []string{"chat:7b", "x/chat"}},
+		{`{"models":[{"name":"chat:7b"},{"name":"hf.co/x/Y:Q4_K_M"}]}`, 2, []string{"chat:7B", "hf.co/x/y:q4_k_m"}, []string{"chat", "y:q4_k_m"}},
+		{`{"models":[{"model":"new"}]}`, 1, []string{"new"}, nil},
+		{`{"models":[{"name":"a","model":"b"}]}`, 1, []string{"a", "b"}, nil},
+		{` {"x":1,"models":[{"name":"chat","size":1e99,"details":{"name":"no"}}]} ` + "\n", 1, []string{"chat"}, []string{"no"}},
+		{`{"models":[{"name":"not a name"},{}]}`, 2, nil, []string{"not a name", ""}},
+	} {
+		m, err := readModels([]byte(tt.tags))
+		if err != nil {
+			t.Errorf("%s: %v", tt.tags, err)
+			continue
+		}
+		state := State{models: m}
+		if got := state.Len(); got != tt.count {
+			t.Errorf("%s: got %d models; want %d", tt.tags, got, tt.count)
+		}
+		for _, name := range slices.Concat(tt.holds, tt.lacks) {
+			if got, want := state.Holds(name), slices.Contains(tt.holds, name); got != want {
+				t.Errorf("%s: holds %q: got %t; want %t", tt.tags, name, got, want)
+			}
+		}
+	}
+}
+
+// Names are told as the target tells them, however they are asked for.
+func TestNamesAreTheTargets(t *testing.T) {
+	m, err := readModels([]byte(`{"models":[{"name":"B:7b","model":"b:7B"},{"model":"hf.co/x/Y:Z"},{"name":"a"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := State{models: m}
+	if got, want := state.Names(), []string{"B:7b", "hf.co/x/Y:Z", "a"}; !slices.Equal(got, want) {
+		t.Errorf("got %q; want %q", got, want)
+	}
+	for name, want := range map[string]string{
+		"b:7b": "B:7b", "library/B:7B": "B:7b", "HF.CO/x/y:z": "hf.co/x/Y:Z", "A:latest": "a",
+		"b": "", "": "", "a:": "", "not a name": "",
+	} {
+		if got := state.Name(name); got != want {
+			t.Errorf("Name(%q): got %q; want %q", name, got, want)
+		}
+	}
+}
+
+func TestNotAnOllama(t *testing.T) {
+	for _, tt := range []struct{ tags, want string }{
+		{"", "unexpected end of JSON input"},
+		{"<html>", "invalid character '<'"},
+		{"null", `no "models"`},
+		{"{}", `no "models"`},
+		{`{"data":[]}`, `no "models"`},
+		{`[]`, "cannot unmarshal array"},
+		{`"models"`, "cannot unmarshal string"},
+		{`{"models":{}}`, "cannot unmarshal object"},
+		{`{"models":"chat"}`, "cannot unmarshal string"},
+		{`{"models":["chat"]}`, "cannot unmarshal string"},
+		{`{"models":[{"name":7}]}`, "cannot unmarshal number"},
+		{`{"models":[`, "unexpected end of JSON input"},
+		{`{"models":[]}{}`, "after top-level value"},
+		{`{"models":` + strings.Repeat("[", 100_000), "exceeded max depth"},
+	} {
+		m, err := readModels([]byte(tt.tags))
+		if err == nil {
+			t.Errorf("%.40s: got %v; want an error", tt.tags, m)
+		} else if got := err.Error(); !strings.HasPrefix(got, "models: ") || !strings.Contains(got, tt.want) {
+			t.Errorf("%.40s: got error %q; want models: … %s", tt.tags, got, tt.want)
+		}
+	}
+}
+
+// FuzzReadModels: nothing makes the reader panic; what it accepts is JSON, and
+// each name in it is found again in all its spellings.
+func FuzzReadModels(f *testing.F) {
+	tags, err := os.ReadFile("../testdata/tags.json")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(tags)
+	f.Fuzz(func(t *testing.T, tags []byte) {
+		m, err := readModels(tags)
+		if err != nil {
+			return
+		}
+		if !json.Valid(tags) {
+			t.Fatalf("accepted %q, which is not JSON", tags)
+		}
+		var answer struct{ Models json.RawMessage }
+		var entries []json.RawMessage
+		if err := json.Unmarshal(tags, &answer); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(answer.Models, &entries); err != nil {
+			t.Fatal(err)
+		}
+		state := State{models: m}
+		if state.Len() != len(entries) {
+			t.Errorf("got %d models; want %d", state.Len(), len(entries))
+		}
+		spellings := make(map[string]bool)
+		for _, entry := range entries {
+			var names struct{ Name, Model string }
+			if err := json.Unmarshal(entry, &names); err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range []string{names.Name, names.Model} {
+				key, ok := canonical(name)
+				if got := state.Holds(name); got != ok {
+					t.Errorf("holds %q: got %t; want %t", name, got, ok)
+				}
+				if ok && !(state.Holds(key) && state.Holds(strings.ToUpper(name))) {
+					t.Errorf("%q is not found as %q, or in upper case", name, key)
+				}
+				spellings[key] = spellings[key] || ok
+			}
+		}
+		for key := range m.names {
+			if !spellings[key] {
+				t.Errorf("holds %q, which nobody named", key)
+			}
+		}
+	})
+}
