@@ -1,0 +1,86 @@
+package proxy
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+)
+
+// admit reports why a request may not come in, if so: it comes from foreman
+// itself, names a Host that is not accepted, or lacks the token.
+func (p *Proxy) admit(r *http.Request, rt *route, class class) error {
+	switch {
+	case p.Target.isLoop(r):
+		return errLoop
+	case !p.acceptsHost(r.Host):
+		return errHost
+	case rt.path == healthPath, rt.path == readyPath, isPreflight(r, class):
+		return nil
+	case rt.path == statusPath && p.hasPassword(r):
+		return nil
+	case !p.hasToken(r):
+		return errToken
+	}
+	return nil
+}
+
+// isPreflight reports whether a browser asks if it may send a request. It never
+// sends a token with that question (https://fetch.spec.whatwg.org/#cors-preflight-fetch).
+func isPreflight(r *http.Request, class class) bool {
+	return class == preflight && r.Header.Get("Origin") != "" && r.Header.Get("Access-Control-Request-Method") != ""
+}
+
+// hasToken reports whether a request has the token, if one is needed.
+func (p *Proxy) hasToken(r *http.Request) bool {
+	if p.Token == "" {
+		return true
+	}
+	fields := r.Header["Authorization"]
+	if len(fields) != 1 {
+		return false
+	}
+	scheme, token, _ := strings.Cut(fields[0], " ")
+	return strings.EqualFold(scheme, "Bearer") && p.isToken(strings.TrimLeft(token, " "))
+}
+
+// hasPassword reports whether a browser has sent the token in the one way in
+// which a browser can: as the password of Basic authentication, with any name.
+func (p *Proxy) hasPassword(r *http.Request) bool {
+	_, password, ok := r.BasicAuth()
+	return ok && len(r.Header["Authorization"]) == 1 && p.isToken(password)
+}
+
+// isToken compares digests, so that neither the time that it takes nor the
+// length of the token tells anything.
+func (p *Proxy) isToken(s string) bool {
+	got, want := sha256.Sum256([]byte(s)), sha256.Sum256([]byte(p.Token))
+	return subtle.ConstantTimeCompare(got[:], want[:]) == 1
+}
+
+// acceptsHost guards against DNS rebinding: a web page cannot make a browser
+// send a Host that is an address or one of the local names. Without
+// FOREMAN_HOSTS the rule is Ollama's own, server/routes.go there.
+func (p *Proxy) acceptsHost(hostport string) bool {
+	if len(p.Hosts) == 0 && !p.Loopback {
+		return true
+	}
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host = hostport
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil || host == "localhost" || slices.Contains(p.Hosts, host) {
+		return true
+	}
+	if len(p.Hosts) > 0 {
+		return false
+	}
+	hostname, err := os.Hostname()
+	return host == "" || err == nil && host == strings.ToLower(hostname) ||
+		strings.HasSuffix(host, ".localhost") || strings.HasSuffix(host, ".local") || strings.HasSuffix(host, ".internal")
+}

@@ -1,0 +1,67 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"foreman/gate"
+	"foreman/inventory"
+)
+
+// chat is the middleware before the worker model: it reads the body, checks the
+// model and waits for the turn, in this order, and then passes the request on.
+func (p *Proxy) chat(x *exchange, r *http.Request) error {
+	body, err := p.readBody(x, r)
+	defer func() { p.bodies.give(int64(cap(body))) }()
+	if err != nil {
+		return err
+	}
+	x.bodyRead = true
+	model, err := readModel(body)
+	if err != nil {
+		return err
+	}
+	x.asked = model
+	if err := p.Inventory.Check(r.Context(), model); err != nil {
+		return fmt.Errorf("%w: %.100q", err, model)
+	}
+	x.model = p.Inventory.State().Name(model)
+
+	leave, err := p.enter(x, r.Context())
+	if err != nil {
+		return err
+	}
+	x.turn = p.beginTurn(r.Context(), x, leave)
+	defer x.turn.end()
+	if p.Inventory.State().Reason == inventory.Unreachable { // it went away while this chat waited
+		return inventory.ErrUnreachable
+	}
+
+	r = r.WithContext(x.turn.ctx)
+	r.ContentLength = int64(len(body))
+	r.TransferEncoding = nil
+	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	r.Body, _ = r.GetBody()
+	return p.forward(x, r)
+}
+
+// enter waits for the turn, no longer than a client is to wait.
+func (p *Proxy) enter(x *exchange, ctx context.Context) (leave func(), err error) {
+	if p.QueueTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, p.QueueTimeout, errQueueTimeout)
+		defer cancel()
+	}
+	began := time.Now()
+	leave, err = p.Gate.Enter(ctx, x)
+	x.queued = time.Since(began)
+	if !errors.Is(err, gate.ErrFull) { // who never stood in line did not wait
+		p.metrics.observe("foreman_queue_wait_seconds", "", x.queued)
+	}
+	return leave, err
+}

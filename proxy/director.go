@@ -1,0 +1,44 @@
+package proxy
+
+import (
+	"net/http"
+	"strings"
+)
+
+// direct is the ReverseProxy's Director: it readdresses a request to the target.
+//
+// ReverseProxy removes hop-by-hop fields after the Director, those that the
+// client names in Connection among them, and then puts Upgrade back. A client
+// could so strip the token that is set here, or open a tunnel past the gate. So
+// these fields go first. Fields that claim where a request comes from are not
+// believed, and Idempotency-Key would make Transport repeat a request.
+func (p *Proxy) direct(r *http.Request) {
+	for _, field := range r.Header["Connection"] {
+		for name := range strings.SplitSeq(field, ",") {
+			r.Header.Del(strings.TrimSpace(name))
+		}
+	}
+	for name := range r.Header {
+		if strings.HasPrefix(name, "X-Forwarded-") {
+			delete(r.Header, name)
+		}
+	}
+	for _, name := range []string{
+		"Connection", "Upgrade", "Te", "Expect",
+		"Forwarded", "X-Real-Ip",
+		"Idempotency-Key", "X-Idempotency-Key",
+	} {
+		delete(r.Header, name)
+	}
+	// Where a page comes from foreman's own address, or from that of a proxy in
+	// front, it is no stranger. The target knows itself by another name.
+	if origin := r.Header.Get("Origin"); origin == "http://"+r.Host || origin == "https://"+r.Host {
+		delete(r.Header, "Origin")
+	}
+	r.Header["X-Forwarded-For"] = nil // or ReverseProxy would set it
+	if p.Token != "" {
+		delete(r.Header, "Authorization") // it was for foreman
+	}
+	r.Header.Set("X-Request-Id", exchangeOf(r).id)
+	p.Target.address(r, r.URL.Path)
+}

@@ -1,0 +1,258 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"foreman/gate"
+	"foreman/inventory"
+)
+
+// ErrShuttingDown is the cause with which a server cancels the requests that are
+// still running when its time to drain is over.
+var ErrShuttingDown = errors.New("shutting down")
+
+// What foreman itself finds wrong.
+var (
+	errNoRoute       = errors.New("no such path")
+	errHost          = errors.New("host not accepted")
+	errToken         = errors.New("token missing or wrong")
+	errNotPolled     = errors.New("no good poll yet")
+	errLoop          = errors.New("the request came from this foreman: FOREMAN_OLLAMA_URL points back at it")
+	errManage        = errors.New("management is off")
+	errEncoding      = errors.New("content coding not supported")
+	errSlowUpload    = errors.New("upload too slow")
+	errNoRoom        = errors.New("too many bytes waiting")
+	errQueueTimeout  = errors.New("waited too long for a turn")
+	errSwitched      = errors.New("target switched protocols unasked")
+	errAsleep        = errors.New("target silent and not answering polls")
+	errStall         = errors.New("target silent for FOREMAN_STALL_TIMEOUT")
+	errBrokenOff     = errors.New("target broke its answer off")
+	errClientStalled = errors.New("client took no byte for too long")
+)
+
+// badRequest is a 400 and its text.
+type badRequest string
+
+func (e badRequest) Error() string { return string(e) }
+
+// A methodError is a 405 and the methods that are allowed.
+type methodError string
+
+func (e methodError) Error() string { return "method not allowed; allowed: " + string(e) }
+
+// retryAfter is when a client that got a 503 may try again, in seconds: the
+// longest time that a target can be back without foreman knowing.
+const retryAfter = "5"
+
+// A verdict is what a client is told of an error, and why from a closed set.
+type verdict struct {
+	status int
+	reason string // one of reasons
+	text   string
+}
+
+// explain is the ladder of errors. They wrap one another, so the more telling
+// come first. Its texts have no address, token or other
+// detail of the inside; the log has the error itself.
+func (x *exchange) explain(err error) verdict {
+	var (
+		bad     badRequest
+		method  methodError
+		tooLong *http.MaxBytesError
+	)
+	switch {
+	// The client's request.
+	case errors.As(err, &bad):
+		return verdict{http.StatusBadRequest, "bad request", bad.Error()}
+	case errors.As(err, &method):
+		return verdict{http.StatusMethodNotAllowed, "method", err.Error()}
+	case errors.As(err, &tooLong):
+		return verdict{http.StatusRequestEntityTooLarge, "body too large", fmt.Sprintf("request body larger than %d bytes", tooLong.Limit)}
+	case errors.Is(err, errNoRoute):
+		return verdict{http.StatusNotFound, "path", "foreman has no such path"}
+	case errors.Is(err, errHost):
+		return verdict{http.StatusForbidden, "host", "this Host name is not accepted; see FOREMAN_HOSTS"}
+	case errors.Is(err, errToken):
+		return verdict{http.StatusUnauthorized, "token", "a valid token is required, exactly once, as Authorization: Bearer"}
+	case errors.Is(err, errManage):
+		return verdict{http.StatusForbidden, "management off", "model management is off; foreman's host can turn it on with FOREMAN_MANAGE=true"}
+	case errors.Is(err, errLoop):
+		return verdict{http.StatusLoopDetected, "loop", errLoop.Error()}
+	case errors.Is(err, errEncoding):
+		return verdict{http.StatusUnsupportedMediaType, "content encoding", "only Content-Encoding: identity is supported here"}
+	case errors.Is(err, errSlowUpload):
+		return verdict{http.StatusRequestTimeout, "slow upload", "the request body came too slowly"}
+	case errors.Is(err, inventory.ErrNotFound):
+		return verdict{http.StatusNotFound, "unknown model", fmt.Sprintf("model '%.8000s' not found", x.asked)}
+
+	// Not now.
+	case errors.Is(err, ErrShuttingDown), errors.Is(err, gate.ErrClosed):
+		return verdict{http.StatusServiceUnavailable, "shutting down", "foreman is shutting down"}
+	case errors.Is(err, gate.ErrFull):
+		return verdict{http.StatusServiceUnavailable, "queue full", "too many chats are waiting"}
+	case errors.Is(err, errQueueTimeout):
+		return verdict{http.StatusServiceUnavailable, "queue timeout", "waited too long for a turn"}
+	case errors.Is(err, errNoRoom):
+		return verdict{http.StatusServiceUnavailable, "bytes waiting", "too many bytes are waiting"}
+	case errors.Is(err, inventory.ErrDegraded):
+		return verdict{http.StatusServiceUnavailable, "degraded", fmt.Sprintf("model '%.8000s' unknown, and the Ollama host does not tell its models now", x.asked)}
+	case errors.Is(err, errNotPolled):
+		return verdict{http.StatusServiceUnavailable, "degraded", "the Ollama host's models are not known yet"}
+
+	// The target.
+	case errors.Is(err, errAsleep):
+		return verdict{http.StatusGatewayTimeout, takenAsleep, "the Ollama host has gone silent"}
+	case errors.Is(err, errStall):
+		return verdict{http.StatusGatewayTimeout, takenStall, "the Ollama host said nothing for too long"}
+	case errors.Is(err, context.Canceled):
+		return verdict{statusClientLeft, "", ""}
+	case errors.Is(err, errUpload):
+		return verdict{http.StatusBadRequest, "bad request", "the request body is broken off or badly framed"}
+	case errors.Is(err, inventory.ErrUnreachable):
+		return verdict{http.StatusServiceUnavailable, "unreachable", "the Ollama host is unreachable"}
+	default:
+		return verdict{http.StatusBadGateway, "bad answer", "the Ollama host answered nonsense"}
+	}
+}
+
+// reasons are the reasons that an answer can have.
+var reasons = []string{
+	"bad request", "method", "body too large", "path", "host", "token", "management off", "loop", "content encoding",
+	"slow upload", "unknown model", "shutting down", "queue full", "queue timeout", "bytes waiting", "degraded",
+	takenAsleep, takenStall, "unreachable", "bad answer", "defect",
+}
+
+// fail ends an exchange with an error.
+func (p *Proxy) fail(x *exchange, err error) {
+	x.cause = err
+	if errors.Is(err, inventory.ErrUnreachable) {
+		p.Inventory.Refresh()
+	}
+	v := x.explain(err)
+	if v.status == statusClientLeft {
+		panic(http.ErrAbortHandler) // an empty 200 would be a lie, should the client still read
+	}
+	if method, ok := errors.AsType[methodError](err); ok {
+		x.Header().Set("Allow", string(method))
+	}
+	if x.class != own && x.class != none && v.status != http.StatusUnauthorized && v.status != http.StatusForbidden {
+		p.Target.grant(x.request, x.Header())
+	}
+	p.refuse(x, v)
+}
+
+// refuse writes an error in the dialect of the path.
+func (p *Proxy) refuse(x *exchange, v verdict) {
+	x.reason = v.reason
+	h := x.Header()
+	switch {
+	case v.status == http.StatusServiceUnavailable:
+		h.Set("Retry-After", retryAfter)
+	case v.status == http.StatusUnauthorized && x.route.path == statusPath:
+		h.Set("WWW-Authenticate", `Basic realm="foreman", charset="UTF-8"`)
+	case v.status == http.StatusUnauthorized:
+		h.Set("WWW-Authenticate", `Bearer realm="foreman"`)
+	}
+	if x.request.ContentLength != 0 && !x.bodyRead {
+		// What is left of the body is not worth waiting for.
+		h.Set("Connection", "close")
+		http.NewResponseController(x).SetReadDeadline(time.Now().Add(time.Second))
+	}
+	h.Set("X-Request-Id", x.id)
+	if x.turn != nil {
+		h.Set("Server-Timing", x.serverTiming())
+	}
+	writeJSON(x, v.status, dialect(x.request.URL.Path)(v.status, v.text))
+}
+
+// dialect returns the shape of errors of the API that a path belongs to.
+func dialect(path string) func(status int, text string) any {
+	switch {
+	case path == "/v1/messages":
+		return anthropicError
+	case strings.HasPrefix(path, "/v1/"):
+		return openAIError
+	default:
+		return nativeError
+	}
+}
+
+// nativeError is Ollama's own shape.
+func nativeError(_ int, text string) any {
+	return struct {
+		Error string `json:"error"`
+	}{text}
+}
+
+// openAIError is the shape of https://platform.openai.com/docs/guides/error-codes.
+func openAIError(status int, text string) any {
+	type inner struct {
+		Message string  `json:"message"`
+		Type    string  `json:"type"`
+		Param   *string `json:"param"`
+		Code    *string `json:"code"`
+	}
+	kind := "api_error"
+	switch {
+	case status == http.StatusNotFound:
+		kind = "not_found_error" // as Ollama has it
+	case status == http.StatusUnauthorized:
+		kind = "authentication_error"
+	case status == http.StatusForbidden:
+		kind = "permission_error"
+	case status < 500:
+		kind = "invalid_request_error"
+	}
+	return struct {
+		Error inner `json:"error"`
+	}{inner{Message: text, Type: kind}}
+}
+
+// anthropicError is the shape of https://docs.anthropic.com/en/api/errors.
+func anthropicError(status int, text string) any {
+	type inner struct {
+		Type    string `json:"type"`
+		Message string `json:"message"`
+	}
+	kind := "api_error"
+	switch status {
+	case http.StatusUnauthorized:
+		kind = "authentication_error"
+	case http.StatusForbidden:
+		kind = "permission_error"
+	case http.StatusNotFound:
+		kind = "not_found_error"
+	case http.StatusRequestEntityTooLarge:
+		kind = "request_too_large"
+	case http.StatusServiceUnavailable:
+		kind = "overloaded_error"
+	case http.StatusGatewayTimeout:
+		kind = "timeout_error"
+	default:
+		if status < 500 {
+			kind = "invalid_request_error"
+		}
+	}
+	return struct {
+		Type  string `json:"type"`
+		Error inner  `json:"error"`
+	}{"error", inner{kind, text}}
+}
+
+// writeJSON writes an answer of foreman's own, on one line: Ollama's command
+// line reads the first line of an error only.
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // v is one of our own types
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(status)
+	w.Write(append(body, '\n'))
+}

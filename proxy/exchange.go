@@ -1,0 +1,223 @@
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"time"
+)
+
+// statusClientLeft is what the log says where the client left before the end of
+// its answer (nginx's number; it is never sent).
+const statusClientLeft = 499
+
+// An exchange is one request and its answer. It is the ResponseWriter that the
+// handlers write to, and it gathers what the log says at the end.
+type exchange struct {
+	http.ResponseWriter
+	request *http.Request // as it came in
+	route   *route
+	class   class
+	id      string
+	began   time.Time
+
+	bodyRead  bool   // the request's body was read to its end
+	asked     string // the model that a chat names
+	model     string // the same as the target tells it, once it is known to hold it
+	turn      *turn  // nil but for a chat that has had its turn
+	queued    time.Duration
+	answered  func()        // to be called when the target answers; nil: nobody waits for that
+	failure   error         // what ReverseProxy could not do
+	status    int           // 0: nothing was answered
+	firstByte time.Duration // until the answer's header was written
+	bytes     int64         // of the answer's body
+	stalled   bool          // the client took no byte for too long
+	cause     error         // why the request failed, for the log alone
+	reason    string        // the same from a closed set, where foreman answered an error
+	completed bool          // the handler came to its end; false: the answer was cut
+}
+
+type exchangeKey struct{}
+
+// exchangeOf returns the exchange that a request belongs to.
+func exchangeOf(r *http.Request) *exchange {
+	return r.Context().Value(exchangeKey{}).(*exchange)
+}
+
+func newExchange(w http.ResponseWriter, r *http.Request, route *route, class class) *exchange {
+	x := &exchange{ResponseWriter: w, request: r, route: route, class: class, began: time.Now()}
+	x.id = r.Header.Get("X-Request-Id")
+	if !isRequestID(x.id) {
+		x.id = rand.Text()[:16]
+	}
+	return x
+}
+
+// isRequestID reports whether a client's request id is short and printable.
+func isRequestID(id string) bool {
+	if id == "" || len(id) > 128 {
+		return false
+	}
+	for i := range len(id) {
+		if id[i] <= ' ' || id[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// WriteHeader passes the status on. Informational ones end here: foreman answers
+// 100 for itself, and nothing else was asked for.
+func (x *exchange) WriteHeader(status int) {
+	if status < 200 {
+		return
+	}
+	if x.status == 0 {
+		x.status = status
+		x.firstByte = time.Since(x.began)
+	}
+	x.ResponseWriter.WriteHeader(status)
+}
+
+func (x *exchange) Write(b []byte) (int, error) {
+	if x.status == 0 {
+		x.WriteHeader(http.StatusOK)
+	}
+	n, err := x.ResponseWriter.Write(b)
+	if x.request.Method != http.MethodHead {
+		x.bytes += int64(n)
+	}
+	x.note(err)
+	return n, err
+}
+
+// FlushError is what http.ResponseController calls to flush.
+func (x *exchange) FlushError() error {
+	err := http.NewResponseController(x.ResponseWriter).Flush()
+	x.note(err)
+	return err
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
+
+// note remembers why writing to the client failed.
+func (x *exchange) note(err error) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		x.stalled = true
+	}
+}
+
+// reset makes a cut visible to a client that speaks HTTP/1.0. It takes the end of
+// the connection for the end of the answer, unless that end is an error.
+func (x *exchange) reset() {
+	if x.request.ProtoAtLeast(1, 1) {
+		return
+	}
+	c, _, err := http.NewResponseController(x.ResponseWriter).Hijack()
+	if err != nil {
+		return
+	}
+	if c, ok := c.(*conn); ok {
+		c.reset()
+		return
+	}
+	c.Close()
+}
+
+// serverTiming is the value of the Server-Timing field: the wait for the turn.
+func (x *exchange) serverTiming() string {
+	return fmt.Sprintf("queue;dur=%.3f", float64(x.queued)/float64(time.Millisecond))
+}
+
+// end tells of the exchange. It is called deferred, so that a cut answer is told
+// of too: there ReverseProxy panics with http.ErrAbortHandler.
+func (p *Proxy) end(x *exchange) {
+	switch e := recover(); {
+	case e == nil:
+	case e == http.ErrAbortHandler:
+		x.reset()
+		defer panic(e)
+	default: // a defect of foreman's own
+		x.cause = fmt.Errorf("panic: %v", e)
+		p.Log.Error("panic", "err", e, "id", x.id, "stack", string(debug.Stack()))
+		if x.status != 0 {
+			defer panic(http.ErrAbortHandler)
+			break
+		}
+		p.refuse(x, verdict{http.StatusInternalServerError, "defect", "foreman failed; its log says why"})
+		x.completed = true
+	}
+	rec := x.record()
+	p.metrics.ended(&rec)
+	level := slog.LevelInfo
+	if rec.Class == own {
+		level = slog.LevelDebug
+	} else {
+		p.recent.add(rec)
+	}
+	if ctx := x.request.Context(); p.Log.Enabled(ctx, level) {
+		p.Log.LogAttrs(ctx, level, "request", rec.attrs()...)
+	}
+}
+
+// record sums the exchange up.
+func (x *exchange) record() record {
+	cause := x.cause
+	switch {
+	case x.stalled:
+		cause = errClientStalled
+	case cause == nil && !x.completed:
+		cause = cmp.Or(context.Cause(x.request.Context()), errBrokenOff)
+	}
+	rec := record{
+		Method:    x.request.Method,
+		Route:     x.route.path,
+		Class:     x.class,
+		Status:    x.status,
+		Reason:    x.reason,
+		Client:    x.request.RemoteAddr,
+		ID:        x.id,
+		Model:     x.model,
+		Began:     x.began,
+		Queued:    x.queued,
+		FirstByte: x.firstByte,
+		Duration:  time.Since(x.began),
+		Bytes:     x.bytes,
+		Cut:       !x.completed && x.status != 0,
+		Err:       cause,
+	}
+	if x.status == 0 || cause == context.Canceled {
+		rec.Status = statusClientLeft
+	}
+	if x.turn != nil && !x.turn.complete.Load() {
+		switch {
+		case x.stalled:
+			rec.Taken = takenStalled
+		case errors.Is(cause, context.Canceled):
+			rec.Taken = takenLeft
+		case errors.Is(cause, errAsleep):
+			rec.Taken = takenAsleep
+		case errors.Is(cause, errStall):
+			rec.Taken = takenStall
+		}
+	}
+	return rec
+}
+
+// Why a turn is taken away before the target has said all.
+const (
+	takenLeft    = "client left"
+	takenStalled = "client stalled"
+	takenAsleep  = "host asleep"
+	takenStall   = "stall timeout"
+)
+
+// Kind is what the gate groups by: the model.
+func (x *exchange) Kind() string { return x.model }

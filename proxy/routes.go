@@ -1,0 +1,104 @@
+package proxy
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// A class is a way to treat requests.
+type class string
+
+const (
+	worker    class = "worker"    // one at a time, for a model that the target holds
+	embed     class = "embed"     // passed, side by side
+	tags      class = "inventory" // answered from the inventory
+	read      class = "read"      // passed
+	manage    class = "manage"    // passed if FOREMAN_MANAGE allows it
+	own       class = "own"       // answered by foreman
+	preflight class = "preflight" // OPTIONS on a path that is passed: the target's CORS decides
+	none      class = "none"      // refused
+)
+
+// A route is a path and what may be done there. Paths that are in no route never
+// reach the target.
+type route struct {
+	path    string // exact, but for a {wildcard} at its end
+	methods string
+	class   class
+}
+
+var routes = []route{
+	{"/api/chat", "POST", worker},
+	{"/api/generate", "POST", worker},
+	{"/v1/chat/completions", "POST", worker},
+	{"/v1/completions", "POST", worker},
+	{"/v1/responses", "POST", worker},
+	{"/v1/messages", "POST", worker},
+	{"/v1/images/generations", "POST", worker},
+	{"/v1/images/edits", "POST", worker},
+
+	{"/api/embed", "POST", embed},
+	{"/api/embeddings", "POST", embed},
+	{"/v1/embeddings", "POST", embed},
+
+	{"/api/tags", "GET HEAD", tags},
+
+	{"/", "GET HEAD", read},
+	{"/api/ps", "GET", read},
+	{"/api/show", "POST", read},
+	{"/api/version", "GET HEAD", read},
+	{"/v1/models", "GET", read},
+	{"/v1/models/{model...}", "GET", read},
+
+	{"/api/pull", "POST", manage},
+	{"/api/push", "POST", manage},
+	{"/api/create", "POST", manage},
+	{"/api/copy", "POST", manage},
+	{"/api/delete", "DELETE", manage},
+	{"/api/blobs/{digest}", "HEAD POST", manage},
+
+	{healthPath, "GET HEAD", own},
+	{readyPath, "GET HEAD", own},
+	{metricsPath, "GET HEAD", own},
+	{statusPath, "GET HEAD", own},
+}
+
+// nowhere is where a request goes that has no route.
+var nowhere = route{path: "other", class: none}
+
+// find returns the route of a request and how to treat it. Only a path that is
+// spelt as in the table matches: to Ollama's router /api%2Fchat is a chat too,
+// and would pass by the gate.
+func find(r *http.Request) (*route, class, error) {
+	i := slices.IndexFunc(routes, func(rt route) bool { return rt.matches(r.URL.Path) })
+	if i < 0 || r.URL.RawPath != "" || r.URL.EscapedPath() != r.URL.Path {
+		return &nowhere, none, fmt.Errorf("%w: %.100q", errNoRoute, r.URL.EscapedPath())
+	}
+	rt := &routes[i]
+	switch {
+	case slices.Contains(strings.Fields(rt.methods), r.Method):
+		return rt, rt.class, nil
+	case r.Method == http.MethodOptions && rt.class != own:
+		return rt, preflight, nil
+	default:
+		return rt, none, methodError(strings.ReplaceAll(rt.methods, " ", ", "))
+	}
+}
+
+// matches reports whether path is the route's. A wildcard stands for one
+// segment, with an ellipsis for one or more; none of them is empty or a dot
+// segment.
+func (rt *route) matches(path string) bool {
+	fixed, wildcard, _ := strings.Cut(rt.path, "{")
+	if wildcard == "" {
+		return path == fixed
+	}
+	rest, ok := strings.CutPrefix(path, fixed)
+	segments := strings.Split(rest, "/")
+	if !ok || len(segments) > 1 && !strings.Contains(wildcard, "...") {
+		return false
+	}
+	return !slices.ContainsFunc(segments, func(s string) bool { return s == "" || s == "." || s == ".." })
+}

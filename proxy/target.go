@@ -1,0 +1,279 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"foreman/inventory"
+)
+
+const (
+	dialTimeout = 4 * time.Second
+	// replayLimit is the largest body that is held back for a second attempt.
+	replayLimit = 1 << 20
+	// answerLimit is the largest answer that the small client reads.
+	answerLimit = 32 << 20
+)
+
+// A Target is the one way to the Ollama host. It is the transport of the
+// requests that pass through, and a small client for foreman's own. Errors of
+// both wrap [inventory.ErrUnreachable] where the connection failed, which is
+// transient, and never where the host answered.
+type Target struct {
+	url    *url.URL
+	bearer string // value of the Authorization field; empty: none
+	via    string // value of the Via field, which names this process
+	pooled *http.Transport
+	fresh  *http.Transport // a new connection for each request
+
+	retried func() // called for each request that is sent once more
+}
+
+// NewTarget returns the way to the Ollama host at u, whose path, if any, is put
+// before every other. A token, if not empty, is sent as the bearer.
+func NewTarget(u *url.URL, token string) *Target {
+	pooled := &http.Transport{
+		Proxy:                  nil, // prompts and token go to the target and nowhere else
+		DialContext:            (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext,
+		TLSHandshakeTimeout:    dialTimeout,
+		DisableCompression:     true, // or it would ask for gzip where the client did not
+		MaxIdleConnsPerHost:    512,
+		IdleConnTimeout:        90 * time.Second,
+		MaxResponseHeaderBytes: 1 << 20,
+	}
+	fresh := pooled.Clone()
+	fresh.DisableKeepAlives = true
+	t := &Target{url: u, via: "1.1 foreman-" + rand.Text()[:10], pooled: pooled, fresh: fresh, retried: func() {}}
+	if token != "" {
+		t.bearer = "Bearer " + token
+	}
+	return t
+}
+
+// address turns a request for a path into one for that path on the target, in
+// foreman's name.
+func (t *Target) address(r *http.Request, path string) {
+	r.URL = &url.URL{Scheme: t.url.Scheme, Host: t.url.Host, Path: t.url.Path + path}
+	r.Host = t.url.Host // Ollama refuses names that it does not know (DNS rebinding)
+	if t.bearer != "" {
+		r.Header.Set("Authorization", t.bearer)
+	}
+	r.Header.Add("Via", t.via)
+}
+
+// isLoop reports whether a request has come from this very process.
+func (t *Target) isLoop(r *http.Request) bool {
+	for _, via := range r.Header["Via"] {
+		if strings.Contains(via, t.via) {
+			return true
+		}
+	}
+	return false
+}
+
+// RoundTrip sends a request to the target on a pooled connection. If that
+// connection had been used before and not a byte of an answer came, the target
+// has most likely closed it meanwhile: then the request is sent once more, on a
+// new connection. A request on a new connection is never repeated.
+func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
+	if err := makeReplayable(r); err != nil {
+		return nil, err
+	}
+	var reused, answered atomic.Bool
+	trace := &httptrace.ClientTrace{
+		GotConn:              func(info httptrace.GotConnInfo) { reused.Store(info.Reused) },
+		GotFirstResponseByte: func() { answered.Store(true) },
+	}
+	first := r.WithContext(httptrace.WithClientTrace(r.Context(), trace))
+	if r.GetBody != nil {
+		// ReverseProxy has wrapped the body. Transport sends one that it knows to
+		// be in memory together with the header, in one packet.
+		first.Body, _ = r.GetBody()
+	}
+	resp, err := t.pooled.RoundTrip(first)
+	if err != nil && reused.Load() && !answered.Load() && r.Context().Err() == nil && isReplayable(r) {
+		again := r.Clone(r.Context())
+		if r.GetBody != nil {
+			if again.Body, err = r.GetBody(); err != nil {
+				return nil, err
+			}
+		}
+		t.retried()
+		resp, err = t.fresh.RoundTrip(again)
+	}
+	if err != nil {
+		return nil, classify(r.Context(), err)
+	}
+	return resp, nil
+}
+
+// makeReplayable takes a small body into memory as it comes, so that it can be
+// sent twice. It also keeps Transport from seeing an answer before the end of
+// such a body, and then cutting the answer (golang.org/issue/40747).
+func makeReplayable(r *http.Request) error {
+	if isReplayable(r) || r.ContentLength > replayLimit {
+		return nil
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, replayLimit+1))
+	if err != nil {
+		return err
+	}
+	if len(body) > replayLimit { // of unknown length, and not small
+		r.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(bytes.NewReader(body), r.Body), r.Body}
+		return nil
+	}
+	r.ContentLength, r.TransferEncoding = int64(len(body)), nil
+	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	r.Body, _ = r.GetBody()
+	return nil
+}
+
+func isReplayable(r *http.Request) bool {
+	return r.Body == nil || r.Body == http.NoBody || r.GetBody != nil
+}
+
+// classify makes an error of a transport wrap inventory.ErrUnreachable if the
+// connection failed: it could not be made, it broke, or nothing came in time.
+// If ctx ended, its cause says more than what that did to the transport.
+func classify(ctx context.Context, err error) error {
+	var (
+		network *net.OpError
+		timeout interface{ Timeout() bool }
+	)
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return context.Cause(ctx)
+	case errors.Is(err, errUpload), errors.Is(err, errSlowUpload):
+		return err
+	case errors.As(err, &network),
+		errors.As(err, &timeout) && timeout.Timeout(),
+		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		strings.Contains(err.Error(), "server closed idle connection"): // not exported by net/http
+		return fmt.Errorf("%w: %w", inventory.ErrUnreachable, err)
+	default:
+		return err
+	}
+}
+
+// Tags returns the body of the target's answer to GET /api/tags.
+func (t *Target) Tags(ctx context.Context) ([]byte, error) {
+	return t.Read(ctx, "/api/tags")
+}
+
+// Read returns the body of the target's answer to GET path.
+func (t *Target) Read(ctx context.Context, path string) ([]byte, error) {
+	return t.ask(ctx, http.MethodGet, path, nil)
+}
+
+// PS returns the names of the models that are resident on the target.
+func (t *Target) PS(ctx context.Context) ([]string, error) {
+	body, err := t.Read(ctx, "/api/ps")
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Models []struct {
+			Name string `json:"name"`
+		} `json:"models"`
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, fmt.Errorf("GET /api/ps: %w", err)
+	}
+	var names []string
+	for _, m := range answer.Models {
+		names = append(names, m.Name)
+	}
+	return names, nil
+}
+
+// Embed embeds a trivial text and asks the target to keep the model loaded until
+// another request says otherwise.
+func (t *Target) Embed(ctx context.Context, model string) error {
+	body, err := json.Marshal(map[string]any{"model": model, "input": "warm", "keep_alive": -1})
+	if err != nil {
+		return err
+	}
+	_, err = t.ask(ctx, http.MethodPost, "/api/embed", body)
+	return err
+}
+
+// grant sets the header fields with which the target lets the web page that r
+// comes from, if it comes from one, read answers: without them a browser hides
+// foreman's errors from it. If the target does not say in time, nothing is set.
+func (t *Target) grant(r *http.Request, h http.Header) {
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+	defer cancel()
+	ask := (&http.Request{Method: http.MethodHead, Header: http.Header{"Origin": {origin}}}).WithContext(ctx)
+	t.address(ask, "/")
+	resp, err := t.pooled.RoundTrip(ask)
+	if err != nil {
+		return
+	}
+	resp.Body.Close()
+	for _, name := range []string{"Access-Control-Allow-Origin", "Access-Control-Allow-Credentials", "Vary"} {
+		if values := resp.Header[name]; values != nil {
+			h[name] = values
+		}
+	}
+}
+
+// ask sends a request of foreman's own and returns the body of a 200. Its errors
+// wrap inventory.ErrUnauthorized for 401 and 403. It follows no redirect, and uses
+// a connection of its own: an old one to a host that fell asleep tells nothing.
+func (t *Target) ask(ctx context.Context, method, path string, body []byte) (answer []byte, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%s %s: %w", method, path, err)
+		}
+	}()
+	r, err := http.NewRequestWithContext(ctx, method, "/", bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	t.address(r, path)
+	r.Header.Set("User-Agent", "foreman")
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := t.fresh.RoundTrip(r)
+	if err != nil {
+		return nil, classify(ctx, err)
+	}
+	defer resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusOK:
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return nil, fmt.Errorf("%w: %s", inventory.ErrUnauthorized, resp.Status)
+	case http.StatusLoopDetected:
+		return nil, errLoop
+	default:
+		return nil, fmt.Errorf("answered %s", resp.Status)
+	}
+	answer, err = io.ReadAll(io.LimitReader(resp.Body, answerLimit+1))
+	if err != nil {
+		return nil, classify(ctx, err)
+	}
+	if len(answer) > answerLimit {
+		return nil, fmt.Errorf("the answer is larger than %d MiB", answerLimit>>20)
+	}
+	return answer, nil
+}
