@@ -1,0 +1,228 @@
+// Foreman is a proxy in front of one Ollama host that makes a shared machine
+// safe to share: it lets one chat at a time at the worker model and embeddings
+// through untouched, knows which models there are even while the host is away,
+// and keeps the embedding model resident.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	"foreman/config"
+	"foreman/gate"
+	"foreman/inventory"
+	"foreman/proxy"
+	"foreman/warm"
+)
+
+func main() {
+	showVersion := flag.Bool("version", false, "print the version")
+	healthcheck := flag.Bool("healthcheck", false, "ask the running foreman whether it is alive; exit status 0 if so")
+	flag.Usage = func() { usage(flag.CommandLine.Output(), os.Getenv) }
+	flag.Parse()
+
+	signalled, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, end := context.WithCancel(context.Background())
+	context.AfterFunc(signalled, func() { stop(); end() }) // in this order: from here on a second signal kills
+
+	var err error
+	switch {
+	case flag.NArg() > 0:
+		err = usageError{fmt.Errorf("unexpected argument %q: foreman is configured by environment variables, see foreman -h", flag.Arg(0))}
+	case *showVersion:
+		fmt.Println("foreman", version())
+	case *healthcheck:
+		err = checkHealth(ctx, os.Getenv)
+	default:
+		err = run(ctx, os.Getenv, os.Environ(), os.Stderr)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		if errors.As(err, new(usageError)) {
+			os.Exit(2)
+		}
+		os.Exit(1)
+	}
+}
+
+// A usageError is a mistake in how foreman was started.
+type usageError struct{ error }
+
+// run is foreman, from its configuration to its end, which ctx brings about.
+func run(ctx context.Context, getenv func(string) string, environ []string, stderr io.Writer) error {
+	cfg, err := config.Load(getenv)
+	if err != nil {
+		return usageError{err}
+	}
+	log := newLogger(cfg, stderr)
+	log.Info("starting", "version", version(), "config", cfg)
+	for _, name := range config.Unknown(environ) {
+		log.Warn("variable unknown to foreman", "name", name)
+	}
+
+	target := proxy.NewTarget(cfg.OllamaURL, cfg.OllamaToken)
+	inv := inventory.New(target, cfg.PollInterval, log)
+	inv.Keep = proxy.KeptPaths
+	line := gate.New(cfg.MaxQueue)
+	line.Affinity = cfg.Affinity
+	ln, err := net.Listen("tcp", cfg.Addr)
+	if err != nil {
+		return fmt.Errorf("FOREMAN_ADDR: %w", err)
+	}
+	warmer := warm.New(target, cfg.EmbedModel, log)
+	handler := proxy.New(proxy.Options{
+		Target:       target,
+		Inventory:    inv,
+		Gate:         line,
+		Log:          log,
+		Version:      version(),
+		Token:        cfg.Token,
+		Hosts:        cfg.Hosts,
+		Loopback:     isLoopback(ln.Addr()),
+		Manage:       cfg.Manage,
+		MaxBody:      cfg.MaxBody,
+		QueueTimeout: cfg.QueueTimeout,
+		StallTimeout: cfg.StallTimeout,
+		EmbedModel:   cfg.EmbedModel,
+		Resident:     warmer.Resident,
+	})
+	// The parts tell one another what happens; this must stand before they run.
+	warmer.Chat = handler.Answering
+	warmer.Warmed = handler.Warmed
+	inv.Polled = func(s inventory.State) {
+		handler.Polled(s)
+		warmer.Polled(s)
+	}
+
+	// The loops and all requests live in base, which outlasts ctx by the drain.
+	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	var loops sync.WaitGroup
+	defer loops.Wait()
+	defer cut(proxy.ErrShuttingDown)
+	if cfg.EmbedModel == "" {
+		log.Info("no FOREMAN_EMBED_MODEL: no embedder is kept resident")
+	} else {
+		loops.Go(func() { warmer.Run(base) })
+	}
+	loops.Go(func() { inv.Run(base) })
+
+	srv := &http.Server{
+		Handler:           handler,
+		BaseContext:       func(net.Listener) context.Context { return base },
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       3 * time.Minute, // longer than clients keep theirs
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(proxy.Listener(ln)) }()
+	log.Info("listening", "addr", ln.Addr().String())
+
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	return drain(ctx, srv, line, cut, cfg.DrainTimeout, log)
+}
+
+// drain turns the waiting chats away at once, gives the running one its time,
+// and then cuts what still runs.
+func drain(ctx context.Context, srv *http.Server, line *gate.Gate, cut context.CancelCauseFunc, limit time.Duration, log *slog.Logger) error {
+	waiting, busy := line.Len()
+	log.Info("shutting down", "waiting_chats_turned_away", waiting, "chat_running", busy, "drain_timeout", limit)
+	line.Close()
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	defer cancel()
+	if err := srv.Shutdown(limited); err == nil {
+		log.Info("drained")
+		return nil
+	}
+	log.Warn("drain timeout: cutting what still runs")
+	cut(proxy.ErrShuttingDown)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if srv.Shutdown(last) != nil {
+		srv.Close() // a client that does not even read its error
+	}
+	return nil
+}
+
+func newLogger(cfg config.Config, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: cfg.LogLevel}
+	if cfg.LogJSON {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+func isLoopback(addr net.Addr) bool {
+	ap, err := netip.ParseAddrPort(addr.String())
+	return err == nil && ap.Addr().IsLoopback()
+}
+
+// release is set by the Dockerfile, whose build does not see the repository.
+var release string
+
+// version is the release, or else what go build recorded: a tag or a commit.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if release != "" || !ok {
+		return release
+	}
+	return info.Main.Version
+}
+
+func usage(w io.Writer, getenv func(string) string) {
+	fmt.Fprint(w, "usage: foreman [-h | -version | -healthcheck]\n\nforeman is configured by environment variables:\n\n")
+	cfg, err := config.Load(getenv)
+	cfg.WriteTable(w)
+	if err != nil {
+		fmt.Fprintf(w, "\nnot usable:\n%v\n", err)
+	}
+}
+
+// checkHealth asks the foreman on this machine for /healthz.
+func checkHealth(ctx context.Context, getenv func(string) string) error {
+	cfg, err := config.Load(getenv)
+	if err != nil {
+		return usageError{err}
+	}
+	host, port, err := net.SplitHostPort(cfg.Addr)
+	if err != nil {
+		return err
+	}
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/healthz", nil)
+	if err != nil {
+		return err
+	}
+	req.Host = "localhost" // which FOREMAN_HOSTS never refuses
+	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	io.Copy(os.Stdout, resp.Body)
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("/healthz answered %s", resp.Status)
+	}
+	return nil
+}

@@ -1,0 +1,731 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// An ollama stands in for the real one. Each of its chats says so, writes a
+// line, and then waits for the test or for its client to leave.
+type ollama struct {
+	URL    string
+	stop   func()
+	polled chan struct{} // receives at each poll
+	said   chan *said
+	flood  bool // chats write without end
+}
+
+// said is a chat that has begun at the target.
+type said struct {
+	model  string
+	finish chan struct{} // closed by the test: write the rest
+	left   chan struct{} // closed when the client has left instead
+}
+
+func newOllama(t *testing.T) *ollama {
+	t.Helper()
+	o := &ollama{polled: make(chan struct{}), said: make(chan *said, 100)}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /api/tags", func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case o.polled <- struct{}{}:
+		default: // nobody cares
+		}
+		http.ServeFile(w, r, "testdata/tags.json")
+	})
+	mux.HandleFunc("GET /api/ps", func(w http.ResponseWriter, r *http.Request) {
+		http.ServeFile(w, r, "testdata/ps.json")
+	})
+	mux.HandleFunc("GET /api/version", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, `{"version":%q}`, r.Header.Get("Authorization"))
+	})
+	mux.HandleFunc("POST /api/pull", func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, `{"status":"success"}`)
+	})
+	mux.HandleFunc("POST /api/embed", func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, `{"embeddings":[[0.5]]}`)
+	})
+	mux.HandleFunc("POST /api/chat", func(w http.ResponseWriter, r *http.Request) {
+		s := &said{finish: make(chan struct{}), left: make(chan struct{})}
+		var request struct{ Model string }
+		json.NewDecoder(r.Body).Decode(&request)
+		io.Copy(io.Discard, r.Body)
+		s.model = request.Model
+		io.WriteString(w, "{\"done\":false}\n")
+		w.(http.Flusher).Flush()
+		o.said <- s
+		for o.flood {
+			if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+				close(s.left)
+				return
+			}
+		}
+		select {
+		case <-s.finish:
+			io.WriteString(w, "{\"done\":true}\n")
+		case <-r.Context().Done():
+			close(s.left)
+		}
+	})
+	srv := httptest.NewServer(mux)
+	t.Cleanup(srv.Close)
+	o.URL, o.stop = srv.URL, srv.Close
+	return o
+}
+
+// A record keeps what foreman writes, and lets tests wait for it.
+type record struct {
+	mu      sync.Mutex // guards what follows
+	text    []byte
+	changed chan struct{} // closed, and made anew, when text has grown
+}
+
+func newRecord() *record { return &record{changed: make(chan struct{})} }
+
+func (r *record) Write(b []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.text = append(r.text, b...)
+	close(r.changed)
+	r.changed = make(chan struct{})
+	return len(b), nil
+}
+
+func (r *record) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return string(r.text)
+}
+
+// await waits for a match of pattern, and returns its first group. It fails the
+// test if ended is closed before.
+func (r *record) await(t *testing.T, pattern string, ended <-chan struct{}) string {
+	t.Helper()
+	re := regexp.MustCompile(pattern)
+	for {
+		r.mu.Lock()
+		m, changed := re.FindSubmatch(r.text), r.changed
+		r.mu.Unlock()
+		if m != nil {
+			return string(m[len(m)-1])
+		}
+		select {
+		case <-changed:
+		case <-ended:
+			t.Fatalf("foreman ended without %q; its log:\n%s", pattern, r)
+		}
+	}
+}
+
+const listening = `msg=listening addr=(\S+)\n`
+
+// An instance is a foreman that runs in this process.
+type instance struct {
+	URL    string
+	addr   string
+	log    *record
+	signal context.CancelFunc // as the first signal does
+	ended  chan struct{}
+	err    error // of run, once ended is closed
+}
+
+// start runs foreman, with these variables besides FOREMAN_ADDR, until the test
+// ends at the latest.
+func start(t *testing.T, variables map[string]string) *instance {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	i := &instance{log: newRecord(), signal: cancel, ended: make(chan struct{})}
+	getenv := func(name string) string {
+		if name == "FOREMAN_ADDR" {
+			return "127.0.0.1:0"
+		}
+		return variables[name]
+	}
+	go func() {
+		defer close(i.ended)
+		i.err = run(ctx, getenv, []string{"FOREMAN_TOKN=x", "HOME=/"}, i.log)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-i.ended
+	})
+	i.addr = i.log.await(t, listening, i.ended)
+	i.URL = "http://" + i.addr
+	return i
+}
+
+// client has connections of its own, which are gone at the end of the test.
+func client(t *testing.T) *http.Client {
+	transport := new(http.Transport)
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+// An answer is what came of a request.
+type answer struct {
+	status int
+	body   string
+	err    error // of reading the body
+}
+
+// chat asks url for a chat and tells when its header has come and when all has.
+func chat(t *testing.T, url, model string) (began <-chan struct{}, ended <-chan answer) {
+	header, whole := make(chan struct{}), make(chan answer, 1)
+	c := client(t)
+	go func() {
+		resp, err := c.Post(url+"/api/chat", "application/json", strings.NewReader(`{"model":"`+model+`"}`))
+		if err != nil {
+			whole <- answer{err: err}
+			return
+		}
+		defer resp.Body.Close()
+		close(header)
+		body, err := io.ReadAll(resp.Body)
+		whole <- answer{resp.StatusCode, string(body), err}
+	}()
+	return header, whole
+}
+
+// awaitAnswer asks for url until the answer has want in it.
+func awaitAnswer(t *testing.T, url, want string) {
+	t.Helper()
+	for c := client(t); ; {
+		resp, err := c.Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(body), want) {
+			return
+		}
+	}
+}
+
+// awaitWaiting asks foreman until so many chats wait.
+func awaitWaiting(t *testing.T, url string, want int) {
+	t.Helper()
+	awaitAnswer(t, url+"/healthz", fmt.Sprintf(`"waiting":%d,`, want))
+}
+
+func TestServes(t *testing.T) {
+	o := newOllama(t)
+	i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": o.URL, "FOREMAN_EMBED_MODEL": "embed", "FOREMAN_OLLAMA_TOKEN": "hunter2"})
+	i.log.await(t, `msg="target ready" models=2\n`, i.ended)
+	i.log.await(t, `msg="embedder warmed" model=embed`, i.ended)
+	for _, want := range []string{
+		`foreman_polls_total{result="ok"} 1`, `foreman_warms_total{result="ok"} 1`, "foreman_embedder_resident 1",
+	} {
+		awaitAnswer(t, i.URL+"/metrics", "\n"+want+"\n")
+	}
+	resp, err := client(t).Get(i.URL + "/api/tags")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	got, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile("testdata/tags.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("got models %s; want %s", got, want)
+	}
+	_, ended := chat(t, i.URL, "chat")
+	close((<-o.said).finish)
+	if got, want := <-ended, (answer{200, "{\"done\":false}\n{\"done\":true}\n", nil}); got != want {
+		t.Errorf("got chat %v; want %v", got, want)
+	}
+	i.signal()
+	<-i.ended
+	if i.err != nil {
+		t.Errorf("run: %v", i.err)
+	}
+	log := i.log.String()
+	for _, want := range []string{
+		"level=INFO msg=starting version=", " config.addr=127.0.0.1:0 config.ollama_url=" + o.URL + " config.ollama_token=(set) config.embed_model=embed ",
+		"level=WARN msg=\"variable unknown to foreman\" name=\"FOREMAN_TOKN (did you mean FOREMAN_TOKEN?)\"\n",
+		"level=INFO msg=drained\n",
+	} {
+		if !strings.Contains(log, want) {
+			t.Errorf("got log\n%s\nwant in it\n%s", log, want)
+		}
+	}
+	if strings.Contains(log, "hunter2") {
+		t.Errorf("the token is in the log:\n%s", log)
+	}
+	if _, err := net.Dial("tcp", i.addr); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("dial after the end: got %v; want %v", err, syscall.ECONNREFUSED)
+	}
+}
+
+func TestNoEmbedder(t *testing.T) {
+	i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": newOllama(t).URL, "FOREMAN_LOG_FORMAT": "text", "FOREMAN_LOG_LEVEL": "info"})
+	i.log.await(t, `level=INFO msg="no FOREMAN_EMBED_MODEL: no embedder is kept resident"\n`, i.ended)
+}
+
+func TestLogFormatAndLevel(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // it ends as soon as it has begun
+	for _, tt := range []struct{ format, level, want string }{
+		{"json", "info", `"msg":"drained"`},
+		{"text", "info", "msg=drained"},
+		{"text", "warn", ""},
+	} {
+		log := newRecord()
+		variables := map[string]string{"FOREMAN_ADDR": "127.0.0.1:0", "FOREMAN_LOG_FORMAT": tt.format, "FOREMAN_LOG_LEVEL": tt.level, "FOREMAN_OLLAMA_URL": newOllama(t).URL}
+		if err := run(ctx, func(name string) string { return variables[name] }, nil, log); err != nil {
+			t.Errorf("%s, %s: %v", tt.format, tt.level, err)
+		}
+		if got := log.String(); !strings.Contains(got, tt.want) || tt.want == "" && got != "" {
+			t.Errorf("%s, %s: got log %q; want %q in it", tt.format, tt.level, got, tt.want)
+		}
+	}
+}
+
+// send sends a request, whose Host may be chosen, and returns the answer.
+func send(t *testing.T, method, url, host, body string) answer {
+	t.Helper()
+	r, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Host = host
+	resp, err := client(t).Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, string(text), err}
+}
+
+// Each variable has the effect that it should have.
+func TestVariablesReachTheirPlace(t *testing.T) {
+	for _, tt := range []struct {
+		variable, value    string
+		method, path, host string
+		body               string
+		status             int
+		text               string // part of the answer
+	}{
+		{"", "", "GET", "/api/version", "", "", 200, `{"version":""}`},
+		{"FOREMAN_OLLAMA_TOKEN", "hunter2", "GET", "/api/version", "", "", 200, `{"version":"Bearer hunter2"}`},
+		{"FOREMAN_TOKEN", "hunter2", "GET", "/api/version", "", "", 401, "token"},
+		{"", "", "GET", "/api/version", "evil.example", "", 403, "FOREMAN_HOSTS"}, // the address is a loopback one
+		{"FOREMAN_HOSTS", "foreman.lan", "GET", "/api/version", "foreman.lan", "", 200, "version"},
+		{"FOREMAN_HOSTS", "foreman.lan", "GET", "/api/version", "gpu.local", "", 403, "FOREMAN_HOSTS"},
+		{"", "", "POST", "/api/pull", "", "{}", 403, "FOREMAN_MANAGE"},
+		{"FOREMAN_MANAGE", "true", "POST", "/api/pull", "", "{}", 200, "success"},
+		{"FOREMAN_MAX_BODY", "1KiB", "POST", "/api/chat", "", strings.Repeat(" ", 1025), 413, "1024"},
+	} {
+		i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": newOllama(t).URL, tt.variable: tt.value})
+		got := send(t, tt.method, i.URL+tt.path, tt.host, tt.body)
+		if got.status != tt.status || !strings.Contains(got.body, tt.text) || got.err != nil {
+			t.Errorf("%s=%s: %s %s at %s: got %v; want %d and %q", tt.variable, tt.value, tt.method, tt.path, tt.host, got, tt.status, tt.text)
+		}
+	}
+}
+
+func TestVariablesOfTheLine(t *testing.T) {
+	for _, tt := range []struct{ variable, value, want string }{
+		{"FOREMAN_MAX_QUEUE", "0", "{\"error\":\"too many chats are waiting\"}\n"},
+		{"FOREMAN_QUEUE_TIMEOUT", "1ms", "{\"error\":\"waited too long for a turn\"}\n"},
+	} {
+		o := newOllama(t)
+		i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": o.URL, tt.variable: tt.value})
+		_, running := chat(t, i.URL, "chat")
+		at := <-o.said
+		_, second := chat(t, i.URL, "chat")
+		if got, want := <-second, (answer{503, tt.want, nil}); got != want {
+			t.Errorf("%s=%s: got %v; want %v", tt.variable, tt.value, got, want)
+		}
+		close(at.finish)
+		<-running
+	}
+}
+
+func TestAffinity(t *testing.T) {
+	for value, want := range map[string][]string{"0": {"embed", "chat"}, "1h": {"chat", "embed"}} {
+		o := newOllama(t)
+		i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": o.URL, "FOREMAN_AFFINITY": value})
+		_, first := chat(t, i.URL, "chat")
+		at := <-o.said
+		_, second := chat(t, i.URL, "embed")
+		awaitWaiting(t, i.URL, 1)
+		_, third := chat(t, i.URL, "chat")
+		awaitWaiting(t, i.URL, 2)
+		var got []string
+		for range 2 {
+			close(at.finish)
+			at = <-o.said
+			got = append(got, at.model)
+		}
+		close(at.finish)
+		<-first
+		<-second
+		<-third
+		if !slices.Equal(got, want) {
+			t.Errorf("FOREMAN_AFFINITY=%s: got turns of %v; want %v", value, got, want)
+		}
+	}
+}
+
+func TestPollInterval(t *testing.T) {
+	o := newOllama(t)
+	start(t, map[string]string{"FOREMAN_OLLAMA_URL": o.URL, "FOREMAN_POLL_INTERVAL": "100ms"})
+	for range 3 {
+		<-o.polled
+	}
+}
+
+func TestStallTimeout(t *testing.T) {
+	o := newOllama(t)
+	i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": o.URL, "FOREMAN_STALL_TIMEOUT": "1s"})
+	_, running := chat(t, i.URL, "chat")
+	if got := <-running; got.err != io.ErrUnexpectedEOF {
+		t.Errorf("got %v; want it cut", got)
+	}
+}
+
+// What the target answered last is known while it is away.
+func TestAnswersAreKept(t *testing.T) {
+	o := newOllama(t)
+	i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": o.URL, "FOREMAN_POLL_INTERVAL": "100ms"})
+	i.log.await(t, `msg="target ready"`, i.ended)
+	for range 3 { // the first poll is over with all that belongs to it
+		<-o.polled
+	}
+	o.stop()
+	i.log.await(t, `msg="target degraded"`, i.ended)
+	for path, want := range map[string]string{"/api/version": `{"version":""}`, "/api/tags": `"chat:latest"`} {
+		if got := send(t, "GET", i.URL+path, "", ""); got.status != 200 || !strings.Contains(got.body, want) {
+			t.Errorf("%s: got %v; want 200 and %s", path, got, want)
+		}
+	}
+}
+
+func TestDrain(t *testing.T) {
+	o := newOllama(t)
+	i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": o.URL, "FOREMAN_DRAIN_TIMEOUT": "1h"})
+	began, running := chat(t, i.URL, "chat")
+	at := <-o.said
+	<-began
+	var queued []<-chan answer
+	for range 5 {
+		_, ended := chat(t, i.URL, "chat")
+		queued = append(queued, ended)
+	}
+	awaitWaiting(t, i.URL, len(queued))
+
+	i.signal()
+	for _, ended := range queued { // while the one runs on
+		if got, want := <-ended, (answer{503, "{\"error\":\"foreman is shutting down\"}\n", nil}); got != want {
+			t.Errorf("queued: got %v; want %v", got, want)
+		}
+	}
+	i.log.await(t, `msg="shutting down" waiting_chats_turned_away=5 chat_running=true drain_timeout=1h0m0s\n`, i.ended)
+	select {
+	case <-i.ended:
+		t.Error("ended before the running chat")
+	case got := <-running:
+		t.Errorf("running: got %v before its end", got)
+	default:
+	}
+	close(at.finish)
+	if got, want := <-running, (answer{200, "{\"done\":false}\n{\"done\":true}\n", nil}); got != want {
+		t.Errorf("running: got %v; want %v", got, want)
+	}
+	<-i.ended
+	if i.err != nil {
+		t.Errorf("run: %v", i.err)
+	}
+	if len(o.said) > 0 {
+		t.Error("a queued chat has reached the target")
+	}
+}
+
+func TestDrainTimeout(t *testing.T) {
+	for _, limit := range []string{"0", "1ms"} {
+		o := newOllama(t)
+		i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": o.URL, "FOREMAN_DRAIN_TIMEOUT": limit})
+		began, running := chat(t, i.URL, "chat")
+		at := <-o.said
+		<-began
+		i.signal()
+		if got, want := <-running, (answer{200, "{\"done\":false}\n", io.ErrUnexpectedEOF}); got != want {
+			t.Errorf("%s: got %v; want %v", limit, got, want)
+		}
+		<-at.left // the target is told, too
+		<-i.ended
+		if i.err != nil {
+			t.Errorf("%s: run: %v", limit, i.err)
+		}
+		i.log.await(t, `level=WARN msg="drain timeout: cutting what still runs"\n`, nil)
+		i.log.await(t, `msg=request [^\n]* cut=true err="shutting down"\n`, nil)
+	}
+}
+
+// A client that reads nothing does not hold up the end, although foreman may be
+// in the middle of writing to it.
+func TestDrainTimeoutOfADeafClient(t *testing.T) {
+	o := newOllama(t)
+	o.flood = true
+	i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": o.URL, "FOREMAN_DRAIN_TIMEOUT": "0"})
+	conn, err := net.Dial("tcp", i.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "POST /api/chat HTTP/1.1\r\nHost: %s\r\nContent-Length: 16\r\n\r\n{\"model\":\"chat\"}", i.addr)
+	at := <-o.said
+	i.signal()
+	<-i.ended
+	if i.err != nil {
+		t.Errorf("run: %v", i.err)
+	}
+	<-at.left
+}
+
+func TestBadConfiguration(t *testing.T) {
+	variables := map[string]string{"FOREMAN_ADDR": "nowhere", "FOREMAN_MANAGE": "perhaps", "FOREMAN_TOKEN": "hunter 2"}
+	log := newRecord()
+	err := run(t.Context(), func(name string) string { return variables[name] }, nil, log)
+	if !errors.As(err, new(usageError)) {
+		t.Errorf("got %T; want a usageError", err)
+	}
+	if got, want := fmt.Sprintln(err), badConfiguration; got != want {
+		t.Errorf("got error\n%s; want\n%s", got, want)
+	}
+	if log.String() != "" {
+		t.Errorf("got log %q; want none", log)
+	}
+	if err := checkHealth(t.Context(), func(name string) string { return variables[name] }); !errors.As(err, new(usageError)) {
+		t.Errorf("checkHealth: got %v; want a usageError", err)
+	}
+}
+
+const badConfiguration = `FOREMAN_ADDR="nowhere": expected HOST:PORT or :PORT
+FOREMAN_TOKEN="(set)": expected visible ASCII characters and no space
+FOREMAN_MANAGE="perhaps": expected true or false
+`
+
+func TestAddressInUse(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	variables := map[string]string{"FOREMAN_ADDR": ln.Addr().String(), "FOREMAN_EMBED_MODEL": "embed"}
+	err = run(t.Context(), func(name string) string { return variables[name] }, nil, io.Discard)
+	if !errors.Is(err, syscall.EADDRINUSE) || !strings.HasPrefix(err.Error(), "FOREMAN_ADDR: listen tcp ") {
+		t.Errorf("got %v; want FOREMAN_ADDR: … %v", err, syscall.EADDRINUSE)
+	}
+	if errors.As(err, new(usageError)) {
+		t.Error("got a usageError; want another")
+	}
+}
+
+func TestCheckHealth(t *testing.T) {
+	check := func(addr string) error {
+		return checkHealth(t.Context(), func(name string) string { return map[string]string{"FOREMAN_ADDR": addr}[name] })
+	}
+	i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": newOllama(t).URL})
+	_, port, err := net.SplitHostPort(i.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range []string{i.addr, ":" + port, "0.0.0.0:" + port, "[::]:" + port, "localhost:" + port} {
+		if err := check(addr); err != nil {
+			t.Errorf("%s: got %v; want no error", addr, err)
+		}
+	}
+	i.signal()
+	<-i.ended
+	if err := check(i.addr); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("none runs: got %v; want %v", err, syscall.ECONNREFUSED)
+	}
+
+	// Degraded is alive.
+	i = start(t, map[string]string{"FOREMAN_OLLAMA_URL": "http://" + i.addr})
+	i.log.await(t, `msg="target degraded" reason=unreachable`, i.ended)
+	if err := check(i.addr); err != nil {
+		t.Errorf("degraded: got %v; want no error", err)
+	}
+
+	other := httptest.NewServer(http.NotFoundHandler())
+	defer other.Close()
+	if got, want := fmt.Sprint(check(other.Listener.Addr().String())), "/healthz answered 404 Not Found"; got != want {
+		t.Errorf("another server: got %s; want %s", got, want)
+	}
+	if err := check("127.0.0.1:0"); err == nil {
+		t.Error("port 0: got no error")
+	}
+}
+
+func TestUsage(t *testing.T) {
+	for value, want := range map[string][]string{
+		"127.0.0.1:1": {"usage: foreman [-h | -version | -healthcheck]\n", "\nFOREMAN_ADDR           127.0.0.1:1 ", "\nFOREMAN_TOKEN          (set) "},
+		"nowhere":     {"\nFOREMAN_ADDR           nowhere ", "\nnot usable:\nFOREMAN_ADDR=\"nowhere\": expected HOST:PORT or :PORT\n"},
+	} {
+		var b strings.Builder
+		usage(&b, func(name string) string {
+			return map[string]string{"FOREMAN_ADDR": value, "FOREMAN_TOKEN": "hunter2"}[name]
+		})
+		for _, want := range want {
+			if !strings.Contains(b.String(), want) {
+				t.Errorf("%s: got\n%s\nwant in it\n%s", value, &b, want)
+			}
+		}
+		if strings.Contains(b.String(), "hunter2") || value != "nowhere" && strings.Contains(b.String(), "not usable") {
+			t.Errorf("%s: got\n%s", value, &b)
+		}
+	}
+}
+
+func TestIsLoopback(t *testing.T) {
+	for addr, want := range map[string]bool{
+		"127.0.0.1:80": true, "127.9.9.9:80": true, "[::1]:80": true,
+		"[::]:80": false, "0.0.0.0:80": false, "192.0.2.1:80": false, "foreman.sock": false,
+	} {
+		if got := isLoopback(addrString(addr)); got != want {
+			t.Errorf("%s: got %t; want %t", addr, got, want)
+		}
+	}
+}
+
+type addrString string
+
+func (addrString) Network() string  { return "tcp" }
+func (a addrString) String() string { return string(a) }
+
+// TestBinary is what only a process of its own can show.
+func TestBinary(t *testing.T) {
+	binary := filepath.Join(t.TempDir(), "foreman")
+	if _, err := os.ReadFile("main.go"); err != nil { // or a test result is kept although func main has changed
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	command := func(args []string, variables ...string) *exec.Cmd {
+		cmd := exec.Command(binary, args...)
+		cmd.Env = slices.Concat([]string{"FOREMAN_ADDR=127.0.0.1:0"}, variables)
+		return cmd
+	}
+	// A process is a foreman that serves.
+	serve := func(t *testing.T, variables ...string) (cmd *exec.Cmd, url string, log *record, ended <-chan struct{}) {
+		t.Helper()
+		cmd, log = command(nil, variables...), newRecord()
+		cmd.Stderr = log
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		waited := make(chan struct{})
+		go func() { defer close(waited); cmd.Wait() }()
+		t.Cleanup(func() { cmd.Process.Kill(); <-waited })
+		return cmd, "http://" + log.await(t, listening, waited), log, waited
+	}
+
+	t.Run("status and output", func(t *testing.T) {
+		none := "FOREMAN_ADDR=127.0.0.1:1"
+		for _, tt := range []struct {
+			args           []string
+			variables      []string
+			status         int
+			stdout, stderr string // patterns of the whole
+		}{
+			{nil, []string{"FOREMAN_ADDR=nowhere", "FOREMAN_MANAGE=perhaps", "FOREMAN_TOKEN=hunter 2"}, 2, "", regexp.QuoteMeta(badConfiguration)},
+			{[]string{"-version"}, nil, 0, `foreman \S+\n`, ""},
+			{[]string{"-version"}, []string{"FOREMAN_ADDR=nowhere"}, 0, `foreman \S+\n`, ""},
+			{[]string{"-h"}, nil, 0, "", `usage: foreman (.|\n)*\nFOREMAN_ADDR +127\.0\.0\.1:0 +:8080 +listen address\n(.|\n)*`},
+			{[]string{"-h"}, []string{"FOREMAN_ADDR=nowhere"}, 0, "", `usage: foreman (.|\n)*\nnot usable:\nFOREMAN_ADDR="nowhere": .*\n`},
+			{[]string{"-x"}, nil, 2, "", `flag provided but not defined: -x\nusage: foreman (.|\n)*`},
+			{[]string{"serve"}, nil, 2, "", `unexpected argument "serve": .*\n`},
+			{[]string{"-healthcheck"}, []string{none}, 1, "", `.*connection refused\n`},
+			{[]string{"-healthcheck"}, []string{"FOREMAN_ADDR=nowhere"}, 2, "", `FOREMAN_ADDR="nowhere": .*\n`},
+			{nil, []string{"FOREMAN_ADDR=256.0.0.1:80"}, 1, "", `(?s).*\nFOREMAN_ADDR: listen tcp: .*\n`},
+		} {
+			var stdout, stderr bytes.Buffer
+			cmd := command(tt.args, tt.variables...)
+			cmd.Stdout, cmd.Stderr = &stdout, &stderr
+			err := cmd.Run()
+			if cmd.ProcessState == nil {
+				t.Fatal(err)
+			}
+			if got := cmd.ProcessState.ExitCode(); got != tt.status {
+				t.Errorf("%q %q: got exit status %d; want %d", tt.args, tt.variables, got, tt.status)
+			}
+			for name, out := range map[string]struct{ got, want string }{"stdout": {stdout.String(), tt.stdout}, "stderr": {stderr.String(), tt.stderr}} {
+				if !regexp.MustCompile(`\A(?:` + out.want + `)\z`).MatchString(out.got) {
+					t.Errorf("%q %q: got on %s\n%s\nwant\n%s", tt.args, tt.variables, name, out.got, out.want)
+				}
+			}
+		}
+	})
+
+	t.Run("SIGTERM", func(t *testing.T) {
+		cmd, url, _, ended := serve(t, "FOREMAN_OLLAMA_URL="+newOllama(t).URL)
+		check := command([]string{"-healthcheck"}, "FOREMAN_ADDR="+strings.TrimPrefix(url, "http://"))
+		if out, err := check.Output(); err != nil || !json.Valid(out) || !strings.Contains(string(out), `"status":`) {
+			t.Errorf("-healthcheck: got %q, %v; want the state and exit status 0", out, err)
+		}
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		<-ended
+		if got := cmd.ProcessState.String(); got != "exit status 0" {
+			t.Errorf("got %s; want exit status 0", got)
+		}
+	})
+
+	t.Run("SIGTERM twice", func(t *testing.T) {
+		o := newOllama(t)
+		cmd, url, log, ended := serve(t, "FOREMAN_OLLAMA_URL="+o.URL, "FOREMAN_DRAIN_TIMEOUT=1h")
+		began, running := chat(t, url, "chat")
+		at := <-o.said
+		<-began
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		log.await(t, `msg="shutting down" .* chat_running=true `, ended)
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-ended:
+		case <-time.After(20 * time.Second): // never, or the test fails
+			t.Fatalf("still alive after the second signal; its log:\n%s", log)
+		}
+		if got, want := cmd.ProcessState.String(), "signal: terminated"; got != want {
+			t.Errorf("got %s; want %s", got, want)
+		}
+		if got := <-running; got.err == nil {
+			t.Errorf("running: got %v; want it cut", got)
+		}
+		<-at.left
+	})
+}
