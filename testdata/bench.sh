@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# What foreman costs, and what it costs when it grows: testdata/bench.sh
+#
+# Prints a table, in a minute or two for each column: foreman beside a bare
+# httputil.ReverseProxy, and HAProxy and nginx where they are installed. Needs Go
+# alone, on Linux. Everything listens on 127.0.0.1.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+ulimit -n "$(ulimit -Hn)"
+
+go build -o "$scratch/foreman" .
+go build -o "$scratch/bench" ./testdata/bench
+
+cat >"$scratch/foreman.sh" <<END
+FOREMAN_OLLAMA_URL=http://\$TARGET FOREMAN_ADDR=\$LISTEN FOREMAN_EMBED_MODEL=embed FOREMAN_MAX_QUEUE=20000 FOREMAN_LOG_LEVEL=warn exec $scratch/foreman
+END
+cat >"$scratch/haproxy.sh" <<END
+cat >$scratch/haproxy.cfg <<CFG
+global
+    nbthread 2
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 10m
+    timeout server 10m
+    timeout queue 10m
+    option http-no-delay
+frontend f
+    bind \$LISTEN
+    acl chat path /api/chat
+    use_backend chat if chat
+    default_backend rest
+backend chat
+    server t \$TARGET maxconn 1
+backend rest
+    server t \$TARGET
+CFG
+exec haproxy -db -q -f $scratch/haproxy.cfg
+END
+cat >"$scratch/nginx.sh" <<END
+cat >$scratch/nginx.cfg <<CFG
+daemon off;
+worker_processes 2;
+worker_rlimit_nofile 30000;
+pid $scratch/nginx.pid;
+error_log $scratch/nginx.log;
+events { worker_connections 15000; }
+http {
+    access_log off;
+    upstream t { server \$TARGET; keepalive 2000; }
+    server {
+        listen \$LISTEN;
+        location / { proxy_pass http://t; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; proxy_read_timeout 600s; }
+    }
+}
+CFG
+exec nginx -e $scratch/nginx.log -c $scratch/nginx.cfg
+END
+
+fronts=("foreman=sh $scratch/foreman.sh" "bare ReverseProxy=$scratch/bench bare")
+command -v haproxy >/dev/null && fronts+=("HAProxy, maxconn 1=sh $scratch/haproxy.sh")
+command -v nginx >/dev/null && fronts+=("nginx=sh $scratch/nginx.sh")
+
+printf '%s, %s cores, %s, foreman at %s\n\n' \
+	"$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)" "$(go env GOVERSION)" "$(git rev-parse --short HEAD 2>/dev/null || echo '?')"
+"$scratch/bench" "${fronts[@]}"

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+var (
+	embedBody = []byte(`{"model":"embed:latest","input":"` + strings.Repeat("The quick brown fox jumps over the lazy dog. ", 40) + `"}`)
+	chatBody  = []byte(`{"model":"chat:latest","messages":[{"role":"user","content":"` + strings.Repeat("Why is the sky blue? ", 95) + `"}]}`)
+)
+
+// A driver is the clients of one front.
+type driver struct {
+	url    string
+	target *target
+	pid    int // of the front
+}
+
+func newClient(n int) *http.Client {
+	return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: n, DisableCompression: true}}
+}
+
+func (d *driver) awaitReady() error {
+	var last error
+	c := http.Client{Timeout: 5 * time.Second}
+	for range 200 {
+		resp, err := c.Post(d.url+"/api/embed", "application/json", bytes.NewReader(embedBody))
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+			err = errors.New(resp.Status)
+		}
+		last = err
+		time.Sleep(50 * time.Millisecond)
+	}
+	return last
+}
+
+type embedFigures struct {
+	rate     float64 // of good answers, per second
+	p50, p99 time.Duration
+	failed   int64
+}
+
+// embeds sends embeddings from n clients in closed loops for a while.
+func (d *driver) embeds(n int, span time.Duration) embedFigures {
+	c := newClient(n)
+	defer c.CloseIdleConnections()
+	var (
+		clients sync.WaitGroup
+		taken   = make([][]time.Duration, n)
+		failed  atomic.Int64
+	)
+	began := time.Now()
+	for i := range n {
+		clients.Go(func() {
+			for time.Since(began) < span {
+				sent := time.Now()
+				if err := send(c, d.url+"/api/embed", embedBody); err != nil {
+					failed.Add(1)
+					continue
+				}
+				taken[i] = append(taken[i], time.Since(sent))
+			}
+		})
+	}
+	clients.Wait()
+	elapsed := time.Since(began)
+	all := slices.Sorted(slices.Values(slices.Concat(taken...)))
+	return embedFigures{float64(len(all)) / elapsed.Seconds(), quantile(all, .5), quantile(all, .99), failed.Load()}
+}
+
+type queueFigures struct {
+	kilobytes float64 // of the front's memory, for each chat in line
+	p50, p99  time.Duration
+}
+
+var errNoGate = errors.New("two chats were at the target at once")
+
+// queue puts n chats in line behind one that is held, weighs the front, and lets
+// them all through.
+func (d *driver) queue(n int) (queueFigures, error) {
+	c := newClient(n + 1)
+	defer c.CloseIdleConnections()
+	there, release := d.target.holdNext()
+	var (
+		clients sync.WaitGroup
+		failed  atomic.Pointer[error]
+	)
+	chat := func() {
+		if err := send(c, d.url+"/api/chat", chatBody); err != nil {
+			failed.Store(&err)
+		}
+	}
+	before, err := d.memory()
+	if err != nil {
+		return queueFigures{}, err
+	}
+	clients.Go(chat)
+	<-there
+	for range n {
+		clients.Go(chat)
+	}
+	after, err := d.settle()
+	release()
+	clients.Wait()
+	if _, most := d.target.idle(); most > 1 {
+		return queueFigures{}, errNoGate
+	}
+	if cause := failed.Load(); err == nil && cause != nil {
+		err = *cause
+	}
+	gaps, _ := d.target.idle()
+	return queueFigures{float64(after-before) / float64(n), quantile(gaps, .5), quantile(gaps, .99)}, err
+}
+
+// settle waits until the front's memory has not grown for a second, and returns
+// it: a front tells nobody how many wait, but for foreman.
+func (d *driver) settle() (kilobytes int, err error) {
+	for still := 0; still < 10; {
+		time.Sleep(100 * time.Millisecond)
+		now, err := d.memory()
+		if err != nil {
+			return 0, err
+		}
+		if now > kilobytes {
+			kilobytes, still = now, 0
+		} else {
+			still++
+		}
+	}
+	return kilobytes, nil
+}
+
+// memory returns the resident memory of the front and its children, in KB.
+func (d *driver) memory() (kilobytes int, err error) {
+	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", d.pid))
+	for _, pid := range append(strings.Fields(string(children)), strconv.Itoa(d.pid)) {
+		statm, err := os.ReadFile("/proc/" + pid + "/statm") // proc(5)
+		if err != nil {
+			return 0, err
+		}
+		pages, err := strconv.Atoi(strings.Fields(string(statm))[1])
+		if err != nil {
+			return 0, err
+		}
+		kilobytes += pages * os.Getpagesize() / 1024
+	}
+	return kilobytes, nil
+}
+
+func send(c *http.Client, url string, body []byte) error {
+	resp, err := c.Post(url, "application/json", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	return nil
+}
+
+func quantile(sorted []time.Duration, q float64) time.Duration {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
+}
