@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/ollama/ollama/api"
+	"github.com/tmc/langchaingo/llms"
+	langchain "github.com/tmc/langchaingo/llms/ollama"
+
+	"foreman/e2e/lab"
+)
+
+// TestLangchain chats through a client library that knows nothing of foreman.
+func TestLangchain(t *testing.T) {
+	open := startForeman(t, ollama.URL)
+	locked := startForeman(t, ollama.URL, "FOREMAN_TOKEN=sesame")
+	tests := []struct {
+		name, url, token string
+		want             string // part of the error, or empty for a chat
+	}{
+		{"no token needed", open.URL, "", ""},
+		{"token not needed", open.URL, "sesame", ""},
+		{"token", locked.URL, "sesame", ""},
+		{"no token", locked.URL, "", "token"},
+		{"wrong token", locked.URL, "simsim", "token"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			model, err := langchain.New(
+				langchain.WithServerURL(tt.url),
+				langchain.WithModel(lab.ChatModel),
+				langchain.WithHTTPClient(withToken(tt.token)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			chunks := 0
+			answer, err := model.Call(t.Context(), "Who are you?", llms.WithMaxTokens(12),
+				llms.WithStreamingFunc(func(context.Context, []byte) error {
+					chunks++
+					return nil
+				}))
+			if tt.want != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("got %q, %v; want an error with %q", answer, err, tt.want)
+				}
+				return
+			}
+			if err != nil || answer == "" || chunks < 12 {
+				t.Errorf("got %q in %d chunks, %v; want twelve chunks or more", answer, chunks, err)
+			}
+			t.Logf("%q in %d chunks", answer, chunks)
+		})
+	}
+
+	refused := post(t, locked.URL+"/api/chat", `{"model":"tiny-chat","messages":[]}`)
+	if got := refused.Header.Get("WWW-Authenticate"); refused.StatusCode != http.StatusUnauthorized || !strings.HasPrefix(got, "Bearer") {
+		t.Errorf("no token: got %d, WWW-Authenticate %q; want 401, Bearer", refused.StatusCode, got)
+	}
+	// What a load balancer asks needs no token.
+	for _, path := range []string{"/healthz", "/readyz"} {
+		if err := wantStatus(locked.URL+path, http.StatusOK); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestOfficialClient makes the calls of Ollama's own Go client that are meant
+// for everybody, with the token that this foreman wants.
+func TestOfficialClient(t *testing.T) {
+	foreman := startForeman(t, ollama.URL, "FOREMAN_TOKEN=sesame")
+	client := newClient(t, foreman.URL, "sesame")
+	ctx := t.Context()
+	said := ""
+	calls := []struct {
+		name string
+		call func() error
+	}{
+		{"heartbeat", func() error { return client.Heartbeat(ctx) }},
+		{"version", func() error { _, err := client.Version(ctx); return err }},
+		{"list", func() error { _, err := client.List(ctx); return err }},
+		{"ps", func() error { _, err := client.ListRunning(ctx); return err }},
+		{"show", func() error { _, err := client.Show(ctx, &api.ShowRequest{Model: lab.ChatModel}); return err }},
+		{"embed", func() error {
+			_, err := client.Embed(ctx, &api.EmbedRequest{Model: lab.EmbedModel, Input: "hello"})
+			return err
+		}},
+		{"embeddings", func() error {
+			_, err := client.Embeddings(ctx, &api.EmbeddingRequest{Model: lab.EmbedModel, Prompt: "hello"})
+			return err
+		}},
+		{"chat", func() error {
+			return client.Chat(ctx, &api.ChatRequest{
+				Model:    lab.ChatModel,
+				Messages: []api.Message{{Role: "user", Content: "hello"}},
+			}, func(r api.ChatResponse) error {
+				said += r.Message.Content
+				return nil
+			})
+		}},
+	}
+	for _, c := range calls {
+		if err := c.call(); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	if said == "" {
+		t.Error("chat: got nothing; want text")
+	}
+	if err := newClient(t, foreman.URL, "").Heartbeat(ctx); err == nil {
+		t.Error("heartbeat without the token: got no error; want one")
+	}
+}

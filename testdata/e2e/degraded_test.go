@@ -1,0 +1,52 @@
+package main
+
+import (
+	"net/http"
+	"strconv"
+	"testing"
+)
+
+// TestLastKnown kills an Ollama of its own. What clients ask first, whether
+// there is an Ollama and what it holds, is still answered as it last was, and at
+// once: nobody is there whom an answer could wait for.
+func TestLastKnown(t *testing.T) {
+	paths := []string{"/api/tags", "/v1/models", "/api/version"}
+	own := startOllama(t)
+	foreman := startForeman(t, own.URL)
+	before := map[string]answer{}
+	for _, path := range paths {
+		before[path] = get(t, own.URL+path)
+	}
+	own.Kill()
+	eventually(t, func() error { return wantHealth(foreman.URL, "degraded", "unreachable") })
+	for _, path := range paths {
+		t.Run(path, func(t *testing.T) {
+			got, want := get(t, foreman.URL+path), before[path]
+			if got.StatusCode != http.StatusOK || got.body != want.body {
+				t.Errorf("got %d %s; want 200 %s", got.StatusCode, got.body, want.body)
+			}
+			if got, want := got.Header.Get("Content-Type"), want.Header.Get("Content-Type"); got != want {
+				t.Errorf("Content-Type: got %q; want %q", got, want)
+			}
+			if age, err := strconv.Atoi(got.Header.Get("Age")); err != nil || age < 0 {
+				t.Errorf("Age: got %q; want seconds", got.Header.Get("Age"))
+			}
+		})
+	}
+	for _, client := range []struct {
+		name string
+		call func() error
+	}{
+		{"official list", func() error { _, err := newClient(t, foreman.URL, "").List(t.Context()); return err }},
+		{"official version", func() error { _, err := newClient(t, foreman.URL, "").Version(t.Context()); return err }},
+		{"openai models", func() error {
+			client := newOpenAI(foreman.URL, "any")
+			_, err := client.Models.List(t.Context())
+			return err
+		}},
+	} {
+		if err := client.call(); err != nil {
+			t.Errorf("%s: got %v; want the last known", client.name, err)
+		}
+	}
+}

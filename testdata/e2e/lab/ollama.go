@@ -1,0 +1,95 @@
+package lab
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/ollama/ollama/api"
+)
+
+// OllamaVersion is the version of Ollama that go.mod asks for.
+func OllamaVersion() string {
+	info, _ := debug.ReadBuildInfo()
+	if info != nil {
+		for _, dep := range info.Deps {
+			if dep.Path == "github.com/ollama/ollama" {
+				return dep.Version
+			}
+		}
+	}
+	return "(unknown version)"
+}
+
+// BuildOllama builds Ollama, which takes minutes the first time and nothing
+// later on, and returns the binary's path in the go command's own cache.
+func BuildOllama(ctx context.Context, tmp string) (string, error) {
+	return goCommand(ctx, here(), tmp, "tool", "-n", "ollama")
+}
+
+// An Ollama is a real one: `ollama serve` with its runners, two model slots and
+// the lab's two models.
+type Ollama struct {
+	URL    string
+	Client *api.Client
+
+	binary, dir string
+	env         []string
+	proc        *process
+}
+
+// StartOllama starts the binary on a free port, with everything that it writes
+// under dir, and waits until it holds the models. More environment goes in env.
+func StartOllama(ctx context.Context, binary, dir string, env ...string) (*Ollama, error) {
+	addr, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	u := &url.URL{Scheme: "http", Host: addr}
+	o := &Ollama{
+		URL:    u.String(),
+		Client: api.NewClient(u, http.DefaultClient),
+		binary: binary,
+		dir:    dir,
+		env: append([]string{
+			"PATH=" + os.Getenv("PATH"),
+			"HOME=" + dir,
+			"TMPDIR=" + dir,
+			"OLLAMA_HOST=" + addr,
+			"OLLAMA_MODELS=" + filepath.Join(dir, "models"),
+			"OLLAMA_MAX_LOADED_MODELS=2",
+		}, env...),
+	}
+	if err := o.Start(ctx); err != nil {
+		return nil, err
+	}
+	if err := createModels(ctx, o.Client, dir); err != nil {
+		o.Kill()
+		return nil, err
+	}
+	return o, nil
+}
+
+// Start starts Ollama again after a Kill, on the same address and with the same
+// models, and waits until it answers.
+func (o *Ollama) Start(ctx context.Context) error {
+	cmd := exec.Command(o.binary, "serve")
+	cmd.Env = o.env
+	proc, err := startProcess(cmd, filepath.Join(o.dir, "ollama.log"))
+	if err != nil {
+		return err
+	}
+	o.proc = proc
+	return proc.ready(ctx, func() error { return o.Client.Heartbeat(ctx) })
+}
+
+// Kill ends Ollama as a crash would: the server and its runners, at once.
+func (o *Ollama) Kill() { o.proc.stop(syscall.SIGKILL, 0) }
+
+// Log returns what Ollama wrote so far, over all its starts.
+func (o *Ollama) Log() string { return o.proc.log() }

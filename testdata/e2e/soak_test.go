@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"foreman/e2e/lab"
+)
+
+var soakTime = flag.Duration("soak", 10*time.Second, "how long the soak goes on")
+
+// TestSoak has clients chat and embed, and leave at random, while Ollama is
+// killed and started again twice. Every answer is whole or seen to be cut, no two
+// chats are ever open at once, and nothing is left behind:
+//
+//	go -C testdata/e2e test -run Soak -soak 60s -v
+func TestSoak(t *testing.T) {
+	const chatting, embedding = 6, 2
+	own := startOllama(t)
+	watch := startWatch(t, own.URL)
+	foreman := startForeman(t, watch.server.URL, "FOREMAN_POLL_INTERVAL=500ms")
+	eventually(t, func() error { return resident(t.Context(), own.Client, lab.EmbedModel) })
+	before := restingAt(t, foreman.URL)
+
+	transport := &http.Transport{MaxIdleConnsPerHost: chatting + embedding}
+	s := &soakers{t: t, base: foreman.URL, watch: watch, client: &http.Client{Transport: transport}, counts: map[string]int{}}
+	var all sync.WaitGroup
+	defer all.Wait()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	stop, stopAll := context.WithCancel(ctx)
+	defer stopAll()
+	for i := range chatting + embedding {
+		next := wishForChat
+		if i >= chatting {
+			next = wishForEmbed
+		}
+		all.Go(func() { s.run(ctx, stop, i, next) })
+	}
+
+	<-time.After(*soakTime / 3)
+	own.Kill() // and back at once, so that foreman may not even notice
+	if err := own.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(*soakTime / 3)
+	own.Kill()
+	eventually(t, func() error { return wantHealth(foreman.URL, "degraded", "unreachable") })
+	if err := own.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error { return wantStatus(foreman.URL+"/readyz", http.StatusOK) })
+	<-time.After(*soakTime / 3)
+	stopAll()
+	last := time.AfterFunc(time.Minute, cancel) // for what they still wait for
+	all.Wait()
+	last.Stop()
+
+	eventually(t, func() error {
+		return wantMetrics(foreman.URL, map[string]float64{"foreman_queue_depth": 0, "foreman_chats_in_flight": 0})
+	})
+	rnd := rand.New(rand.NewPCG(1, 0))
+	for range 10 { // the slot is there, and so is Ollama
+		if w := wishForChat(rnd); !w.whole(post(t, foreman.URL+w.path, w.body).body) {
+			t.Errorf("a chat after it all, %s %s: not whole", w.path, w.body)
+		}
+	}
+	// Connections that are kept for the next request are no leak. Both ends of
+	// foreman let go of theirs.
+	transport.CloseIdleConnections()
+	watch.server.Config.SetKeepAlivesEnabled(false)
+	eventually(t, func() error { return wantMetrics(foreman.URL, before) })
+
+	total, most, _ := watch.counts()
+	if most != 1 {
+		t.Errorf("chats open at once at Ollama: got %d; want 1", most)
+	}
+	for _, word := range []string{"whole", "refused", "left"} { // a cut is a matter of luck
+		if s.sum(word) == 0 {
+			t.Errorf("%s: got none; want some, or this was no soak", word)
+		}
+	}
+	t.Logf("%d asked in %v:\n%s", s.sum(""), *soakTime, s)
+	t.Logf("Ollama killed and started again: 2 times; chats that reached it: %d; open at once: %d", total, most)
+	t.Logf("at rest before, and not more after: %v", before)
+}
+
+// restingAt returns what a foreman without work has of goroutines and file
+// descriptors: the fewest that it has ever had, for a poll of the target may
+// always be on its way.
+func restingAt(t *testing.T, base string) map[string]float64 {
+	t.Helper()
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	fewest := map[string]float64{}
+	for range 50 {
+		all, err := metricsOf(base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"go_goroutines", "process_open_fds"} {
+			value, there := all[name]
+			if least, seen := fewest[name]; there && (!seen || value < least) {
+				fewest[name] = value
+			}
+		}
+	}
+	return fewest
+}
+
+// wantMetrics returns an error unless each metric is at most at its limit.
+func wantMetrics(base string, limits map[string]float64) error {
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	all, err := metricsOf(base)
+	if err != nil {
+		return err
+	}
+	for name, limit := range limits {
+		if got, there := all[name]; !there || got > limit {
+			return fmt.Errorf("%s: got %v (told: %t); want %v at most", name, got, there, limit)
+		}
+	}
+	return nil
+}
+
+// metricsOf reads foreman's metrics that have no labels. It leaves no connection
+// behind, which would be counted among them.
+func metricsOf(base string) (map[string]float64, error) {
+	r, err := http.NewRequest("GET", base+"/metrics", nil)
+	if err != nil {
+		return nil, err
+	}
+	r.Close = true
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	all := map[string]float64{}
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		name, value, _ := strings.Cut(lines.Text(), " ")
+		if v, err := strconv.ParseFloat(value, 64); err == nil && !strings.HasPrefix(name, "#") {
+			all[name] = v
+		}
+	}
+	return all, lines.Err()
+}

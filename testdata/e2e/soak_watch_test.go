@@ -1,0 +1,167 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// A watch stands between foreman and Ollama and sees which chats are open, over
+// all paths. Unlike the lab's meter it knows whose client has left, for a chat
+// that foreman has given up may take a moment to be gone. Where Ollama breaks
+// off, so does the watch, without a word of its own: foreman sees what it would
+// see without it.
+type watch struct {
+	server *httptest.Server
+
+	mu       sync.Mutex // guards what follows, and the flags of visits
+	expected map[string]*visit
+	open     map[*visit]bool
+	most     int // chats open at once whose clients were there
+	total    int
+}
+
+// A visit is a chat or an embed as the watch sees it.
+type visit struct {
+	id     string
+	opened chan struct{} // closed when it has come as far as Ollama
+	left   bool          // its client has left
+}
+
+func startWatch(t *testing.T, target string) *watch {
+	t.Helper()
+	u, err := url.Parse(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &watch{expected: map[string]*visit{}, open: map[*visit]bool{}}
+	proxy := &httputil.ReverseProxy{
+		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(u) },
+		Transport:     w,
+		FlushInterval: -1,
+		ErrorHandler:  func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
+		ErrorLog:      log.New(io.Discard, "", 0),
+	}
+	w.server = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body) // held in memory: see the lab's meter
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		proxy.ServeHTTP(rw, r)
+	}))
+	t.Cleanup(w.server.Close)
+	return w
+}
+
+// expect announces the request with this X-Request-Id.
+func (w *watch) expect(id string) *visit {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	v := &visit{id: id, opened: make(chan struct{})}
+	w.expected[id] = v
+	return v
+}
+
+// leave is called before the client of a visit leaves, and forget after all.
+func (w *watch) leave(v *visit) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	v.left = true
+}
+
+func (w *watch) forget(v *visit) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.expected, v.id)
+}
+
+func (w *watch) hasLeft(v *visit) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return v.left
+}
+
+func (v *visit) hasOpened() bool {
+	select {
+	case <-v.opened:
+		return true
+	default:
+		return false
+	}
+}
+
+// counts returns how many chats there have been, how many were open at once at
+// the most, and how many are open now.
+func (w *watch) counts() (total, most, now int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.total, w.most, len(w.open)
+}
+
+// RoundTrip counts a chat as open until its answer's body ends, before foreman
+// can have seen the end. Embeds, and what is not expected, are not counted.
+func (w *watch) RoundTrip(r *http.Request) (*http.Response, error) {
+	closed := w.begin(r.Header.Get("X-Request-Id"), !strings.Contains(r.URL.Path, "embed"))
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		closed()
+		return nil, err
+	}
+	resp.Body = &watched{resp.Body, closed}
+	return resp, nil
+}
+
+func (w *watch) begin(id string, chat bool) (closed func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	v := w.expected[id]
+	if v == nil {
+		return func() {}
+	}
+	if !v.hasOpened() { // foreman may send a chat again on a new connection
+		close(v.opened)
+	}
+	if !chat {
+		return func() {}
+	}
+	w.total++
+	w.open[v] = true
+	present := 0
+	for v := range w.open {
+		if !v.left {
+			present++
+		}
+	}
+	w.most = max(w.most, present)
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.open, v)
+	}
+}
+
+type watched struct {
+	io.ReadCloser
+	closed func()
+}
+
+func (b *watched) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.closed()
+	}
+	return n, err
+}
+
+func (b *watched) Close() error {
+	defer b.closed()
+	return b.ReadCloser.Close()
+}

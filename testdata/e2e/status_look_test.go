@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+)
+
+// A crowd stands in for an Ollama with many models, some of long names. A chat
+// that has "hold" in it is answered at length and never comes to its end.
+type crowd struct{ models, resident []string }
+
+func (c crowd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	list := func(names []string) {
+		var models []map[string]string
+		for _, name := range names {
+			models = append(models, map[string]string{"name": name, "model": name})
+		}
+		json.NewEncoder(w).Encode(map[string]any{"models": models})
+	}
+	body, _ := io.ReadAll(r.Body)
+	switch {
+	case r.URL.Path == "/api/tags":
+		list(c.models)
+	case r.URL.Path == "/api/ps":
+		list(c.resident)
+	case strings.Contains(string(body), "hold"):
+		io.WriteString(w, strings.Repeat(strings.Repeat("x", 1023)+"\n", 12_345))
+		http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	default:
+		io.WriteString(w, "{}")
+	}
+}
+
+// TestStatusPageLooks fills the page, checks it in light and dark, wide and
+// narrow, and takes pictures of it for whoever wants to look.
+func TestStatusPageLooks(t *testing.T) {
+	const long = "hf.co/bartowski/DeepSeek-R1-Distill-Qwen-32B-abliterated-SomebodysFineTune-v2.1-GGUF:IQ4_XS"
+	tab := startBrowser(t)
+	host := crowd{
+		models:   []string{"llama3.2:latest", long, "qwen3:30b-a3b-instruct-2507-q4_K_M", "nomic-embed-text:latest", "gemma3:27b", "mistral-small3.2:24b"},
+		resident: []string{"nomic-embed-text:latest", long},
+	}
+	target := httptest.NewServer(host)
+	t.Cleanup(target.Close)
+	t.Cleanup(target.CloseClientConnections)
+	foreman := startForeman(t, target.URL, "FOREMAN_EMBED_MODEL=nomic-embed-text")
+
+	for i := range 4 { // 20 requests of all kinds
+		post(t, foreman.URL+"/api/chat", `{"model":"`+host.models[i]+`"}`)
+		post(t, foreman.URL+"/v1/chat/completions", `{"model":"`+long+`"}`)
+		post(t, foreman.URL+"/api/embed", `{"model":"nomic-embed-text"}`)
+		post(t, foreman.URL+"/api/chat", `{"model":"absent"}`)
+		get(t, foreman.URL+"/v1/models/"+long)
+	}
+	const waiting = 30
+	call(t, foreman.URL+"/api/chat", "", `{"model":"`+long+`","prompt":"hold"}`)
+	eventually(t, func() error { return wantWaiting(foreman.URL, 0) })
+	for i := range waiting {
+		call(t, foreman.URL+"/api/chat", "", `{"model":"`+host.models[i%len(host.models)]+`"}`)
+	}
+	navigate(t, tab, foreman.URL+"/status")
+	shows(t, tab, "#now", long, "12.6 MB so far", fmt.Sprint(waiting, " waiting"))
+
+	album := t.TempDir()
+	if os.Getenv("CI") != "true" {
+		var err error
+		if album, err = os.MkdirTemp("", "foreman-status-"); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("pictures are in %s", album)
+	}
+	look := func(name, scheme string, width int64) {
+		t.Helper()
+		media := emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}
+		if err := chromedp.Do(tab, chromedp.EmulateViewport(width, 900), func(ctx context.Context, target *chromedp.Target) (none chromedp.Void, err error) {
+			_, err = cdp.Call(ctx, target, emulation.SetEmulatedMedia, media)
+			return none, err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		for _, problem := range inPage[[]string](t, tab, problems, scheme) {
+			t.Errorf("%s: %s", name, problem)
+		}
+		picture, err := chromedp.Run(tab, chromedp.FullScreenshot(100))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(album, name+".png"), picture, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look("light", "light", 1280)
+	look("dark", "dark", 1280)
+	look("narrow", "light", 360)
+	look("narrow-dark", "dark", 360)
+	look("narrowest", "light", 320) // 1280 pixels at four times the size: WCAG 1.4.10
+	look("middle", "light", 768)
+
+	target.CloseClientConnections()
+	target.Close()
+	shows(t, tab, "#host", "degraded: unreachable")
+	shows(t, tab, "#now", "No chat is running.", "Nobody waits.")
+	look("degraded", "light", 1280)
+	look("degraded-dark", "dark", 360)
+	if err := foreman.Stop(); err != nil {
+		t.Error(err)
+	}
+	shows(t, tab, "header", "old")
+	look("stale", "light", 1280)
+}
+
+// problems is run in the page and returns what keeps people from reading it:
+// https://www.w3.org/TR/WCAG22/.
+const problems = `async scheme => {
+	const found = [], $ = selector => [...document.querySelectorAll(selector)];
+	const must = (ok, what) => { if (!ok) found.push(what) };
+	const show = e => e.outerHTML.slice(0, 100);
+
+	must(document.documentElement.lang === "en", "no language");
+	must(document.title !== "", "no title");
+	for (const one of ["body > header", "main", "body > footer", "h1"]) must($(one).length === 1, $(one).length + " of " + one);
+	let level = 0;
+	for (const h of $("h1, h2, h3, h4, h5, h6")) {
+		must(+h.tagName[1] <= level + 1, "a heading is left out before " + show(h));
+		level = +h.tagName[1];
+	}
+	for (const e of $("[aria-labelledby]")) must(document.getElementById(e.getAttribute("aria-labelledby"))?.textContent, "no label: " + show(e));
+	must($("section").every(e => e.hasAttribute("aria-labelledby")), "a section has no name");
+	must($("table").length === 1 && $("thead th").length > 3, "no table of requests");
+	must($("th").every(e => ["col", "row"].includes(e.scope)), "a table's header has no scope");
+	must($("svg").every(e => e.getAttribute("aria-hidden") === "true"), "a drawing is read out");
+	must(new Set($("[id]").map(e => e.id)).size === $("[id]").length, "an id stands twice");
+	must($("[tabindex]").every(e => e.tabIndex === 0), "an order of focus of its own");
+	must($("#host[role=status], #stale[role=alert]").length === 2, "changes are not read out");
+
+	// Nothing is out of sight at the right, and what can be scrolled can be by keyboard.
+	const width = document.documentElement.clientWidth;
+	must(document.documentElement.scrollWidth <= width, "the page scrolls sideways: " + document.documentElement.scrollWidth + " > " + width);
+	for (const e of $("body *")) {
+		if (!e.checkVisibility() || e.closest("thead") && getComputedStyle(e.closest("thead")).position === "absolute") continue;
+		must(e.getBoundingClientRect().right <= width + 0.5, "beyond the right edge: " + show(e));
+		must(e.scrollWidth <= e.clientWidth + 1 || e.clientWidth === 0 || e.closest("svg") || e.tabIndex === 0, "cut off: " + show(e));
+	}
+
+	// Contrast of all text.
+	const paint = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+	const rgba = color => { paint.clearRect(0, 0, 1, 1); paint.fillStyle = color; paint.fillRect(0, 0, 1, 1); return paint.getImageData(0, 0, 1, 1).data };
+	const luminance = color => {
+		const [r, g, b] = [...rgba(color)].map(v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+		return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+	};
+	const ground = e => { for (; e; e = e.parentElement) if (rgba(getComputedStyle(e).backgroundColor)[3] === 255) return getComputedStyle(e).backgroundColor; return "white" };
+	const text = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+	let seen = 0;
+	while (text.nextNode()) {
+		const e = text.currentNode.parentElement;
+		if (!text.currentNode.data.trim() || !e.checkVisibility()) continue;
+		const [light, dark] = [luminance(getComputedStyle(e).color), luminance(ground(e))].sort((a, b) => b - a);
+		const ratio = (light + 0.05) / (dark + 0.05);
+		must(ratio >= 4.5, "contrast " + ratio.toFixed(1) + ": " + show(e));
+		seen++;
+	}
+	must(seen > 100, "only " + seen + " texts");
+	must(scheme === "dark" === luminance(ground(document.body)) < 0.1, "the wrong scheme");
+	return found;
+}`

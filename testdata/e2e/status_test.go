@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+
+	"foreman/e2e/lab"
+)
+
+// A witness remembers what a tab asked for and what it complained of.
+type witness struct {
+	mu         sync.Mutex // guards what follows
+	origins    []string   // each once
+	complaints []string
+}
+
+// listenIn begins to witness what happens in the tab.
+func listenIn(t *testing.T, tab context.Context) *witness {
+	t.Helper()
+	w := new(witness)
+	if err := chromedp.Listen(tab, w.see); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func (w *witness) see(event any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch e := event.(type) {
+	case *network.EventRequestWillBeSent:
+		if u, err := url.Parse(e.Request.URL); err != nil {
+			w.complaints = append(w.complaints, err.Error())
+		} else if origin := u.Scheme + "://" + u.Host; !slices.Contains(w.origins, origin) {
+			w.origins = append(w.origins, origin)
+		}
+	case *log.EventEntryAdded: // the browser's own, broken policies among them
+		w.complaints = append(w.complaints, e.Entry.Text)
+	case *runtime.EventConsoleAPICalled:
+		w.complaints = append(w.complaints, "console."+string(e.Type))
+	case *runtime.EventExceptionThrown:
+		w.complaints = append(w.complaints, e.ExceptionDetails.Text)
+	}
+}
+
+// expectPeace fails the test if the tab has asked anybody but origin for
+// anything, or has complained.
+func (w *witness) expectPeace(t *testing.T, origin string) {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !slices.Equal(w.origins, []string{origin}) {
+		t.Errorf("the page asked %q; want %q alone", w.origins, origin)
+	}
+	if w.complaints != nil {
+		t.Errorf("the browser complains: %q", w.complaints)
+	}
+}
+
+// complained returns an error until the tab has complained of this.
+func (w *witness) complained(of string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !slices.ContainsFunc(w.complaints, func(c string) bool { return strings.Contains(c, of) }) {
+		return fmt.Errorf("the browser's complaints: %q; want one of %s", w.complaints, of)
+	}
+	return nil
+}
+
+// value returns the value of an expression in the tab's page.
+func value[T any](t *testing.T, tab context.Context, expression string) T {
+	t.Helper()
+	v, err := chromedp.Run(tab, chromedp.Evaluate[T](expression))
+	if err != nil {
+		t.Fatalf("in the page: %v", err)
+	}
+	return v
+}
+
+// shows waits until the text of an element of the page, as people see it, has
+// all of the wanted in it, in this order.
+func shows(t *testing.T, tab context.Context, selector string, want ...string) {
+	t.Helper()
+	eventually(t, func() error {
+		text := inPage[string](t, tab, `selector => document.querySelector(selector).innerText`, selector)
+		rest := text
+		for _, part := range want {
+			_, after, ok := strings.Cut(rest, part)
+			if !ok {
+				return fmt.Errorf("%s of the page: %q; want %q in it, in this order", selector, text, want)
+			}
+			rest = after
+		}
+		return nil
+	})
+}
+
+// mark marks the page, and returns a function that fails the test if it has been
+// loaded anew since.
+func mark(t *testing.T, tab context.Context) (expectSame func()) {
+	t.Helper()
+	value[bool](t, tab, `window.marked = true`)
+	return func() {
+		t.Helper()
+		if !value[bool](t, tab, `window.marked === true`) {
+			t.Error("the page was loaded anew")
+		}
+	}
+}
+
+// TestStatusPageLives has the page open while chats come, leave and wait, the
+// host goes away and comes back, and foreman itself ends.
+func TestStatusPageLives(t *testing.T) {
+	tab := startBrowser(t)
+	ollama, err := lab.StartOllama(t.Context(), ollamaBinary, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(ollama.Kill)
+	foreman := startForeman(t, ollama.URL)
+	seen := listenIn(t, tab)
+	navigate(t, tab, foreman.URL+"/status")
+	expectSame := mark(t, tab)
+	shows(t, tab, "main", "● up", ollama.URL, "No chat is running.", "Nobody waits.", "None yet.")
+	shows(t, tab, "#models", lab.ChatModel+":latest", lab.EmbedModel+":latest resident embedder")
+
+	line := lineUp(t, foreman.URL, "", 2)
+	shows(t, tab, "#now", lab.ChatModel+":latest for "+line[0].addr+", running for ", "B so far",
+		"2 waiting", lab.ChatModel+":latest for "+line[1].addr+", waiting for ", lab.ChatModel+":latest for "+line[2].addr+", waiting for ")
+	before := value[string](t, tab, `document.querySelector("#now .holder").innerText`)
+	eventually(t, func() error {
+		if value[string](t, tab, `document.querySelector("#now .holder").innerText`) == before {
+			return fmt.Errorf("the page goes on to show %q", before)
+		}
+		return nil
+	})
+
+	line[1].leave()
+	shows(t, tab, "#now", line[0].addr, "1 waiting", line[2].addr)
+	shows(t, tab, "#recent tbody tr", "/api/chat", "499")
+	line[0].leave()
+	shows(t, tab, "#now", line[2].addr, "Nobody waits.")
+
+	ollama.Kill()
+	shows(t, tab, "#host", "▲ degraded: unreachable")
+	shows(t, tab, "#host-since", "away for ")
+	shows(t, tab, "#models", lab.ChatModel, "cannot be read")
+	shows(t, tab, "#now", "No chat is running.")
+	if err := ollama.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	shows(t, tab, "#host", "● up")
+	seen.expectPeace(t, foreman.URL)
+
+	// The witness does see what a policy forbids.
+	value[bool](t, tab, `const s = document.createElement("script"); s.text = "window.broken = true"; document.body.append(s); true`)
+	eventually(t, func() error { return seen.complained("Content Security Policy") })
+	if value[bool](t, tab, `window.broken === true`) {
+		t.Error("a script that is not foreman's has run")
+	}
+
+	if stale := value[bool](t, tab, `document.querySelector("#stale").checkVisibility()`); stale {
+		t.Error("the page says that foreman does not answer while it does")
+	}
+	if err := foreman.Stop(); err != nil {
+		t.Error(err)
+	}
+	shows(t, tab, "header", "foreman does not answer. What you see is old.")
+	expectSame()
+}
+
+// TestStatusPageWithAToken gives the token as a browser can: as a password.
+func TestStatusPageWithAToken(t *testing.T) {
+	const token = "lab-token:%&?@/#"
+	tab := startBrowser(t)
+	foreman := startForeman(t, ollama.URL, "FOREMAN_TOKEN="+token)
+	seen := listenIn(t, tab)
+	u, err := url.Parse(foreman.URL + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword("anybody", token)
+	navigate(t, tab, u.String())
+	expectSame := mark(t, tab)
+	shows(t, tab, "#now", "No chat is running.")
+	line := lineUp(t, foreman.URL, token, 1)
+	shows(t, tab, "#now", line[0].addr, "1 waiting", line[1].addr)
+	expectSame()
+	seen.expectPeace(t, foreman.URL)
+}
+
+// TestStatusPageWithoutScript: the page is whole as it comes, and comes again by
+// itself.
+func TestStatusPageWithoutScript(t *testing.T) {
+	tab := startBrowser(t)
+	foreman := startForeman(t, ollama.URL)
+	if err := chromedp.Do(tab, func(ctx context.Context, target *chromedp.Target) (none chromedp.Void, err error) {
+		_, err = cdp.Call(ctx, target, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+		return none, err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	navigate(t, tab, foreman.URL+"/status")
+	line := lineUp(t, foreman.URL, "", 1)
+	eventually(t, func() error {
+		page, err := chromedp.Run(tab, chromedp.OuterHTML("html"))
+		if err != nil {
+			return err
+		}
+		for _, want := range []string{line[0].addr, "1 waiting", line[1].addr, lab.EmbedModel} {
+			if !strings.Contains(page, want) {
+				return fmt.Errorf("no %q in the page: %s", want, page)
+			}
+		}
+		return nil
+	})
+}
