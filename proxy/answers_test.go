@@ -235,9 +235,14 @@ func (f *front) raw(t *testing.T, request string, hangUp bool) answer {
 	return readAnswer(t, c)
 }
 
+// readAnswer reads the final answer; informational ones come before it.
 func readAnswer(t *testing.T, c io.Reader) answer {
 	t.Helper()
-	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	r := bufio.NewReader(c)
+	resp, err := http.ReadResponse(r, nil)
+	for err == nil && resp.StatusCode < 200 {
+		resp, err = http.ReadResponse(r, nil)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

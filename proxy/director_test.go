@@ -101,7 +101,10 @@ func TestNothingIsAdded(t *testing.T) {
 		"GET /api/ps HTTP/1.1\r\nHost: localhost\r\n\r\n",
 		"GET /api/ps HTTP/1.0\r\nHost: localhost\r\n\r\n",
 	} {
-		f.raw(t, request, false)
+		if a := f.raw(t, request, false); a.status != 200 {
+			t.Errorf("%q: %d %s; want 200", request, a.status, a.body)
+			continue
+		}
 		got := <-seen
 		names := slices.Sorted(maps.Keys(got.header))
 		want := []string{"Content-Length", "Via", "X-Request-Id"}
@@ -131,6 +134,10 @@ func TestRequestIDs(t *testing.T) {
 		{"é", false},
 	} {
 		a := f.do(t, "POST", "/api/embed", embedBody, "X-Request-Id", test.id)
+		if a.status != 200 {
+			t.Errorf("%q: %d %s; want 200", test.id, a.status, a.body)
+			continue
+		}
 		got := (<-seen).header.Get("X-Request-Id")
 		if got != a.header.Get("X-Request-Id") || got == "" {
 			t.Errorf("%q: the target got %q, the client %q; want one id", test.id, got, a.header.Get("X-Request-Id"))
