@@ -192,7 +192,7 @@ func BenchmarkOthersInFront(b *testing.B) {
 				g.join(same)
 				g.pass()
 			}
-			if holder, waiting := g.Line(); holder != same || len(waiting) != others {
+			if holder, waiting, _ := g.Line(); holder != same || len(waiting) != others {
 				b.Errorf("got %v before %d others; want %v before %d", holder, len(waiting), same, others)
 			}
 		})

@@ -109,15 +109,18 @@ func (g *Gate) Close() {
 	}
 }
 
-// Line returns who holds the turn, nil if nobody does, and who waits, in order
-// of arrival.
-func (g *Gate) Line() (holder Visitor, waiting []Visitor) {
+// Line returns who holds the turn, nil if nobody does; who waits, in order of
+// arrival; and who of these would have the turn next if it were given up now.
+func (g *Gate) Line() (holder Visitor, waiting []Visitor, next Visitor) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for e := g.line.Front(); e != nil; e = e.Next() {
 		waiting = append(waiting, e.Value.(*waiter).visitor)
 	}
-	return g.holder, waiting
+	if e := g.nextLocked(); e != nil {
+		next = e.Value.(*waiter).visitor
+	}
+	return g.holder, waiting, next
 }
 
 // Len tells how many wait and whether somebody holds the turn.

@@ -515,7 +515,7 @@ func TestAffinityCountsFromTheArrival(t *testing.T) {
 				leave = <-next
 			}
 			waiting := []caller(nil)
-			_, line := g.Line()
+			_, line, _ := g.Line()
 			for _, v := range line {
 				waiting = append(waiting, v.(caller))
 			}
@@ -534,24 +534,27 @@ func TestAffinityCountsFromTheArrival(t *testing.T) {
 func TestLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := New(10)
+		g.Affinity = time.Minute
 		wantLine := func(want string) {
 			t.Helper()
-			holder, waiting := g.Line()
-			if got := fmt.Sprintf("%v %v", holder, waiting); got != want {
+			holder, waiting, next := g.Line()
+			if got := fmt.Sprintf("%v %v %v", holder, waiting, next); got != want {
 				t.Errorf("got %s; want %s", got, want)
 			}
 		}
-		wantLine("<nil> []")
+		wantLine("<nil> [] <nil>")
 		leave, err := g.Enter(t.Context(), caller("0a"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		wantLine("0a []")
+		wantLine("0a [] <nil>")
 		enterInTurn(t, g, "1b", "2a")
-		wantLine("0a [1b 2a]")
+		wantLine("0a [1b 2a] 2a")
+		time.Sleep(time.Minute)
+		wantLine("0a [1b 2a] 1b")
 		leave()
 		synctest.Wait()
-		wantLine("<nil> []")
+		wantLine("<nil> [] <nil>")
 	})
 }
 

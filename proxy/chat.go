@@ -57,9 +57,9 @@ func (p *Proxy) enter(x *exchange, ctx context.Context) (leave func(), err error
 		ctx, cancel = context.WithTimeoutCause(ctx, p.QueueTimeout, errQueueTimeout)
 		defer cancel()
 	}
-	began := time.Now()
+	x.joined = time.Now()
 	leave, err = p.Gate.Enter(ctx, x)
-	x.queued = time.Since(began)
+	x.queued = time.Since(x.joined)
 	if !errors.Is(err, gate.ErrFull) { // who never stood in line did not wait
 		p.metrics.observe("foreman_queue_wait_seconds", "", x.queued)
 	}

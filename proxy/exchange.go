@@ -27,11 +27,12 @@ type exchange struct {
 	id      string
 	began   time.Time
 
-	bodyRead  bool   // the request's body was read to its end
-	asked     string // the model that a chat names
-	model     string // the same as the target tells it, once it is known to hold it
-	turn      *turn  // nil but for a chat that has had its turn
-	queued    time.Duration
+	bodyRead  bool          // the request's body was read to its end
+	asked     string        // the model that a chat names
+	model     string        // the same as the target tells it, once it is known to hold it
+	turn      *turn         // nil but for a chat that has had its turn
+	joined    time.Time     // when it stood in line; zero: it never did
+	queued    time.Duration // since then, until the turn or until it left
 	answered  func()        // to be called when the target answers; nil: nobody waits for that
 	failure   error         // what ReverseProxy could not do
 	status    int           // 0: nothing was answered
@@ -167,6 +168,14 @@ func (p *Proxy) end(x *exchange) {
 	}
 }
 
+// arriving is how long it took until the exchange stood in line.
+func (x *exchange) arriving() time.Duration {
+	if x.joined.IsZero() {
+		return 0
+	}
+	return x.joined.Sub(x.began)
+}
+
 // record sums the exchange up.
 func (x *exchange) record() record {
 	cause := x.cause
@@ -186,6 +195,7 @@ func (x *exchange) record() record {
 		ID:        x.id,
 		Model:     x.model,
 		Began:     x.began,
+		Arriving:  x.arriving(),
 		Queued:    x.queued,
 		FirstByte: x.firstByte,
 		Duration:  time.Since(x.began),

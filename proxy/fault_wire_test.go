@@ -108,8 +108,12 @@ func newHeldFront(t testing.TB, change func(*Options)) (*front, *holder) {
 }
 
 func (h *holder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == "/api/tags" {
+	switch r.URL.Path {
+	case "/api/tags":
 		h.tags(w, r)
+		return
+	case "/api/ps":
+		io.WriteString(w, `{"models":[]}`)
 		return
 	}
 	body, _ := io.ReadAll(r.Body)

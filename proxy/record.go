@@ -17,7 +17,8 @@ type record struct {
 	ID        string // X-Request-Id
 	Model     string // of a chat, once the target is known to hold it
 	Began     time.Time
-	Queued    time.Duration // a chat's wait for its turn
+	Arriving  time.Duration // from Began until a chat stood in line: its body came and its model was looked up
+	Queued    time.Duration // a chat's wait for its turn, from then on
 	FirstByte time.Duration // from Began to the answer's header; 0: there was none
 	Duration  time.Duration
 	Bytes     int64  // of the answer's body

@@ -50,8 +50,9 @@ type status struct {
 	Since    string
 	LastPoll string
 
-	Chat    *seat // nil: nobody holds the turn
-	Waiting []seat
+	Chat       *seat // nil: nobody holds the turn
+	Waiting    []seat
+	Overtaking bool // the next in line is not the first
 
 	Embedder string
 	Warm     bool
@@ -65,6 +66,7 @@ type status struct {
 type seat struct {
 	Model, Client, Since string
 	Bytes                string // of the answer so far; empty: none yet
+	Next                 bool   // its turn comes next
 }
 
 // A loaded is a model of the target.
@@ -73,11 +75,18 @@ type loaded struct {
 	Resident, Embedder bool
 }
 
-// A bar is a request that has ended, and its three parts drawn to one scale.
+// A bar is a request that has ended, and its parts drawn to one scale.
 type bar struct {
 	record
 	Ago, Queue, First, Total string
-	Left, Middle, Right      int // widths: in line, until the first byte, after it; of 1000
+	Parts                    []part
+}
+
+// A part is a part of a request's time, as the style sheet calls it, and where it
+// is drawn, of 1000.
+type part struct {
+	Class    string
+	X, Width int
 }
 
 // statusPage answers /status.
@@ -116,7 +125,7 @@ func (p *Proxy) status(ctx context.Context) *status {
 	if !state.LastPoll.IsZero() {
 		s.LastPoll = span(now.Sub(state.LastPoll)) + " ago"
 	}
-	holder, waiting := p.Gate.Line()
+	holder, waiting, next := p.Gate.Line()
 	if x, ok := holder.(*exchange); ok {
 		s.Chat = &seat{Model: x.model, Client: x.request.RemoteAddr}
 		if t := p.running.Load(); t != nil && t.x == x {
@@ -131,8 +140,9 @@ func (p *Proxy) status(ctx context.Context) *status {
 		if !ok {
 			continue
 		}
-		s.Waiting = append(s.Waiting, seat{Model: x.model, Client: x.request.RemoteAddr, Since: span(now.Sub(x.began))})
+		s.Waiting = append(s.Waiting, seat{Model: x.model, Client: x.request.RemoteAddr, Since: span(now.Sub(x.joined)), Next: v == next})
 	}
+	s.Overtaking = len(s.Waiting) > 0 && !s.Waiting[0].Next
 	resident, err := p.ps.names(ctx, p.Target, state)
 	s.PSFailed = err != nil
 	for _, name := range state.Names() {
@@ -225,7 +235,7 @@ func (r *recent) bars(now time.Time) []bar {
 		return nil
 	}
 	longest := slices.MaxFunc(r.records, func(a, b record) int { return cmp.Compare(a.Duration, b.Duration) }).Duration
-	share := func(d time.Duration) int { return int(1000 * d / max(longest, 1)) }
+	place := func(d time.Duration) int { return int(1000 * d / max(longest, 1)) }
 	var bars []bar
 	for _, rec := range slices.Backward(r.records) {
 		first := rec.FirstByte
@@ -233,9 +243,16 @@ func (r *recent) bars(now time.Time) []bar {
 			first = rec.Duration
 		}
 		b := bar{record: rec, Ago: span(now.Sub(rec.Began.Add(rec.Duration))), Queue: span(rec.Queued), First: span(first), Total: span(rec.Duration)}
-		b.Left = share(rec.Queued)
-		b.Middle = max(0, share(first)-b.Left)
-		b.Right = max(0, share(rec.Duration)-b.Left-b.Middle)
+		x := 0
+		for _, end := range []struct {
+			class string
+			at    time.Duration
+		}{{"arriving", rec.Arriving}, {"queue", rec.Arriving + rec.Queued}, {"first", first}, {"rest", rec.Duration}} {
+			if to := place(end.at); to > x {
+				b.Parts = append(b.Parts, part{end.class, x, to - x})
+				x = to
+			}
+		}
 		bars = append(bars, b)
 	}
 	return bars

@@ -2,11 +2,13 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -76,6 +78,69 @@ func TestStatusShowsWhoHoldsTheTurnAndWhoWaits(t *testing.T) {
 	}
 }
 
+// TestStatusTellsTheWaitInLine: who took long to send a chat has not waited for
+// the host meanwhile.
+func TestStatusTellsTheWaitInLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		f, network := newFrontIn(t, target, nil)
+		connectIn(t, network).send(t, postOf("/api/chat", marked("first")))
+		first := target.next(t, "first")
+		slow := connectIn(t, network)
+		request := postOf("/api/chat", marked("slow"))
+		slow.send(t, request[:len(request)-1])
+		time.Sleep(20 * time.Second)
+		slow.send(t, request[len(request)-1:])
+		synctest.Wait()
+		time.Sleep(1500 * time.Millisecond)
+		if got := f.status(t.Context()).Waiting; len(got) != 1 || got[0].Since != "1.5 s" || !got[0].Next {
+			t.Errorf("waiting: %+v; want one for 1.5 s, the next", got)
+		}
+		first.finish()
+		target.next(t, "slow").finish()
+		slow.status(t)
+		synctest.Wait()
+		got := f.recent.bars(time.Now())[0]
+		if got.Arriving != 20*time.Second || got.Queued != 1500*time.Millisecond {
+			t.Errorf("arrived for %v and waited for %v; want 20 s and 1.5 s", got.Arriving, got.Queued)
+		}
+	})
+}
+
+// TestStatusTellsWhoIsNext: the first in line is not, while it is overtaken.
+func TestStatusTellsWhoIsNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		f, network := newFrontIn(t, target, func(o *Options) { o.Gate.Affinity = time.Minute })
+		connectIn(t, network).send(t, postOf("/api/chat", marked("first")))
+		first := target.next(t, "first")
+		for _, body := range []string{`{"model":"embed"}`, marked("third")} {
+			connectIn(t, network).send(t, postOf("/api/chat", body))
+			synctest.Wait()
+		}
+		next := func() string {
+			var next []string
+			s := f.status(t.Context())
+			for _, seat := range s.Waiting {
+				if seat.Next {
+					next = append(next, seat.Model)
+				}
+			}
+			return fmt.Sprint(next, s.Overtaking)
+		}
+		if got, want := next(), "[chat:latest] true"; got != want {
+			t.Errorf("next, overtaking: %s; want %s", got, want)
+		}
+		time.Sleep(time.Minute)
+		if got, want := next(), "[embed:latest] false"; got != want {
+			t.Errorf("next, overtaking after a minute: %s; want %s", got, want)
+		}
+		first.finish()
+		(<-target.arrived).finish()
+		target.next(t, "third").finish()
+	})
+}
+
 func TestStatusNeedsTheTokenAsPassword(t *testing.T) {
 	f := newFront(t, newStub(t).URL, func(o *Options) { o.Token = "sesame" })
 	basic := func(password string) func(*http.Request) {
@@ -114,7 +179,7 @@ func TestStatusOfATargetThatIsAway(t *testing.T) {
 	f.Inventory.Refresh()
 	await(t, func() bool { return f.Inventory.State().Degraded() })
 	_, page := get(t, f.URL+"/status", nil)
-	for _, want := range []string{"degraded: unreachable", "chat:latest"} {
+	for _, want := range []string{"degraded: unreachable", "degraded for ", "chat:latest"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("no %q in:\n%s", want, page)
 		}
@@ -124,17 +189,23 @@ func TestStatusOfATargetThatIsAway(t *testing.T) {
 func TestBarsAreDrawnToTheLongest(t *testing.T) {
 	var r recent
 	for i := range 30 {
-		r.add(record{Status: 200, Queued: time.Duration(i) * time.Second, FirstByte: time.Duration(2*i) * time.Second, Duration: time.Duration(4*i) * time.Second})
+		s := time.Duration(i) * time.Second
+		r.add(record{Status: 200, Arriving: s, Queued: s, FirstByte: 4 * s, Duration: 10 * s})
 	}
+	r.add(record{Status: 404, FirstByte: 145 * time.Second, Duration: 145 * time.Second}) // refused, never in line
 	bars := r.bars(time.Now())
 	if got, want := len(bars), recentLimit; got != want {
 		t.Fatalf("%d bars; want %d", got, want)
 	}
-	first, last := bars[0], bars[len(bars)-1]
-	if first.Left != 250 || first.Middle != 250 || first.Right != 500 {
-		t.Errorf("the longest: %d %d %d; want 250 250 500", first.Left, first.Middle, first.Right)
+	for i, want := range [][]part{
+		{{"first", 0, 500}},
+		{{"arriving", 0, 100}, {"queue", 100, 100}, {"first", 200, 200}, {"rest", 400, 600}},
+	} {
+		if got := bars[i].Parts; !slices.Equal(got, want) {
+			t.Errorf("bar %d: %v; want %v", i, got, want)
+		}
 	}
-	if got, want := last.Queued, 10*time.Second; got != want {
+	if got, want := bars[len(bars)-1].Queued, 11*time.Second; got != want {
 		t.Errorf("the oldest kept waited %v; want %v", got, want)
 	}
 }

@@ -146,11 +146,18 @@ const problems = `async scheme => {
 	must($("[tabindex]").every(e => e.tabIndex === 0), "an order of focus of its own");
 	must($("#host[role=status], #stale[role=alert]").length === 2, "changes are not read out");
 
+	// Each cell is read out under its own header, at any width.
+	const read = e => e.checkVisibility({ visibilityProperty: true }) && getComputedStyle(e).display !== "none";
+	for (const row of $("tr")) {
+		const cells = [...row.cells].filter(read).length;
+		must(cells === $("thead th").length, cells + " cells are read out of " + $("thead th").length + ": " + show(row));
+	}
+
 	// Nothing is out of sight at the right, and what can be scrolled can be by keyboard.
 	const width = document.documentElement.clientWidth;
 	must(document.documentElement.scrollWidth <= width, "the page scrolls sideways: " + document.documentElement.scrollWidth + " > " + width);
 	for (const e of $("body *")) {
-		if (!e.checkVisibility() || e.closest("thead") && getComputedStyle(e.closest("thead")).position === "absolute") continue;
+		if (!e.checkVisibility() || [e.closest("thead"), e.closest("td")].some(e => e && getComputedStyle(e).position === "absolute")) continue; // only read out
 		must(e.getBoundingClientRect().right <= width + 0.5, "beyond the right edge: " + show(e));
 		must(e.scrollWidth <= e.clientWidth + 1 || e.clientWidth === 0 || e.closest("svg") || e.tabIndex === 0, "cut off: " + show(e));
 	}

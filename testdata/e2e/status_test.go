@@ -22,6 +22,7 @@ import (
 // A witness remembers what a tab asked for and what it complained of.
 type witness struct {
 	mu         sync.Mutex // guards what follows
+	asked      int        // how often it asked for anything
 	origins    []string   // each once
 	complaints []string
 }
@@ -41,6 +42,7 @@ func (w *witness) see(event any) {
 	defer w.mu.Unlock()
 	switch e := event.(type) {
 	case *network.EventRequestWillBeSent:
+		w.asked++
 		if u, err := url.Parse(e.Request.URL); err != nil {
 			w.complaints = append(w.complaints, err.Error())
 		} else if origin := u.Scheme + "://" + u.Host; !slices.Contains(w.origins, origin) {
@@ -53,6 +55,13 @@ func (w *witness) see(event any) {
 	case *runtime.EventExceptionThrown:
 		w.complaints = append(w.complaints, e.ExceptionDetails.Text)
 	}
+}
+
+// requests returns how often the tab has asked for anything.
+func (w *witness) requests() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.asked
 }
 
 // expectPeace fails the test if the tab has asked anybody but origin for
@@ -107,6 +116,14 @@ func shows(t *testing.T, tab context.Context, selector string, want ...string) {
 	})
 }
 
+// press types keys in the tab.
+func press(t *testing.T, tab context.Context, keys string) {
+	t.Helper()
+	if err := chromedp.Do(tab, chromedp.KeyEvent(keys)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // mark marks the page, and returns a function that fails the test if it has been
 // loaded anew since.
 func mark(t *testing.T, tab context.Context) (expectSame func()) {
@@ -139,15 +156,31 @@ func TestStatusPageLives(t *testing.T) {
 	line := lineUp(t, foreman.URL, "", 2)
 	shows(t, tab, "#now", lab.ChatModel+":latest for "+line[0].addr+", running for ", "B so far",
 		"2 waiting", lab.ChatModel+":latest for "+line[1].addr+", waiting for ", lab.ChatModel+":latest for "+line[2].addr+", waiting for ")
-	before := value[string](t, tab, `document.querySelector("#now .holder").innerText`)
+	// Who copies an address is not disturbed by a page that lives.
+	value[bool](t, tab, `const address = document.querySelector("#now li code"); getSelection().selectAllChildren(address); address.isConnected`)
+	const holder = `document.querySelector("#now .holder").innerText`
+	before := value[string](t, tab, holder)
 	eventually(t, func() error {
-		if value[string](t, tab, `document.querySelector("#now .holder").innerText`) == before {
+		if value[string](t, tab, holder) == before {
 			return fmt.Errorf("the page goes on to show %q", before)
 		}
 		return nil
 	})
+	if got := value[string](t, tab, `address.isConnected && getSelection().toString()`); got != line[1].addr {
+		t.Errorf("selected: got %q; want still %q", got, line[1].addr)
+	}
 
+	// It can be paused, by keyboard too.
+	value[bool](t, tab, `const box = document.querySelector("#live input"); box.focus(); document.activeElement === box`)
+	press(t, tab, " ")
+	asked := seen.requests()
 	line[1].leave()
+	eventually(t, func() error { return wantWaiting(foreman.URL, 1) })
+	inPage[bool](t, tab, `ms => new Promise(done => setTimeout(done, ms, true))`, 2500) // two of its seconds
+	if n := seen.requests() - asked; n > 1 {                                            // one may have been under way
+		t.Errorf("while it was paused the page asked %d times; want none", n)
+	}
+	press(t, tab, " ")
 	shows(t, tab, "#now", line[0].addr, "1 waiting", line[2].addr)
 	shows(t, tab, "#recent tbody tr", "/api/chat", "499")
 	line[0].leave()
@@ -155,7 +188,7 @@ func TestStatusPageLives(t *testing.T) {
 
 	ollama.Kill()
 	shows(t, tab, "#host", "▲ degraded: unreachable")
-	shows(t, tab, "#host-since", "away for ")
+	shows(t, tab, "#host-since", "degraded for ")
 	shows(t, tab, "#models", lab.ChatModel, "cannot be read")
 	shows(t, tab, "#now", "No chat is running.")
 	if err := ollama.Start(t.Context()); err != nil {
