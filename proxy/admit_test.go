@@ -129,7 +129,7 @@ func TestHosts(t *testing.T) {
 func TestLoop(t *testing.T) {
 	ln := listen(t)
 	f := newFrontOn(t, ln, "http://"+ln.Addr().String(), func(o *Options) { o.Manage = true })
-	want := refusal{508, "the request came from this foreman: FOREMAN_OLLAMA_URL points back at it", failed, failed}
+	want := refusal{508, "the request came from this foreman: FOREMAN_OLLAMA_URL points back at it", failed}
 	for _, path := range append(dialects, "/api/embed", "/v1/embeddings", "/api/show", "/api/pull") {
 		a := f.do(t, "POST", path, chatBody)
 		want.check(t, path, a)

@@ -20,11 +20,11 @@ import (
 var dialects = []string{"/api/chat", "/v1/chat/completions", "/v1/messages"}
 
 // A refusal is an error that foreman itself answers with: its status, its text
-// and what the OpenAI and the Anthropic API call it.
+// and what the Anthropic API calls it. The OpenAI API has two names, and codes.
 type refusal struct {
-	status            int
-	text              string
-	openAI, anthropic string
+	status    int
+	text      string
+	anthropic string
 }
 
 // in returns the body that tells the refusal in the dialect of a path.
@@ -33,7 +33,16 @@ func (r refusal) in(path string) string {
 	case path == "/v1/messages":
 		return fmt.Sprintf(`{"type":"error","error":{"type":"%s","message":"%s"}}`+"\n", r.anthropic, r.text)
 	case strings.HasPrefix(path, "/v1/"):
-		return fmt.Sprintf(`{"error":{"message":"%s","type":"%s","param":null,"code":null}}`+"\n", r.text, r.openAI)
+		kind, code := "invalid_request_error", "null"
+		switch {
+		case r.status >= 500:
+			kind = "server_error"
+		case r.status == 401:
+			code = `"invalid_api_key"`
+		case r.status == 404:
+			code = `"model_not_found"`
+		}
+		return fmt.Sprintf(`{"error":{"message":"%s","type":"%s","param":null,"code":%s}}`+"\n", r.text, kind, code)
 	default:
 		return fmt.Sprintf(`{"error":"%s"}`+"\n", r.text)
 	}
@@ -61,25 +70,22 @@ func (r refusal) check(t *testing.T, path string, a answer) {
 }
 
 const (
-	invalid = "invalid_request_error" // in both APIs
-	denied  = "authentication_error"
-	forbids = "permission_error"
-	missing = "not_found_error"
+	invalid = "invalid_request_error"
 	failed  = "api_error"
 )
 
-func badJSON(text string) refusal { return refusal{400, text, invalid, invalid} }
+func badJSON(text string) refusal { return refusal{400, text, invalid} }
 
 // TestAnswers goes through the table of answers. Each row is asked for in each
 // dialect; none leaves the turn or memory taken, and none but those that say so
 // reaches the target.
 func TestAnswers(t *testing.T) {
-	notFound := func(model string) refusal { return refusal{404, "model '" + model + "' not found", missing, missing} }
-	unauthorized := refusal{401, "a valid token is required, exactly once, as Authorization: Bearer", denied, denied}
-	tooLarge := refusal{413, "request body larger than 1024 bytes", invalid, "request_too_large"}
-	framing := refusal{400, "the request body is broken off or badly framed", invalid, invalid}
-	unreachable := refusal{503, "the Ollama host is unreachable", failed, "overloaded_error"}
-	nonsense := refusal{502, "the Ollama host answered nonsense", failed, failed}
+	notFound := func(model string) refusal { return refusal{404, "model '" + model + "' not found", "not_found_error"} }
+	unauthorized := refusal{401, "a valid token is required, exactly once, as Authorization: Bearer", "authentication_error"}
+	tooLarge := refusal{413, "request body larger than 1024 bytes", "request_too_large"}
+	framing := refusal{400, "the request body is broken off or badly framed", invalid}
+	unreachable := refusal{503, "the Ollama host is unreachable", "overloaded_error"}
+	nonsense := refusal{502, "the Ollama host answered nonsense", failed}
 
 	withToken := func(o *Options) { o.Token = clientToken }
 	small := func(o *Options) { o.MaxBody = 1 << 10 }
@@ -132,18 +138,18 @@ func TestAnswers(t *testing.T) {
 		{name: "401 wrong token", options: withToken, header: []string{"Authorization", "Bearer nonsense"}, body: chatBody, want: unauthorized},
 		{name: "401 wrong scheme", options: withToken, header: []string{"Authorization", "Basic " + clientToken}, body: chatBody, want: unauthorized},
 		{name: "401 token twice", options: withToken, header: []string{"Authorization", "Bearer " + clientToken, "Authorization", "Bearer " + clientToken}, body: chatBody, want: unauthorized},
-		{name: "403 host", header: []string{"Host", "evil.example"}, body: chatBody, want: refusal{403, "this Host name is not accepted; see FOREMAN_HOSTS", forbids, forbids}},
+		{name: "403 host", header: []string{"Host", "evil.example"}, body: chatBody, want: refusal{403, "this Host name is not accepted; see FOREMAN_HOSTS", "permission_error"}},
 
 		{name: "404 model", body: `{"model":"no-such:7b"}`, want: notFound("no-such:7b")},
 		{name: "404 long model", body: `{"model":"` + strings.Repeat("x", 5000) + `"}`, want: notFound(strings.Repeat("x", 5000))},
 		{name: "404 odd model", body: `{"model":"a\nb\u0000/../é"}`, want: notFound(`a\nb\u0000/../é`)},
-		{name: "405", method: "GET", want: refusal{405, "method not allowed; allowed: POST", invalid, invalid}},
-		{name: "405 with a body", method: "PUT", body: chatBody, want: refusal{405, "method not allowed; allowed: POST", invalid, invalid}},
+		{name: "405", method: "GET", want: refusal{405, "method not allowed; allowed: POST", invalid}},
+		{name: "405 with a body", method: "PUT", body: chatBody, want: refusal{405, "method not allowed; allowed: POST", invalid}},
 		{name: "413 declared", options: small, body: large, want: tooLarge},
 		{name: "413 declared and never sent", options: small, raw: "POST PATH HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1025\r\n\r\n", want: tooLarge},
 		{name: "413 chunked", options: small, header: []string{"Transfer-Encoding", "chunked"}, body: large, want: tooLarge},
-		{name: "415", header: []string{"Content-Encoding", "gzip"}, body: chatBody, want: refusal{415, "only Content-Encoding: identity is supported here", invalid, invalid}},
-		{name: "415 twice", header: []string{"Content-Encoding", "identity", "Content-Encoding", "gzip"}, body: chatBody, want: refusal{415, "only Content-Encoding: identity is supported here", invalid, invalid}},
+		{name: "415", header: []string{"Content-Encoding", "gzip"}, body: chatBody, want: refusal{415, "only Content-Encoding: identity is supported here", invalid}},
+		{name: "415 twice", header: []string{"Content-Encoding", "identity", "Content-Encoding", "gzip"}, body: chatBody, want: refusal{415, "only Content-Encoding: identity is supported here", invalid}},
 
 		{name: "502 not HTTP", target: speak("SSH-2.0-OpenSSH_9.6\r\n"), body: chatBody, want: nonsense, reaches: true},
 		{name: "502 unasked 101", target: speak("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"), body: chatBody, want: nonsense, reaches: true},
@@ -157,15 +163,15 @@ func TestAnswers(t *testing.T) {
 		{name: "503 hangs up within the header", target: speak("HTTP/1.1 200 OK\r\n"), body: chatBody, want: unreachable, reaches: true},
 		{
 			name: "503 degraded", target: func(s *stub) { s.tags = refuseWith(500) }, body: chatBody,
-			want: refusal{503, "model 'chat' unknown, and the Ollama host does not tell its models now", failed, "overloaded_error"},
+			want: refusal{503, "model 'chat' unknown, and the Ollama host does not tell its models now", "overloaded_error"},
 		},
 		{
 			name: "503 queue full", options: func(o *Options) { o.Gate = gate.New(0) }, before: occupy, body: chatBody,
-			want: refusal{503, "too many chats are waiting", failed, "overloaded_error"},
+			want: refusal{503, "too many chats are waiting", "overloaded_error"},
 		},
 		{
 			name: "503 waited too long", options: func(o *Options) { o.QueueTimeout = time.Millisecond }, before: occupy, body: chatBody,
-			want: refusal{503, "waited too long for a turn", failed, "overloaded_error"},
+			want: refusal{503, "waited too long for a turn", "overloaded_error"},
 		},
 		{
 			name: "503 too many bytes", body: chatBody,
@@ -173,12 +179,12 @@ func TestAnswers(t *testing.T) {
 				f.bodies.used.Add(f.bodies.limit)
 				return func() { f.bodies.used.Add(-f.bodies.limit) }
 			},
-			want: refusal{503, "too many bytes are waiting", failed, "overloaded_error"},
+			want: refusal{503, "too many bytes are waiting", "overloaded_error"},
 		},
 		{
 			name: "503 shutting down", body: chatBody,
 			before: func(_ *testing.T, f *front) func() { f.Gate.Close(); return func() {} },
-			want:   refusal{503, "foreman is shutting down", failed, "overloaded_error"},
+			want:   refusal{503, "foreman is shutting down", "overloaded_error"},
 		},
 	} {
 		for _, path := range dialects {
@@ -267,7 +273,7 @@ func TestUnreachableTargetIs503(t *testing.T) {
 	ln := listen(t)
 	ln.Close()
 	f := newFront(t, "http://"+ln.Addr().String(), nil)
-	want := refusal{503, "the Ollama host is unreachable", failed, "overloaded_error"}
+	want := refusal{503, "the Ollama host is unreachable", "overloaded_error"}
 	for _, path := range append(dialects, "/api/embed", "/v1/embeddings", "/api/show") {
 		want.check(t, path, f.do(t, "POST", path, chatBody))
 	}
@@ -319,7 +325,7 @@ func TestManagementOffIs403(t *testing.T) {
 func TestTooLargeEmbedIs413(t *testing.T) {
 	stub := newStub(t)
 	f := newFront(t, stub.URL, func(o *Options) { o.MaxBody = 1 << 10 })
-	want := refusal{413, "request body larger than 1024 bytes", invalid, ""}
+	want := refusal{413, "request body larger than 1024 bytes", ""}
 	body := embedBody + strings.Repeat(" ", 1<<10)
 	for _, path := range []string{"/api/embed", "/v1/embeddings"} {
 		want.check(t, path, f.do(t, "POST", path, body))
@@ -400,7 +406,7 @@ func TestSlowUploadIs408(t *testing.T) {
 			})
 			began := time.Now()
 			a := readAnswer(t, c)
-			refusal{408, "the request body came too slowly", invalid, invalid}.check(t, path, a)
+			refusal{408, "the request body came too slowly", invalid}.check(t, path, a)
 			if got := time.Since(began); got < uploadGrace || got > uploadGrace+time.Second {
 				t.Errorf("408 after %v; want %v", got, uploadGrace)
 			}
@@ -453,8 +459,8 @@ func TestSilentTargetIs504(t *testing.T) {
 		least, limit time.Duration
 		want         refusal
 	}{
-		{"but alive", nil, 10 * time.Minute, 10*time.Minute + 2*time.Second, refusal{504, "the Ollama host said nothing for too long", failed, "timeout_error"}},
-		{"and asleep", silent, 10 * time.Second, 25 * time.Second, refusal{504, "the Ollama host has gone silent", failed, "timeout_error"}},
+		{"but alive", nil, 10 * time.Minute, 10*time.Minute + 2*time.Second, refusal{504, "the Ollama host said nothing for too long", "timeout_error"}},
+		{"and asleep", silent, 10 * time.Second, 25 * time.Second, refusal{504, "the Ollama host has gone silent", "timeout_error"}},
 	} {
 		for _, path := range dialects {
 			t.Run(test.name+path, func(t *testing.T) {

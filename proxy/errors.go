@@ -168,13 +168,13 @@ func (p *Proxy) refuse(x *exchange, v verdict) {
 	if x.turn != nil {
 		h.Set("Server-Timing", x.serverTiming())
 	}
-	writeJSON(x, v.status, dialect(x.request.URL.Path)(v.status, v.text))
+	writeJSON(x, v.status, dialect(x.request.URL.Path)(v))
 }
 
 // dialect returns the shape of errors of the API that a path belongs to.
-func dialect(path string) func(status int, text string) any {
+func dialect(path string) func(verdict) any {
 	switch {
-	case path == "/v1/messages":
+	case path == "/v1/messages", strings.HasPrefix(path, "/v1/messages/"):
 		return anthropicError
 	case strings.HasPrefix(path, "/v1/"):
 		return openAIError
@@ -184,44 +184,48 @@ func dialect(path string) func(status int, text string) any {
 }
 
 // nativeError is Ollama's own shape.
-func nativeError(_ int, text string) any {
+func nativeError(v verdict) any {
 	return struct {
 		Error string `json:"error"`
-	}{text}
+	}{v.text}
 }
 
 // openAIError is the shape of https://platform.openai.com/docs/guides/error-codes.
-func openAIError(status int, text string) any {
+// Its types are OpenAI's own: Ollama's, not_found_error and api_error, are not
+// the same for the same status on all of its paths.
+func openAIError(v verdict) any {
 	type inner struct {
 		Message string  `json:"message"`
 		Type    string  `json:"type"`
 		Param   *string `json:"param"`
 		Code    *string `json:"code"`
 	}
-	kind := "api_error"
-	switch {
-	case status == http.StatusNotFound:
-		kind = "not_found_error" // as Ollama has it
-	case status == http.StatusUnauthorized:
-		kind = "authentication_error"
-	case status == http.StatusForbidden:
-		kind = "permission_error"
-	case status < 500:
-		kind = "invalid_request_error"
+	e := inner{Message: v.text, Type: "server_error"}
+	if v.status < 500 {
+		e.Type = "invalid_request_error"
+	}
+	if code, ok := openAICodes[v.reason]; ok {
+		e.Code = &code
 	}
 	return struct {
 		Error inner `json:"error"`
-	}{inner{Message: text, Type: kind}}
+	}{e}
+}
+
+// openAICodes are OpenAI's codes for what foreman finds wrong, where it has one.
+var openAICodes = map[string]string{
+	"token":         "invalid_api_key",
+	"unknown model": "model_not_found",
 }
 
 // anthropicError is the shape of https://docs.anthropic.com/en/api/errors.
-func anthropicError(status int, text string) any {
+func anthropicError(v verdict) any {
 	type inner struct {
 		Type    string `json:"type"`
 		Message string `json:"message"`
 	}
 	kind := "api_error"
-	switch status {
+	switch v.status {
 	case http.StatusUnauthorized:
 		kind = "authentication_error"
 	case http.StatusForbidden:
@@ -235,14 +239,14 @@ func anthropicError(status int, text string) any {
 	case http.StatusGatewayTimeout:
 		kind = "timeout_error"
 	default:
-		if status < 500 {
+		if v.status < 500 {
 			kind = "invalid_request_error"
 		}
 	}
 	return struct {
 		Type  string `json:"type"`
 		Error inner  `json:"error"`
-	}{"error", inner{kind, text}}
+	}{"error", inner{kind, v.text}}
 }
 
 // writeJSON writes an answer of foreman's own, on one line: Ollama's command

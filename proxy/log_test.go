@@ -196,7 +196,7 @@ func TestPanicIsAnswered(t *testing.T) {
 	stub := newStub(t)
 	f := newFront(t, stub.URL, nil)
 	f.reverse.ModifyResponse = func(*http.Response) error { panic("a defect") }
-	want := refusal{500, "foreman failed; its log says why", failed, failed}
+	want := refusal{500, "foreman failed; its log says why", failed}
 	for _, path := range dialects {
 		a := f.do(t, "POST", path, chatBody)
 		if a.status != 500 || a.body != want.in(path) {

@@ -105,8 +105,11 @@ func TestOtherPathsNeverReachTheTarget(t *testing.T) {
 				t.Errorf("%s %s: %d; want 404", method, path, a.status)
 			}
 			want := `{"error":"foreman has no such path"}` + "\n"
-			if strings.HasPrefix(path, "/v1/") {
-				want = `{"error":{"message":"foreman has no such path","type":"not_found_error","param":null,"code":null}}` + "\n"
+			switch {
+			case strings.HasPrefix(path, "/v1/messages/"):
+				want = `{"type":"error","error":{"type":"not_found_error","message":"foreman has no such path"}}` + "\n"
+			case strings.HasPrefix(path, "/v1/"):
+				want = `{"error":{"message":"foreman has no such path","type":"invalid_request_error","param":null,"code":null}}` + "\n"
 			}
 			if method == "HEAD" {
 				want = ""

@@ -122,12 +122,12 @@ func TestOpenAI(t *testing.T) {
 	t.Run("errors", func(t *testing.T) {
 		question.Model = "absent"
 		_, unknown := through.Chat.Completions.New(t.Context(), question)
-		wantOpenAIError(t, unknown, http.StatusNotFound, "not_found_error", "model 'absent' not found")
+		wantOpenAIError(t, unknown, http.StatusNotFound, "invalid_request_error", "model 'absent' not found")
 		_, unknown = through.Models.Get(t.Context(), "absent")
 		wantOpenAIError(t, unknown, http.StatusNotFound, "api_error", "absent") // Ollama's own
 		wrong := newOpenAI(foreman.URL, "simsim")
 		_, refused := wrong.Models.List(t.Context())
-		wantOpenAIError(t, refused, http.StatusUnauthorized, "authentication_error", "token")
+		wantOpenAIError(t, refused, http.StatusUnauthorized, "invalid_request_error", "token")
 	})
 }
 

@@ -32,7 +32,8 @@ test('openai: models', async () => {
 test('openai: errors', async () => {
   await assert.rejects(client.chat.completions.create({ ...ask, model: 'absent' }), (err) => {
     assert.ok(err instanceof OpenAI.NotFoundError, err);
-    assert.equal(err.type, 'not_found_error');
+    assert.equal(err.type, 'invalid_request_error');
+    assert.equal(err.code, 'model_not_found');
     assert.match(err.message, /model 'absent' not found/);
     return true;
   });
