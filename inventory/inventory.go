@@ -38,8 +38,8 @@ var (
 
 // Errors of [Inventory.Check], beside ErrUnreachable.
 var (
-	ErrNotFound = errors.New("model not found")
-	ErrDegraded = errors.New("model unknown and the target's models cannot be read")
+	ErrNotFound = errors.New("not found on the target")
+	ErrDegraded = errors.New("unknown, and the target's models cannot be read")
 )
 
 // A source is the target as the inventory needs it.
@@ -53,7 +53,7 @@ type source interface {
 // State is what was known at one moment.
 type State struct {
 	Tags       []byte            // the target's last good answer to GET /api/tags; nil before the first
-	Kept       map[string][]byte // its last good answers to GET on the paths of Inventory.Keep
+	Kept       map[string]Answer // its last good answers to GET on the paths of Inventory.Keep
 	LastPoll   time.Time         // when Tags was read
 	Reason     string            // why the state is degraded; empty: it is not
 	Since      time.Time         // when it became, or ceased to be, degraded
@@ -62,6 +62,12 @@ type State struct {
 	models  models
 	err     error     // of the last poll
 	counted time.Time // when Unanswered last grew
+}
+
+// An Answer is what the target said, and when that was read.
+type Answer struct {
+	Body []byte
+	Read time.Time
 }
 
 // Degraded reports whether the last poll failed, or none has ended yet.
@@ -164,7 +170,7 @@ func (inv *Inventory) Check(ctx context.Context, model string) error {
 	}
 	switch {
 	case state.Reason == Unreachable:
-		return state.err
+		return fmt.Errorf("last poll: %w", state.err)
 	case state.Holds(model):
 		return nil
 	case state.Degraded():
@@ -185,7 +191,7 @@ func (inv *Inventory) Reachable(ctx context.Context) error {
 		return err
 	}
 	if state := inv.State(); state.Reason == Unreachable {
-		return state.err
+		return fmt.Errorf("last poll: %w", state.err)
 	}
 	return nil
 }
@@ -272,11 +278,11 @@ func (inv *Inventory) keep(ctx context.Context) {
 	defer cancel()
 	kept := maps.Clone(inv.State().Kept)
 	if kept == nil {
-		kept = map[string][]byte{}
+		kept = map[string]Answer{}
 	}
 	for _, path := range inv.Keep {
 		if body, err := inv.source.Read(ctx, path); err == nil {
-			kept[path] = body
+			kept[path] = Answer{body, time.Now()}
 		}
 	}
 	inv.mu.Lock()

@@ -384,10 +384,10 @@ func TestKeep(t *testing.T) {
 			want  string
 		}{
 			{nil, nil, "map[]"},
-			{map[string]string{"/v1/models": "m1", "/api/version": "v1", "/not/kept": "x"}, nil, "map[/api/version:v1 /v1/models:m1]"},
-			{map[string]string{"/v1/models": "m2", "/api/version": "v2"}, nil, "map[/api/version:v2 /v1/models:m2]"},
-			{map[string]string{"/v1/models": "m3"}, errRefused, "map[/api/version:v2 /v1/models:m2]"}, // not asked for
-			{map[string]string{"/v1/models": "m4"}, nil, "map[/api/version:v2 /v1/models:m4]"},        // the last good one of each
+			{map[string]string{"/v1/models": "m1", "/api/version": "v1", "/not/kept": "x"}, nil, "map[/api/version:v1 0s /v1/models:m1 0s]"},
+			{map[string]string{"/v1/models": "m2", "/api/version": "v2"}, nil, "map[/api/version:v2 0s /v1/models:m2 0s]"},
+			{map[string]string{"/v1/models": "m3"}, errRefused, "map[/api/version:v2 5s /v1/models:m2 5s]"}, // not asked for
+			{map[string]string{"/v1/models": "m4"}, nil, "map[/api/version:v2 10s /v1/models:m4 0s]"},       // the last good one of each
 		} {
 			source.mu.Lock()
 			source.other = step.other
@@ -395,8 +395,8 @@ func TestKeep(t *testing.T) {
 			source.say(chat, step.err)
 			sleep(5 * second)
 			got := make(map[string]string)
-			for path, body := range inv.State().Kept {
-				got[path] = string(body)
+			for path, answer := range inv.State().Kept {
+				got[path] = fmt.Sprintf("%s %v", answer.Body, time.Since(answer.Read))
 			}
 			if got := fmt.Sprint(got); got != step.want {
 				t.Errorf("step %d: got %s; want %s", i, got, step.want)

@@ -312,6 +312,10 @@ func TestManagementOffIs403(t *testing.T) {
 	want := refusal{status: 403, text: "model management is off; foreman's host can turn it on with FOREMAN_MANAGE=true"}
 	for _, rt := range []string{"POST /api/pull", "POST /api/push", "POST /api/create", "POST /api/copy", "DELETE /api/delete", "POST /api/blobs/sha256:00"} {
 		method, path, _ := strings.Cut(rt, " ")
+		want := want
+		if path == "/api/pull" { // as the command line does after a misspelt name
+			want.text = "model not pulled: is its name in the list of models? " + want.text
+		}
 		want.check(t, path, f.do(t, method, path, chatBody))
 	}
 	if a := f.do(t, "HEAD", "/api/blobs/sha256:00", ""); a.status != 403 || a.body != "" {

@@ -28,7 +28,7 @@ func (p *Proxy) chat(x *exchange, r *http.Request) error {
 	}
 	x.asked = model
 	if err := p.Inventory.Check(r.Context(), model); err != nil {
-		return fmt.Errorf("%w: %.100q", err, model)
+		return fmt.Errorf("model %.100q: %w", model, err)
 	}
 	x.model = p.Inventory.State().Name(model)
 

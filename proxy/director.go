@@ -37,7 +37,9 @@ func (p *Proxy) direct(r *http.Request) {
 	}
 	r.Header["X-Forwarded-For"] = nil // or ReverseProxy would set it
 	if p.Token != "" {
-		delete(r.Header, "Authorization") // it was for foreman
+		// They were for foreman: a client of Anthropic's API may send both.
+		delete(r.Header, "Authorization")
+		delete(r.Header, "X-Api-Key")
 	}
 	r.Header.Set("X-Request-Id", exchangeOf(r).id)
 	p.Target.address(r, r.URL.Path)

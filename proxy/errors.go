@@ -81,7 +81,11 @@ func (x *exchange) explain(err error) verdict {
 	case errors.Is(err, errToken):
 		return verdict{http.StatusUnauthorized, "token", "a valid token is required, exactly once, as Authorization: Bearer"}
 	case errors.Is(err, errManage):
-		return verdict{http.StatusForbidden, "management off", "model management is off; foreman's host can turn it on with FOREMAN_MANAGE=true"}
+		text := "model management is off; foreman's host can turn it on with FOREMAN_MANAGE=true"
+		if x.route.path == "/api/pull" { // what `ollama run` asks for when it does not find the model
+			text = "model not pulled: is its name in the list of models? " + text
+		}
+		return verdict{http.StatusForbidden, "management off", text}
 	case errors.Is(err, errLoop):
 		return verdict{http.StatusLoopDetected, "loop", errLoop.Error()}
 	case errors.Is(err, errEncoding):
@@ -142,7 +146,7 @@ func (p *Proxy) fail(x *exchange, err error) {
 		x.Header().Set("Allow", string(method))
 	}
 	if x.class != own && x.class != none && v.status != http.StatusUnauthorized && v.status != http.StatusForbidden {
-		p.Target.grant(x.request, x.Header())
+		p.grant(x)
 	}
 	p.refuse(x, v)
 }

@@ -158,10 +158,10 @@ func (p *Proxy) end(x *exchange) {
 	rec := x.record()
 	p.metrics.ended(&rec)
 	level := slog.LevelInfo
-	if rec.Class == own {
-		level = slog.LevelDebug
-	} else {
+	if rec.Class != own {
 		p.recent.add(rec)
+	} else if rec.Reason == "" { // probes and scrapes; who is refused is worth a line
+		level = slog.LevelDebug
 	}
 	if ctx := x.request.Context(); p.Log.Enabled(ctx, level) {
 		p.Log.LogAttrs(ctx, level, "request", rec.attrs()...)

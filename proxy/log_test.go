@@ -28,13 +28,17 @@ func TestAccessRecords(t *testing.T) {
 		{"GET", "/v1/models/" + secret, "", token, map[string]any{"route": "/v1/models/{model...}", "status": 200.}},
 		{"GET", "/unknown?" + secret, "", token, map[string]any{"route": "other", "status": 404., "err": `no such path: "/unknown"`}},
 		{"PUT", "/api/chat", chatBody, token, map[string]any{"route": "/api/chat", "status": 405., "err": "method not allowed; allowed: POST"}},
-		{"POST", "/api/chat", `{"model":"unknown"}`, token, map[string]any{"route": "/api/chat", "status": 404., "model": "", "err": `model not found: "unknown"`}},
-		{"POST", "/api/chat", `{"model":"` + strings.Repeat("x", 5000) + `"}`, token, map[string]any{"route": "/api/chat", "status": 404., "model": "", "err": `model not found: "` + strings.Repeat("x", 100) + `"`}},
+		{"POST", "/api/chat", `{"model":"unknown"}`, token, map[string]any{"route": "/api/chat", "status": 404., "model": "", "err": `model "unknown": not found on the target`}},
+		{"POST", "/api/chat", `{"model":"` + strings.Repeat("x", 5000) + `"}`, token, map[string]any{"route": "/api/chat", "status": 404., "model": "", "err": `model "` + strings.Repeat("x", 100) + `": not found on the target`}},
 		{"POST", "/api/chat", "", token, map[string]any{"route": "/api/chat", "status": 400., "model": "", "err": "missing request body"}},
 		{"POST", "/api/chat", chatBody, nil, map[string]any{"route": "/api/chat", "status": 401., "model": "", "err": "token missing or wrong"}},
 		{"POST", "/api/chat", chatBody, []string{"Authorization", secret}, map[string]any{"route": "/api/chat", "status": 401., "model": "", "err": "token missing or wrong"}},
 		{"POST", "/api/chat", chatBody, []string{"Host", "evil.example"}, map[string]any{"route": "/api/chat", "status": 403., "model": "", "err": "host not accepted"}},
 		{"GET", "/healthz", "", nil, map[string]any{"route": "/healthz", "status": 200., "level": "DEBUG"}},
+		{"GET", "/metrics", "", token, map[string]any{"route": "/metrics", "status": 200., "level": "DEBUG"}},
+		{"GET", "/metrics", "", nil, map[string]any{"route": "/metrics", "status": 401., "err": "token missing or wrong"}},
+		{"GET", "/status", "", nil, map[string]any{"route": "/status", "status": 401., "err": "token missing or wrong"}},
+		{"GET", "/healthz", "", []string{"Host", "evil.example"}, map[string]any{"route": "/healthz", "status": 403., "err": "host not accepted"}},
 	} {
 		a := f.do(t, test.method, test.path, test.body, append([]string{"X-Request-Id", "id-7"}, test.header...)...)
 		got := f.log.access(i + 1)[i]

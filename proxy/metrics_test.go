@@ -3,7 +3,9 @@ package proxy
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/http"
 	"os"
@@ -165,6 +167,29 @@ func TestMetricsTellTheInventorysAge(t *testing.T) {
 	})
 }
 
+// TestREADME compares the README's table of metrics with what is told.
+func TestREADME(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "| metric | type | labels |\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	want := map[string]bool{}
+	for _, match := range regexp.MustCompile("`(foreman_\\w+)`").FindAllStringSubmatch(table, -1) {
+		want[match[1]] = true
+	}
+	got := map[string]bool{}
+	f := newFront(t, newStub(t).URL, nil)
+	_, page := get(t, f.URL+"/metrics", nil)
+	for _, match := range regexp.MustCompile(`(?m)^# TYPE (foreman_\w+) `).FindAllStringSubmatch(page, -1) {
+		got[match[1]] = true
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("/metrics has %q; the README %q", slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
+	}
+}
+
 // Whatever clients send, each label's values come from a set that is known.
 func TestLabelsAreClosedSets(t *testing.T) {
 	f := newFront(t, newStub(t).URL, nil)
@@ -209,7 +234,7 @@ func TestLabelsAreClosedSets(t *testing.T) {
 	}
 }
 
-// The names of Prometheus' own Go client, and the type that each must have.
+// Some of the names of Prometheus' own Go client; testdata/e2e compares them all.
 func TestMetricsOfTheProcess(t *testing.T) {
 	f := newFront(t, newStub(t).URL, nil)
 	samples := scrape(t, f)
@@ -217,6 +242,7 @@ func TestMetricsOfTheProcess(t *testing.T) {
 		"go_goroutines", "go_threads", "go_memstats_alloc_bytes", "go_memstats_heap_inuse_bytes", "go_gc_duration_seconds_count",
 		`go_gc_duration_seconds{quantile="0.5"}`,
 		"process_cpu_seconds_total", "process_open_fds", "process_max_fds", "process_resident_memory_bytes", "process_start_time_seconds",
+		"process_network_receive_bytes_total",
 	} {
 		if samples[name] == "" {
 			t.Errorf("no %s", name)
@@ -229,7 +255,7 @@ func TestMetricsOfTheProcess(t *testing.T) {
 
 func TestReasonsAreAClosedSet(t *testing.T) {
 	m := newMetrics()
-	x := &exchange{}
+	x := &exchange{route: &nowhere}
 	for _, err := range []error{
 		badRequest(""), methodError(""), &http.MaxBytesError{}, errNoRoute, errHost, errToken, errManage, errLoop, errEncoding, errSlowUpload,
 		inventory.ErrNotFound, ErrShuttingDown, errQueueTimeout, errNoRoom, inventory.ErrDegraded, errNotPolled, errAsleep, errStall, errUpload,
@@ -262,6 +288,27 @@ func TestHistogramBuckets(t *testing.T) {
 	} {
 		if !strings.Contains(b.String(), line+"\n") {
 			t.Errorf("no %q in:\n%s", line, b.String())
+		}
+	}
+}
+
+func TestIPTraffic(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "netstat")
+	for text, want := range map[string]string{
+		"TcpExt: A B\nTcpExt: 1 2\nIpExt: InOctets X OutOctets\nIpExt: 7 8 9\n": "7 9",
+		"IpExt: InOctets OutOctets\nIpExt: 7\n":                                 "none",
+		"IpExt: InOctets OutOctets\n":                                           "none",
+		"":                                                                      "none",
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got := "none"
+		if traffic := ipTraffic(file); traffic != nil {
+			got = fmt.Sprint(traffic["InOctets"], traffic["OutOctets"])
+		}
+		if got != want {
+			t.Errorf("%q: got %s; want %s", text, got, want)
 		}
 	}
 }

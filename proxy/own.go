@@ -21,7 +21,7 @@ func (p *Proxy) tags(x *exchange, r *http.Request) error {
 	case state.Tags == nil:
 		return errNotPolled
 	}
-	p.tell(x, state.Tags, state.LastPoll)
+	p.tell(x, inventory.Answer{Body: state.Tags, Read: state.LastPoll})
 	return nil
 }
 
@@ -31,26 +31,36 @@ var KeptPaths = []string{"/api/version", "/v1/models"}
 
 // read passes a request that reads from the target. While that is degraded, the
 // last answer has to do, if there is one.
+//
+// HEAD / needs none. It is how the command line asks, before every command, if
+// somebody is there, and foreman is: `ollama list` then has its list, and other
+// commands are told what is wrong, which they do not read from an answer to HEAD.
 func (p *Proxy) read(x *exchange, r *http.Request) error {
 	state := p.Inventory.State()
-	if kept := state.Kept[r.URL.Path]; kept != nil && state.Degraded() {
-		p.tell(x, kept, state.LastPoll)
+	if r.Method == http.MethodHead && r.URL.Path == "/" && state.Degraded() && state.Tags != nil {
+		x.Header().Set("X-Request-Id", x.id)
+		x.WriteHeader(http.StatusOK)
+		return nil
+	}
+	if kept, ok := state.Kept[r.URL.Path]; ok && state.Degraded() {
+		p.tell(x, kept)
 		return nil
 	}
 	return p.pass(x, r)
 }
 
 // tell answers with what the target said at a time gone by.
-func (p *Proxy) tell(x *exchange, body []byte, when time.Time) {
+func (p *Proxy) tell(x *exchange, answer inventory.Answer) {
 	h := x.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	if strings.HasPrefix(x.route.path, "/v1/") {
 		h.Set("Content-Type", "application/json") // as Ollama has it there
 	}
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	h.Set("Age", strconv.Itoa(int(time.Since(when).Seconds()))) // RFC 9111, section 5.1
+	h.Set("Content-Length", strconv.Itoa(len(answer.Body)))
+	h.Set("Age", strconv.Itoa(int(time.Since(answer.Read).Seconds()))) // RFC 9111, section 5.1
 	h.Set("X-Request-Id", x.id)
-	x.Write(body)
+	p.grants.apply(x)
+	x.Write(answer.Body)
 }
 
 // Paths of foreman's own.

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// writeGo writes the runtime's metrics, under the names and with the words of
-// Prometheus' own Go client.
+// writeGo writes the runtime's metrics under the names that Prometheus' own Go
+// client gives them.
 func writeGo(w io.Writer) {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
@@ -72,7 +72,8 @@ func writeGo(w io.Writer) {
 }
 
 // writeProcess writes the process' metrics, likewise, as far as proc(5) tells
-// them: on Linux alone.
+// them: on Linux alone. Those of the network are of its whole network namespace,
+// a container's as a rule.
 func writeProcess(w io.Writer) {
 	const ticks = 100 // per second: USER_HZ, the same on all Linux that Go runs on
 	stat, err := os.ReadFile("/proc/self/stat")
@@ -87,6 +88,10 @@ func writeProcess(w io.Writer) {
 	if boot, ok := procValue("/proc/stat", "btime"); ok {
 		single(w, "process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.", boot+field(22)/ticks)
 	}
+	if traffic := ipTraffic("/proc/self/net/netstat"); traffic != nil {
+		single(w, "process_network_receive_bytes_total", "counter", "Number of bytes received by the process over the network.", traffic["InOctets"])
+		single(w, "process_network_transmit_bytes_total", "counter", "Number of bytes sent by the process over the network.", traffic["OutOctets"])
+	}
 	if fds, err := os.ReadDir("/proc/self/fd"); err == nil {
 		single(w, "process_open_fds", "gauge", "Number of open file descriptors.", len(fds))
 	}
@@ -96,6 +101,31 @@ func writeProcess(w io.Writer) {
 	if most, ok := procValue("/proc/self/limits", "Max address space"); ok {
 		single(w, "process_virtual_memory_max_bytes", "gauge", "Maximum amount of virtual memory available in bytes.", most)
 	}
+}
+
+// ipTraffic returns the counters of IP: one line has their names, the next their
+// values. Where they cannot be read it returns nil.
+func ipTraffic(file string) map[string]float64 {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		switch {
+		case len(fields) == 0 || fields[0] != "IpExt:":
+		case names == nil:
+			names = fields
+		case len(fields) == len(names):
+			values := map[string]float64{}
+			for i, name := range names {
+				values[name], _ = strconv.ParseFloat(fields[i], 64)
+			}
+			return values
+		}
+	}
+	return nil
 }
 
 // procValue returns the first value behind a name at the begin of a line. Where

@@ -53,6 +53,7 @@ type Proxy struct {
 	metrics *metrics
 	recent  recent
 	ps      psCache
+	grants  grants
 }
 
 // New returns a handler. It has the target tell it of requests that are sent once
@@ -165,6 +166,7 @@ func (p *Proxy) modify(resp *http.Response) error {
 		return errSwitched
 	}
 	x := exchangeOf(resp.Request)
+	p.grants.note(x, resp.Header)
 	if x.answered != nil {
 		x.answered()
 	}

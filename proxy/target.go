@@ -212,30 +212,6 @@ func (t *Target) Embed(ctx context.Context, model string) error {
 	return err
 }
 
-// grant sets the header fields with which the target lets the web page that r
-// comes from, if it comes from one, read answers: without them a browser hides
-// foreman's errors from it. If the target does not say in time, nothing is set.
-func (t *Target) grant(r *http.Request, h http.Header) {
-	origin := r.Header.Get("Origin")
-	if origin == "" {
-		return
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), time.Second)
-	defer cancel()
-	ask := (&http.Request{Method: http.MethodHead, Header: http.Header{"Origin": {origin}}}).WithContext(ctx)
-	t.address(ask, "/")
-	resp, err := t.pooled.RoundTrip(ask)
-	if err != nil {
-		return
-	}
-	resp.Body.Close()
-	for _, name := range []string{"Access-Control-Allow-Origin", "Access-Control-Allow-Credentials", "Vary"} {
-		if values := resp.Header[name]; values != nil {
-			h[name] = values
-		}
-	}
-}
-
 // ask sends a request of foreman's own and returns the body of a 200. Its errors
 // wrap inventory.ErrUnauthorized for 401 and 403. It follows no redirect, and uses
 // a connection of its own: an old one to a host that fell asleep tells nothing.

@@ -8,8 +8,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/ollama/ollama/api"
 
 	"foreman/e2e/lab"
 )
@@ -68,13 +71,17 @@ func TestCommandLine(t *testing.T) {
 		t.Errorf("stop: got %v; want exit status 0", err)
 	}
 	eventually(t, func() error {
-		if resident(t.Context(), ollama.Client, lab.ChatModel) == nil {
-			return errors.New("still resident after stop")
+		list, err := ollama.Client.ListRunning(t.Context())
+		if err == nil && slices.ContainsFunc(list.Models, func(m api.ProcessModelResponse) bool { return m.Name == lab.ChatModel+":latest" }) {
+			err = errors.New("still resident after stop")
 		}
-		return nil
+		return err
 	})
 
 	// A misspelt name: the command line tries to pull it.
+	if out, err := run("run", "tinny-chat", "hello"); err == nil || !strings.Contains(out, "model not pulled: is its name in the list of models?") {
+		t.Errorf("ollama run of a misspelt name: got %q, %v; want a refusal that says so", out, err)
+	}
 	for _, args := range [][]string{{"run", "tinny-chat", "hello"}, {"pull", "tinny-chat"}, {"rm", lab.ChatModel}, {"cp", lab.ChatModel, "other"}} {
 		out, err := run(args...)
 		var exit *exec.ExitError

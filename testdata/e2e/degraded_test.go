@@ -3,7 +3,10 @@ package main
 import (
 	"net/http"
 	"strconv"
+	"strings"
 	"testing"
+
+	"foreman/e2e/lab"
 )
 
 // TestLastKnown kills an Ollama of its own. What clients ask first, whether
@@ -32,6 +35,16 @@ func TestLastKnown(t *testing.T) {
 				t.Errorf("Age: got %q; want seconds", got.Header.Get("Age"))
 			}
 		})
+	}
+	if got := get(t, foreman.URL+"/"); got.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("GET /: got %d %s; want 503, for Ollama is not running", got.StatusCode, got.body)
+	}
+	run := commandLine(t, foreman.URL)
+	if got, err := run("list"); err != nil || !strings.Contains(got, lab.ChatModel+":latest") {
+		t.Errorf("ollama list: got %q, %v; want the last known", got, err)
+	}
+	if got, err := run("run", lab.ChatModel, "hello"); err == nil || !strings.Contains(got, "the Ollama host is unreachable") {
+		t.Errorf("ollama run: got %q, %v; want to be told what is wrong", got, err)
 	}
 	for _, client := range []struct {
 		name string

@@ -3,59 +3,75 @@ package main
 import "strings"
 
 // intended are the answers of foreman that are not Ollama's, in what they differ
-// and why. The names are those of requests; every one of them must differ, in
-// nothing else, and no other may.
+// and why. The names are those of requests; every one of them must differ in all
+// of this and in nothing else, and no other may.
 var intended = []difference{
-	{"a path that foreman does not know is refused as JSON, as all its errors are, and not as plain text",
-		"body, Content-Type",
-		"unknown path; path under /api; path of the registry; no path to blobs"},
-	{"only a path that is spelt as in the table matches: what Ollama's router makes of the others could pass by the gate",
-		"status, body, Content-Type, Location",
-		"slash at the end; slash at the end of a GET; doubled slash; escaped letter; escaped slash; dot segment"},
-	{"a method that does not fit is told so, with Allow, and not that the path does not exist",
-		"status, body, Content-Type, Content-Length",
-		"GET chat; PUT chat; DELETE tags; POST tags; HEAD models; HEAD ps; GET delete; GET embed"},
-	{"a chat with a model that is not there is refused before it waits, in the words of /api/generate and of later Ollamas",
-		"body",
-		"chat unknown; chat unknown not streaming; chat unknown local Origin; chat with another tag"},
-	{"a name that no model can have is the name of a model that is not there",
-		"status, body",
-		"chat with a name too long; chat with a digest; chat with a space in the name"},
-	{"what is not JSON, or names no model, is refused before it waits, with a message that says which",
-		"status, body",
-		"chat cut; chat not JSON; chat an array; chat model a number; chat BOM; chat deeply nested; generate without model"},
-	{"the model is looked at before the rest of the request",
-		"status, body, Content-Type",
-		"chat unknown with wrong messages; OpenAI chat unknown without messages; chat unknown wrong Origin"},
-	{"OpenAI's errors have the type that belongs to their status, and the charset that all JSON has here",
-		"status, body, Content-Type",
-		"OpenAI chat unknown; OpenAI completion unknown; OpenAI chat without model; completion without model; " +
-			"OpenAI chat not JSON; OpenAI chat no body; completion no body"},
-	{"a content coding, which Ollama does not know either, is told so",
-		"status, body",
-		"chat gzip"},
-	{"later Ollamas know these paths: the model is looked at before this one says that it does not",
-		"body, Content-Type",
-		"responses unknown; messages unknown; images unknown; image edits unknown"},
+	{"a path that foreman does not know is refused as JSON, as all its errors are, and not as plain text", inWhat{
+		"body, Content-Type": "unknown path; path under /api; path of the registry; no path to blobs",
+	}},
+	{"only a path that is spelt as in the table matches: what Ollama's router makes of the others could pass by the gate", inWhat{
+		"status, body":                         "escaped letter; escaped slash",
+		"status, body, Location":               "slash at the end",
+		"status, body, Content-Type, Location": "slash at the end of a GET; doubled slash; dot segment",
+	}},
+	{"a method that does not fit is told so, with Allow, and not that the path does not exist", inWhat{
+		"status, body, Content-Type":           "GET chat; PUT chat; DELETE tags; POST tags; GET delete; GET embed",
+		"status, Content-Type, Content-Length": "HEAD models; HEAD ps",
+	}},
+	{"a chat with a model that is not there is refused before it waits, in the words of /api/generate and of later Ollamas", inWhat{
+		"body": "chat unknown; chat unknown not streaming; chat unknown local Origin; chat with another tag",
+	}},
+	{"a name that no model can have is the name of a model that is not there", inWhat{
+		"status, body": "chat with a name too long; chat with a digest; chat with a space in the name",
+	}},
+	{"what is not JSON, or names no model, is refused before it waits, with a message that says which", inWhat{
+		"body":         "chat cut; chat not JSON; chat an array; chat model a number; chat BOM; chat deeply nested",
+		"status, body": "generate without model",
+	}},
+	{"the model is looked at before the rest of the request", inWhat{
+		"status, body": "chat unknown with wrong messages; OpenAI chat unknown without messages; chat unknown wrong Origin",
+	}},
+	{"errors in OpenAI's shape have OpenAI's types and codes, and the charset that all JSON has here", inWhat{
+		"body":                       "OpenAI chat not JSON; OpenAI chat no body; completion no body",
+		"body, Content-Type":         "OpenAI chat unknown; OpenAI completion unknown; OpenAI chat without model",
+		"status, body, Content-Type": "completion without model",
+	}},
+	{"a content coding, which Ollama does not know either, is told so", inWhat{
+		"status, body": "chat gzip",
+	}},
+	{"later Ollamas know these paths: the model is looked at before this one says that it does not", inWhat{
+		"body, Content-Type": "responses unknown; messages unknown; images unknown; image edits unknown",
+	}},
 }
 
 // intendedUnmanaged are those of a foreman that does not manage.
 var intendedUnmanaged = []difference{
-	{"model management is off unless FOREMAN_MANAGE=true",
-		"status, body, Content-Type, Content-Length",
-		"pull; push; create; copy; delete; blob; no blob; blob upload"},
+	{"model management is off unless FOREMAN_MANAGE=true", inWhat{
+		"status":                     "blob",
+		"status, Content-Length":     "no blob",
+		"status, body":               "copy; delete; blob upload",
+		"status, body, Content-Type": "pull; push; create",
+	}},
 }
 
-// A difference is what may differ in the answers to some requests: "status",
-// "body" or a header field.
-type difference struct{ reason, what, requests string }
+// A difference is a reason why answers differ.
+type difference struct {
+	reason string
+	inWhat
+}
 
-// byRequest returns for each request in the list what may differ.
-func byRequest(list []difference) map[string]string {
-	what := map[string]string{}
+// inWhat names the requests whose answers differ in the same: "status", "body"
+// or header fields.
+type inWhat map[string]string
+
+// byRequest returns for each request in the list in what its answer differs.
+func byRequest(list []difference) map[string][]string {
+	what := map[string][]string{}
 	for _, d := range list {
-		for name := range strings.SplitSeq(d.requests, "; ") {
-			what[name] += d.what
+		for fields, requests := range d.inWhat {
+			for name := range strings.SplitSeq(requests, "; ") {
+				what[name] = append(what[name], strings.Split(fields, ", ")...)
+			}
 		}
 	}
 	return what

@@ -18,8 +18,10 @@ import (
 )
 
 func TestSmokeScript(t *testing.T) {
+	need(t, "smoke.sh needs curl (Debian: apt-get install curl)", "curl")
+	bash := need(t, "smoke.sh is a script for bash (Debian: apt-get install bash)", "bash")
 	foreman := startForeman(t, ollama.URL)
-	out, err := exec.CommandContext(t.Context(), "bash", "../smoke.sh", foreman.URL, lab.ChatModel, lab.EmbedModel).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), bash, "../smoke.sh", foreman.URL, lab.ChatModel, lab.EmbedModel).CombinedOutput()
 	t.Logf("smoke.sh:\n%s", out)
 	if err != nil {
 		t.Errorf("smoke.sh: got %v; want exit status 0", err)
