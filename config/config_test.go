@@ -64,6 +64,7 @@ var good = []struct {
 	{"FOREMAN_TOKEN", "sk-!~", func(c Config) any { return c.Token }, "sk-!~"},
 	{"FOREMAN_HOSTS", "foreman.lan", hosts, "[foreman.lan]"},
 	{"FOREMAN_HOSTS", "Foreman.LAN, gpu_1.example.com,x-y", hosts, "[foreman.lan gpu_1.example.com x-y]"},
+	{"FOREMAN_HOSTS", "foreman.lan.", hosts, "[foreman.lan]"},
 	{"FOREMAN_MANAGE", "true", func(c Config) any { return c.Manage }, true},
 	{"FOREMAN_MANAGE", "false", func(c Config) any { return c.Manage }, false},
 	{"FOREMAN_MAX_QUEUE", "0", func(c Config) any { return c.MaxQueue }, 0},

@@ -72,7 +72,7 @@ var variables = []variable{
 		expected: "host names without port, with commas between, such as foreman.lan,gpu.example.com",
 		set: func(c *Config, s string) bool {
 			for host := range strings.SplitSeq(s, ",") {
-				host = strings.ToLower(strings.TrimSpace(host))
+				host = strings.TrimSuffix(strings.ToLower(strings.TrimSpace(host)), ".")
 				if !isHostName(host) {
 					return false
 				}
