@@ -7,7 +7,6 @@
 package warm
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"slices"
@@ -52,9 +51,9 @@ type Warmer struct {
 	isResident atomic.Bool // the model was resident when last looked
 
 	// Run alone uses these.
-	failing   bool   // the last attempt failed, and that was logged
-	missingIn []byte // the models without the embedder, as last warned of
-	oneSlot   bool   // an episode of too few resident models was warned of
+	failing   bool     // the last attempt failed, and that was logged
+	missingIn []string // the models without the embedder, sorted, as last warned of; nil: not warned
+	oneSlot   bool     // an episode of too few resident models was warned of
 }
 
 // New returns a warmer for a model. It does nothing until Run runs and
@@ -118,8 +117,9 @@ func (w *Warmer) look(ctx context.Context, state inventory.State) bool {
 		return false
 	}
 	if !state.Holds(w.model) {
-		if !bytes.Equal(w.missingIn, state.Tags) {
-			w.missingIn = state.Tags
+		// Sorted, for Ollama tells models of the same age in any order.
+		if names := slices.Sorted(slices.Values(state.Names())); w.missingIn == nil || !slices.Equal(w.missingIn, names) {
+			w.missingIn = append([]string{}, names...)
 			w.isResident.Store(false)
 			w.log.Warn("embedder not installed on the target: nothing to warm", "model", w.model)
 		}

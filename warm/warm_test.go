@@ -282,6 +282,15 @@ func TestNotInstalled(t *testing.T) {
 		b := newBed(t, "embed", func(b *bed) { b.installed = noEmbedder })
 		sleep(10 * interval)
 		b.wantLog(t, missing) // once
+		others := []string{`{"models":[{"name":"x:1"},{"name":"y:1"}]}`, `{"models":[{"name":"y:1"},{"name":"x:1"}]}`}
+		for i := range 10 { // Ollama lists models of the same age in any order
+			b.set(func() { b.installed = others[i%2] })
+			sleep(interval)
+		}
+		b.wantLog(t, missing)
+		b.set(func() { b.installed = noEmbedder })
+		sleep(interval)
+		b.wantLog(t, missing)
 
 		b.set(func() { b.down = errRefused })
 		sleep(2 * interval)
