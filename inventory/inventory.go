@@ -17,8 +17,9 @@ import (
 )
 
 const (
-	pollTimeout      = 4 * time.Second // for one poll, from dialling to the last byte
-	degradedInterval = 5 * time.Second // longest time between two polls while degraded
+	pollTimeout      = 4 * time.Second        // for one poll, from dialling to the last byte
+	hurriedInterval  = 250 * time.Millisecond // shortest time between two polls, whoever asks for them
+	degradedInterval = 5 * time.Second        // longest time between two polls while degraded
 )
 
 // Reasons to be degraded, coarse enough to be told to anybody.
@@ -124,22 +125,43 @@ func New(source source, interval time.Duration, log *slog.Logger) *Inventory {
 
 // Run polls until ctx ends.
 func (inv *Inventory) Run(ctx context.Context) {
-	timer := time.NewTimer(0)
+	var (
+		began time.Time // when the last poll did
+		timer = time.NewTimer(0)
+	)
 	defer timer.Stop()
 	for {
+		hurried := false
 		select {
 		case <-timer.C:
 		case <-inv.wake:
+			hurried = true
+			if !pause(ctx, hurriedInterval-time.Since(began)) {
+				return
+			}
 		case <-ctx.Done():
 			return
 		}
-		began := time.Now()
+		began = time.Now()
 		state := inv.poll(ctx)
+		if !hurried && !state.Degraded() {
+			inv.keep(ctx)
+		}
 		interval := inv.interval
 		if state.Degraded() {
 			interval = min(interval, degradedInterval)
 		}
 		timer.Reset(interval - time.Since(began))
+	}
+}
+
+// pause waits for d, and reports false if ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -265,15 +287,15 @@ func (inv *Inventory) poll(ctx context.Context) State {
 	if ended != nil {
 		close(ended)
 	}
-	if err == nil && len(inv.Keep) > 0 {
-		inv.keep(ctx)
-	}
 	return after
 }
 
-// keep reads the further paths. What cannot be read now, and older versions of
+// keep reads the further paths, after an ordinary poll. What cannot be read now, and older versions of
 // Ollama lack some, stays as it was.
 func (inv *Inventory) keep(ctx context.Context) {
+	if len(inv.Keep) == 0 {
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
 	kept := maps.Clone(inv.State().Kept)

@@ -447,17 +447,18 @@ func TestCheck(t *testing.T) {
 		b.wantCheck(t, "CHAT:latest", nil)
 		b.wantPolls(t, 0) // no more than the first
 
+		const soon = second / 4 // after the poll before, however much is asked
 		b.wantCheck(t, "embed", ErrNotFound)
 		synctest.Wait()
-		b.wantPolls(t, 0)
+		b.wantPolls(t, soon)
 
 		b.say(both, nil) // pulled meanwhile
 		b.wantCheck(t, "embed", nil)
-		b.wantPolls(t, 0)
+		b.wantPolls(t, 2*soon)
 
 		b.say("", errInternal)
 		sleep(30 * second)
-		b.wantPolls(t, 30*second)
+		b.wantPolls(t, 30*second+2*soon)
 		b.wantCheck(t, "embed", nil) // known, and the target answers
 		b.wantPolls(t)
 		b.wantCheck(t, "new", ErrDegraded)
@@ -473,7 +474,7 @@ func TestCheck(t *testing.T) {
 		b.since(b.began)
 		b.wantCheck(t, "embed", ErrUnreachable) // known, but of no use
 		synctest.Wait()
-		b.wantPolls(t, 30*second) // not without having asked again
+		b.wantPolls(t, 30*second+8*soon) // not without having asked again
 
 		b.say(both, nil)
 		b.wantCheck(t, "embed", nil) // back, and found out at once
@@ -482,7 +483,43 @@ func TestCheck(t *testing.T) {
 			`level=WARN msg="target degraded" reason="bad answer" err="GET /api/tags: answered 500 Internal Server Error" models_kept=2`,
 			`level=WARN msg="target degraded" reason=unauthorized err="GET /api/tags: target refused foreman: 401 Unauthorized" models_kept=2`,
 			`level=WARN msg="target degraded" reason=unreachable err="GET /api/tags: target unreachable: connection refused" models_kept=2`,
-			`level=INFO msg="target recovered" models=2 outage=0s`)
+			`level=INFO msg="target recovered" models=2 outage=1.75s`)
+	})
+}
+
+// One client that asks for an unknown model again and again does not make foreman
+// poll as fast as the target answers.
+func TestManyChecksOneAfterTheOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, 30*second, chat, nil)
+		b.Keep = []string{"/kept"}
+		b.since(b.began)
+		for range 40 {
+			b.wantCheck(t, "unknown", ErrNotFound)
+		}
+		if got := time.Since(b.began); got != 10*second {
+			t.Errorf("40 polls took %v; want 10 s", got)
+		}
+		if got := b.State().Kept; got != nil {
+			t.Errorf("kept: %v; want nothing read but what was asked for", got)
+		}
+	})
+}
+
+// Polls that fail all at once are one sign that the target is away, not three.
+func TestPollsAtOneMomentCountOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, 30*second, chat, nil)
+		b.say("", errRefused)
+		for want := 1; want <= 3; want++ {
+			for range 3 {
+				b.wantCheck(t, "unknown", ErrUnreachable)
+			}
+			if got := b.State().Unanswered; got != want {
+				t.Errorf("after %v: %d unanswered; want %d", time.Since(b.began), got, want)
+			}
+			sleep(4 * second)
+		}
 	})
 }
 
