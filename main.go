@@ -122,6 +122,7 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 	srv := &http.Server{
 		Handler:           handler,
 		BaseContext:       func(net.Listener) context.Context { return base },
+		ConnContext:       proxy.ConnContext,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       3 * time.Minute, // longer than clients keep theirs
 		MaxHeaderBytes:    64 << 10,

@@ -62,13 +62,17 @@ func (p *Proxy) isToken(s string) bool {
 	return subtle.ConstantTimeCompare(got[:], want[:]) == 1
 }
 
-// acceptsHost guards against DNS rebinding: a web page cannot make a browser
-// send a Host that is an address or one of the local names. Without
-// FOREMAN_HOSTS the rule is Ollama's own, server/routes.go there.
+// acceptsHost reports whether a request's Host is accepted: any, on an address that
+// is not a loopback one and without FOREMAN_HOSTS, as Ollama has it.
 func (p *Proxy) acceptsHost(hostport string) bool {
-	if len(p.Hosts) == 0 && !p.Loopback {
-		return true
-	}
+	return len(p.Hosts) == 0 && !p.Loopback || p.knowsHost(hostport)
+}
+
+// knowsHost reports whether a Host is one that no web page can make a browser send
+// from its own name (DNS rebinding): an address, or one of FOREMAN_HOSTS. Without
+// those it may be one of the local names too, by Ollama's own rule, server/routes.go
+// there.
+func (p *Proxy) knowsHost(hostport string) bool {
 	host, _, err := net.SplitHostPort(hostport)
 	if err != nil {
 		host = hostport

@@ -169,6 +169,7 @@ func TestShuttingDownWhileWaiting(t *testing.T) {
 		r := httptest.NewRequest("POST", "http://localhost/api/chat", strings.NewReader(chatBody))
 		f.ServeHTTP(w, r.WithContext(ctx))
 	}()
+	await(t, func() bool { waiting, _ := f.Gate.Len(); return waiting == 1 })
 	cancel(ErrShuttingDown)
 	<-done
 	if want := `{"error":"foreman is shutting down"}` + "\n"; w.Code != 503 || w.Body.String() != want {

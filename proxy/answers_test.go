@@ -120,7 +120,7 @@ func TestAnswers(t *testing.T) {
 		{name: "400 no body, chunked", header: []string{"Transfer-Encoding", "chunked"}, want: badJSON("missing request body")},
 		{name: "400 blank", body: " \n", want: badJSON("missing request body")},
 		{name: "400 not JSON", body: "model=chat", want: badJSON("the request body is not JSON: invalid character 'm' looking for beginning of value")},
-		{name: "400 half a value", body: `{"model":"ch`, want: badJSON("the request body is not JSON: unexpected EOF")},
+		{name: "400 half a value", body: `{"model":"ch`, want: badJSON("the request body is not JSON: unexpected end of JSON input")},
 		{name: "400 broken behind the model", body: `{"model":"chat","messages":[}`, want: badJSON("the request body is not JSON: invalid character '}' looking for beginning of value")},
 		{name: "400 nested too deep", body: `{"model":"chat","messages":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + "}", want: badJSON("the request body is not JSON: invalid character '[' exceeded max depth")},
 		{name: "400 not an object", body: `["chat"]`, want: badJSON("the request body must be a JSON object, not array")},
@@ -158,6 +158,7 @@ func TestAnswers(t *testing.T) {
 			header: []string{"Connection", "Upgrade", "Upgrade", "websocket"}, body: chatBody, want: nonsense, reaches: true,
 		},
 		{name: "502 unasked 101 to nothing", target: speak("HTTP/1.1 101 Switching Protocols\r\n\r\n"), body: chatBody, want: nonsense, reaches: true},
+		{name: "502 no status", target: speak("HTTP/1.1 050 Odd\r\nContent-Length: 15\r\n\r\n{\"error\":\"odd\"}"), body: chatBody, want: nonsense, reaches: true},
 		{name: "502 endless header", target: speak("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 2<<20)), body: chatBody, want: nonsense, reaches: true},
 		{name: "503 hangs up", target: speak(""), body: chatBody, want: unreachable, reaches: true},
 		{name: "503 hangs up within the header", target: speak("HTTP/1.1 200 OK\r\n"), body: chatBody, want: unreachable, reaches: true},
@@ -411,8 +412,8 @@ func TestSlowUploadIs408(t *testing.T) {
 			began := time.Now()
 			a := readAnswer(t, c)
 			refusal{408, "the request body came too slowly", invalid}.check(t, path, a)
-			if got := time.Since(began); got < uploadGrace || got > uploadGrace+time.Second {
-				t.Errorf("408 after %v; want %v", got, uploadGrace)
+			if got := time.Since(began); got < uploadPatience || got > uploadPatience+time.Second {
+				t.Errorf("408 after %v; want %v", got, uploadPatience)
 			}
 			if got := stub.seen(); len(got) > 0 {
 				t.Errorf("at the target: %q; want nothing", got)

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -11,11 +12,12 @@ import (
 	"time"
 )
 
-// How fast a body must arrive: this long for a start, and a second more for each
-// so many bytes.
+// How fast a body must arrive. A client's patience is counted in the time that it
+// lets foreman wait: so much at most, and a second is earned back with so many
+// bytes.
 const (
-	uploadGrace = 30 * time.Second
-	uploadRate  = 32 << 10 // bytes per second
+	uploadPatience = 30 * time.Second
+	uploadRate     = 32 << 10 // bytes per second
 )
 
 // errUpload is wrapped by every error in reading a client's body.
@@ -40,12 +42,11 @@ func (b *budget) give(n int64) { b.used.Add(-n) }
 // An upload is a client's body. It limits how slow and, if that is not 0, how
 // large it may be, and tells its errors from those of the target.
 type upload struct {
-	body  io.ReadCloser
-	rc    *http.ResponseController
-	began time.Time
-	n     int64 // bytes read
-	ended atomic.Bool
-	err   atomic.Pointer[error] // what went wrong; Transport may report what that led to instead
+	body     io.ReadCloser
+	rc       *http.ResponseController
+	patience time.Duration // that is left
+	ended    atomic.Bool
+	err      atomic.Pointer[error] // what went wrong; Transport may report what that led to instead
 }
 
 func (p *Proxy) upload(w http.ResponseWriter, r *http.Request, limit int64) *upload {
@@ -53,7 +54,7 @@ func (p *Proxy) upload(w http.ResponseWriter, r *http.Request, limit int64) *upl
 	if limit > 0 {
 		body = http.MaxBytesReader(w, body, limit)
 	}
-	return &upload{body: body, rc: http.NewResponseController(w), began: time.Now()}
+	return &upload{body: body, rc: http.NewResponseController(w), patience: uploadPatience}
 }
 
 func (u *upload) Read(b []byte) (int, error) {
@@ -62,9 +63,11 @@ func (u *upload) Read(b []byte) (int, error) {
 		// the client leaves, and would take the deadline for that.
 		return 0, io.EOF
 	}
-	u.rc.SetReadDeadline(u.began.Add(uploadGrace + time.Duration(u.n)*time.Second/uploadRate))
+	began := time.Now()
+	u.rc.SetReadDeadline(began.Add(u.patience))
 	n, err := u.body.Read(b)
-	u.n += int64(n)
+	earned := time.Duration(n) * time.Second / uploadRate
+	u.patience = min(u.patience-time.Since(began)+earned, uploadPatience)
 	switch {
 	case err == nil:
 		return n, nil
@@ -99,10 +102,51 @@ func (p *Proxy) readBody(w http.ResponseWriter, r *http.Request) (body []byte, e
 	case r.ContentLength > p.MaxBody:
 		return nil, &http.MaxBytesError{Limit: p.MaxBody}
 	}
-	src := p.upload(w, r, p.MaxBody)
+	return p.fill(p.upload(w, r, p.MaxBody), r.ContentLength, p.MaxBody)
+}
+
+// replayLimit is the largest body of a passed request that is held back, so that it
+// can be sent a second time.
+const replayLimit = 1 << 20
+
+// hold takes a small body of a passed request into memory as it comes, so that it
+// can be sent twice. It also keeps Transport from seeing an answer before the end
+// of such a body, and then cutting the answer (golang.org/issue/40747). A larger
+// body, or one that the budget has no room for, goes on as it comes; none of it
+// before its first megabyte, so a client that declares much and sends nothing
+// costs the target nothing. Release gives the memory back.
+func (p *Proxy) hold(r *http.Request, body *upload) (release func(), err error) {
+	held, err := p.fill(body, r.ContentLength, replayLimit)
+	release = func() { p.bodies.give(int64(cap(held))) }
+	switch err {
+	case nil:
+		r.ContentLength, r.TransferEncoding = int64(len(held)), nil
+		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(held)), nil }
+		r.Body, _ = r.GetBody()
+	case errFull, errNoRoom:
+		r.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(bytes.NewReader(held), body), body}
+	default:
+		return release, err
+	}
+	return release, nil
+}
+
+// errFull is what fill returns when it has read up to its limit and more may come.
+var errFull = errors.New("limit reached")
+
+// fill reads a body into memory: to its end, or until it is longer than limit or
+// the budget has no more room for it. Then it returns what it has. The caller gives
+// back cap(body).
+func (p *Proxy) fill(src io.Reader, declared, limit int64) (body []byte, err error) {
 	for {
 		if len(body) == cap(body) {
-			if body, err = p.grow(body, r.ContentLength); err != nil {
+			if int64(len(body)) > limit {
+				return body, errFull
+			}
+			if body, err = p.grow(body, declared, limit); err != nil {
 				return body, err
 			}
 		}
@@ -118,17 +162,18 @@ func (p *Proxy) readBody(w http.ResponseWriter, r *http.Request) (body []byte, e
 }
 
 // grow returns body with more room, at the budget's expense: twice as much as has
-// come, but no more than was declared. Little that was declared is taken at once.
-func (p *Proxy) grow(body []byte, declared int64) ([]byte, error) {
+// come, but no more than was declared. Of little that was declared all is taken
+// when the first of it has come.
+func (p *Proxy) grow(body []byte, declared, limit int64) ([]byte, error) {
 	size := max(2*int64(cap(body)), 4<<10)
 	switch {
 	case int64(cap(body)) >= declared: // none was, or the end is still to be told
-	case declared <= 64<<10:
+	case declared <= 64<<10 && cap(body) > 0:
 		size = declared
 	default:
 		size = min(size, declared)
 	}
-	size = min(size, p.MaxBody+1)
+	size = min(size, limit+1)
 	if !p.bodies.take(size) {
 		return body, errNoRoom
 	}

@@ -38,8 +38,11 @@ func (p *Proxy) chat(x *exchange, r *http.Request) error {
 	}
 	x.turn = p.beginTurn(r.Context(), x, leave)
 	defer x.turn.end()
-	if p.Inventory.State().Reason == inventory.Unreachable { // it went away while this chat waited
-		return inventory.ErrUnreachable
+	if x.hungUp() {
+		return context.Canceled
+	}
+	if err := p.stillThere(x.turn.ctx); err != nil { // much may have happened while this chat waited
+		return err
 	}
 
 	r = r.WithContext(x.turn.ctx)
@@ -48,6 +51,16 @@ func (p *Proxy) chat(x *exchange, r *http.Request) error {
 	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 	r.Body, _ = r.GetBody()
 	return p.forward(x, r)
+}
+
+// stillThere reports whether the target can be asked for anything. One poll that
+// failed is asked for again before a whole line is turned away; a host that is
+// away for longer is not, and the line gets its answer at once.
+func (p *Proxy) stillThere(ctx context.Context) error {
+	if p.Inventory.State().Unanswered >= asleepAfter {
+		return inventory.ErrUnreachable
+	}
+	return p.Inventory.Reachable(ctx)
 }
 
 // enter waits for the turn, no longer than a client is to wait.

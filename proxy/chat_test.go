@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // A barrier stops requests at the stub, after their body was read, until
@@ -219,16 +221,22 @@ func TestBodyReachesTheTargetUnchanged(t *testing.T) {
 }
 
 func TestServerTimingTellsTheWait(t *testing.T) {
-	stub := newStub(t)
-	f := newFront(t, stub.URL, nil)
-	a := f.do(t, "POST", "/api/chat", chatBody)
-	if got := a.header.Get("Server-Timing"); !strings.HasPrefix(got, "queue;dur=") {
-		t.Errorf("Server-Timing of a chat %q; want queue;dur=…", got)
-	}
-	a = f.do(t, "POST", "/api/embed", embedBody)
-	if got, ok := a.header["Server-Timing"]; ok {
-		t.Errorf("Server-Timing of an embed %q; want none", got)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		_, f := timedFront(t, nil)
+		leave, err := f.Gate.Enter(t.Context(), &exchange{request: new(http.Request)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(3*time.Second+250*time.Microsecond, leave)
+		a := f.do(t, "POST", "/api/chat", chatBody)
+		if got, want := a.header.Get("Server-Timing"), "queue;dur=3000.250"; got != want {
+			t.Errorf("Server-Timing of a chat that waited %q; want %q", got, want)
+		}
+		a = f.do(t, "POST", "/api/embed", embedBody)
+		if got, ok := a.header["Server-Timing"]; ok {
+			t.Errorf("Server-Timing of an embed %q; want none", got)
+		}
+	})
 }
 
 // TestTurnEndsWithTheTargetsLastByte: while a client takes its time over the

@@ -31,8 +31,10 @@ func (p *Proxy) direct(r *http.Request) {
 		delete(r.Header, name)
 	}
 	// Where a page comes from foreman's own address, or from that of a proxy in
-	// front, it is no stranger. The target knows itself by another name.
-	if origin := r.Header.Get("Origin"); origin == "http://"+r.Host || origin == "https://"+r.Host {
+	// front, it is no stranger. The target knows itself by another name. Any page
+	// may call itself by a name of its own that leads here (DNS rebinding), so the
+	// name must be a known one.
+	if origin := r.Header.Get("Origin"); (origin == "http://"+r.Host || origin == "https://"+r.Host) && p.knowsHost(r.Host) {
 		delete(r.Header, "Origin")
 	}
 	r.Header["X-Forwarded-For"] = nil // or ReverseProxy would set it

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 
 	"foreman/gate"
 	"foreman/inventory"
@@ -29,7 +28,7 @@ var (
 	errSlowUpload    = errors.New("upload too slow")
 	errNoRoom        = errors.New("too many bytes waiting")
 	errQueueTimeout  = errors.New("waited too long for a turn")
-	errSwitched      = errors.New("target switched protocols unasked")
+	errSwitched      = errors.New("target switched protocols unasked, or answered with no status")
 	errAsleep        = errors.New("target silent and not answering polls")
 	errStall         = errors.New("target silent for FOREMAN_STALL_TIMEOUT")
 	errBrokenOff     = errors.New("target broke its answer off")
@@ -163,11 +162,7 @@ func (p *Proxy) refuse(x *exchange, v verdict) {
 	case v.status == http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", `Bearer realm="foreman"`)
 	}
-	if x.request.ContentLength != 0 && !x.bodyRead {
-		// What is left of the body is not worth waiting for.
-		h.Set("Connection", "close")
-		http.NewResponseController(x).SetReadDeadline(time.Now().Add(time.Second))
-	}
+	x.abandonBody()
 	h.Set("X-Request-Id", x.id)
 	if x.turn != nil {
 		h.Set("Server-Timing", x.serverTiming())

@@ -33,7 +33,7 @@ type exchange struct {
 	turn      *turn         // nil but for a chat that has had its turn
 	joined    time.Time     // when it stood in line; zero: it never did
 	queued    time.Duration // since then, until the turn or until it left
-	answered  func()        // to be called when the target answers; nil: nobody waits for that
+	vigil     *vigil        // nil for a chat, whose turn is watched
 	failure   error         // what ReverseProxy could not do
 	status    int           // 0: nothing was answered
 	firstByte time.Duration // until the answer's header was written
@@ -103,6 +103,25 @@ func (x *exchange) FlushError() error {
 	err := http.NewResponseController(x.ResponseWriter).Flush()
 	x.note(err)
 	return err
+}
+
+// hungUp reports whether the client is known to have left, however that is known.
+func (x *exchange) hungUp() bool {
+	if x.request.Context().Err() != nil {
+		return true
+	}
+	c, ok := x.request.Context().Value(connKey{}).(*conn)
+	return ok && c.hungUp()
+}
+
+// abandonBody lets an answer go out before the request's body has come: what is
+// left of that is not worth waiting for, and net/http would wait.
+func (x *exchange) abandonBody() {
+	if x.request.ContentLength == 0 || x.bodyRead {
+		return
+	}
+	x.Header().Set("Connection", "close")
+	http.NewResponseController(x).SetReadDeadline(time.Now().Add(time.Second))
 }
 
 // Unwrap lets http.ResponseController reach the connection.

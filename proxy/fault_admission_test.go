@@ -67,6 +67,34 @@ func TestFaultTokens(t *testing.T) {
 }
 
 // On a loopback address a web page must not reach foreman by a name of its own.
+// A page under a name that its owner has led to foreman does not count as foreman's
+// own, even where any Host is accepted: the target's CORS decides about it.
+func TestFaultDNSRebindingMeetsTheTargetsCORS(t *testing.T) {
+	for _, test := range []struct {
+		host, origin string
+		passed       bool
+	}{
+		{"evil.example:8080", "http://evil.example:8080", true},
+		{"evil.example", "https://evil.example", true},
+		{"127.0.0.1:8080", "http://127.0.0.1:8080", false},
+		{"localhost:8080", "http://localhost:8080", false},
+		{"gpu.local:8080", "http://gpu.local:8080", false},
+		{"gpu.local:8080", "http://evil.example", true},
+		{"foreman.lan:8080", "http://foreman.lan:8080", true},
+	} {
+		stub := newStub(t)
+		seen := watch(stub)
+		f := newFront(t, stub.URL, func(o *Options) { o.Loopback = false })
+		if a := f.do(t, "POST", "/api/chat", chatBody, "Host", test.host, "Origin", test.origin); a.status != 200 {
+			t.Errorf("%+v: %d %s; want 200", test, a.status, a.body)
+			continue
+		}
+		if got := (<-seen).header.Get("Origin"); (got != "") != test.passed {
+			t.Errorf("%+v: the target got Origin %q", test, got)
+		}
+	}
+}
+
 func TestFaultDNSRebinding(t *testing.T) {
 	for _, test := range []struct {
 		hosts    []string

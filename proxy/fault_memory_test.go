@@ -57,8 +57,8 @@ func TestFaultQueueOfLargeChats(t *testing.T) {
 		if grown := heap() - before; grown > 384<<20 {
 			t.Errorf("the heap has grown by %d MiB; want little more than 256", grown>>20)
 		}
-		if waiting < 100 || answers[503] != chats-waiting {
-			t.Errorf("%d chats wait, answers %v; want a hundred to wait and 503 for the others", waiting, answers)
+		if waiting < 250 || answers[503] != chats-waiting {
+			t.Errorf("%d chats wait, answers %v; want 250 to wait and 503 for the others", waiting, answers)
 		}
 
 		go func() {
@@ -87,6 +87,8 @@ func TestFaultSilentUploads(t *testing.T) {
 		{"chats of 100 MB", "POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000000\r\n\r\n", 1000, 64 << 20, http.StatusRequestTimeout},
 		{"chats of chunks", "POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n5f5e100\r\n", 1000, 64 << 20, http.StatusRequestTimeout},
 		{"chats of more than FOREMAN_MAX_BODY", "POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 200000000\r\n\r\n", 1000, 64 << 20, http.StatusRequestEntityTooLarge},
+		{"chats of 64 KiB", "POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 65536\r\n\r\n", 1000, 64 << 20, http.StatusRequestTimeout},
+		{"embeds of 100 MB", "POST /api/embed HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000000\r\n\r\n", 1000, 64 << 20, http.StatusRequestTimeout},
 		{"embeds of 1 MiB", "POST /api/embed HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1048576\r\n\r\n", 100, 25 << 20, http.StatusRequestTimeout},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -131,5 +133,50 @@ func TestFaultSilentUploads(t *testing.T) {
 				target.none(t)
 			})
 		})
+	}
+}
+
+// What is held of embeddings, so that they can be sent twice, is of the same budget
+// as what waits of chats. What has no room goes on all the same.
+func TestFaultManyLargeEmbeds(t *testing.T) {
+	const embeds, size = 20, 1 << 20
+	stub := newStub(t)
+	barrier := newBarrier()
+	stub.embed = barrier.then(stub.embed)
+	f := newFront(t, stub.URL, func(o *Options) { o.MaxBody = 2 << 20 })
+	f.bodies.limit = 8 << 20
+	body := embedBody + strings.Repeat(" ", size-len(embedBody))
+	var clients sync.WaitGroup
+	for range embeds {
+		clients.Go(func() {
+			if a := f.do(t, "POST", "/api/embed", body); a.status != 200 || a.err != nil {
+				t.Errorf("got %d %s, %v; want 200", a.status, a.body, a.err)
+			}
+		})
+	}
+	for range embeds {
+		<-barrier.arrived
+	}
+	if used := f.bodies.used.Load(); used < 6<<20 || used > 8<<20 {
+		t.Errorf("%d bytes of the budget are taken by %d MiB; want most of 8 MiB", used, embeds)
+	}
+	close(barrier.release)
+	clients.Wait()
+	f.expectIdle(t)
+}
+
+// Looking for the model does not copy what is looked at, whatever stands behind it.
+func TestFaultLargeBodyWithMoreBehindIt(t *testing.T) {
+	for _, tail := range []string{"", " ", "x", "{}"} {
+		body := []byte(`{"model":"chat","prompt":"` + strings.Repeat("x", 1<<20) + `"}` + tail)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if model, err := readModel(body); model != "chat" || err != nil {
+			t.Errorf("%q behind it: got %q, %v; want chat", tail, model, err)
+		}
+		runtime.ReadMemStats(&after)
+		if got := after.TotalAlloc - before.TotalAlloc; got > 64<<10 {
+			t.Errorf("%q behind it: %d KiB allocated; want a few", tail, got>>10)
+		}
 	}
 }

@@ -2,8 +2,11 @@ package proxy
 
 import (
 	"bytes"
+	"errors"
 	"io"
+	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -139,3 +142,152 @@ func TestFaultClientReadsSlowly(t *testing.T) {
 		})
 	}
 }
+
+// A client that takes nothing while an answer comes word by word: each word finds
+// room in the kernel for a long time.
+func TestFaultClientReadsNoneOfManySmallPieces(t *testing.T) {
+	f, target := newImpatientFront(t, 2*time.Second)
+	c := connect(t, f)
+	if err := c.Conn.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
+		t.Fatal(err)
+	}
+	next := connect(t, f)
+	c.send(t, postOf("/api/chat", marked("deaf")))
+	running := target.next(t, "deaf")
+	next.send(t, postOf("/api/chat", marked("next")))
+	word := strings.Repeat("x", 1199) + "\n"
+	for gone := false; !gone; {
+		select {
+		case running.lines <- word:
+			<-running.said
+		case <-running.ctx.Done():
+			gone = true
+		}
+	}
+	target.next(t, "next").finish()
+	if got := next.status(t); got != http.StatusOK {
+		t.Errorf("next chat: status %d; want 200", got)
+	}
+	f.log.await(t, "client took no byte for too long")
+}
+
+// A pipe whose far end has taken what the test says it has.
+type gauge struct {
+	net.Conn
+	left int
+}
+
+func (g *gauge) Write(b []byte) (int, error) { return len(b), nil }
+
+func TestLookAtWhatTheClientTakes(t *testing.T) {
+	const stall = 30 * time.Second
+	synctest.Test(t, func(t *testing.T) {
+		here, _ := net.Pipe()
+		defer here.Close()
+		g := &gauge{Conn: here}
+		c := &conn{Conn: g, stall: stall, left: func(net.Conn) int { return g.left }}
+		write := func(left int, want error) {
+			t.Helper()
+			g.left = left
+			if _, err := c.Write(make([]byte, 100)); !errors.Is(err, want) {
+				t.Errorf("after %v, %d not taken: %v; want %v", time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)), left, err, want)
+			}
+		}
+		for range 100 { // one who takes it all, now and then
+			write(0, nil)
+			time.Sleep(20 * time.Second)
+		}
+		for i := range 100 { // one who is always behind, but takes something
+			write(50*(i+1), nil)
+			time.Sleep(20 * time.Second)
+		}
+		time.Sleep(time.Hour) // the target says nothing, and the client has taken the rest
+		write(0, nil)
+		time.Sleep(time.Hour)
+		write(0, nil)
+		for i := range 29 { // one who takes no more
+			time.Sleep(time.Second)
+			write(100*(i+1), nil)
+		}
+		time.Sleep(time.Second)
+		write(3000, os.ErrDeadlineExceeded)
+	})
+}
+
+// Half a body on a path that foreman answers without reading it.
+func TestFaultHalfABodyForForemanItself(t *testing.T) {
+	for _, request := range []string{"GET /healthz", "HEAD /readyz", "GET /status", "GET /metrics", "GET /api/tags", "HEAD /api/tags", "GET /api/version", "HEAD /"} {
+		synctest.Test(t, func(t *testing.T) {
+			target := newSleeper(t)
+			f, network := newFrontIn(t, target, func(o *Options) { o.Inventory.Keep = KeptPaths })
+			go func() { // for /api/version
+				(<-target.arrived).finish()
+				(<-target.arrived).finish()
+			}()
+			time.Sleep(time.Second)
+			target.sleep(true)
+			f.Inventory.Refresh()
+			time.Sleep(inventoryMisses)
+			c := connectIn(t, network)
+			c.SetDeadline(time.Time{})
+			c.send(t, request+" HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\n\r\n")
+			began := time.Now()
+			resp, err := http.ReadResponse(c.in, nil)
+			if took := time.Since(began); err != nil || took > 2*time.Second || !resp.Close {
+				t.Errorf("%s: %+v, %v after %v; want an answer at once, and the end of the connection", request, resp, err, took)
+			}
+			c.Close()
+			synctest.Wait()
+			f.expectIdle(t)
+		})
+	}
+}
+
+// Only the time in which a client lets foreman wait is counted, and what it sent
+// long ago does not buy it hours.
+func TestFaultUploadPatience(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		read func(*upload)
+		want error
+	}{
+		{"a fast client of a slow target", func(u *upload) { time.Sleep(time.Hour) }, nil},
+		{"a gigabyte, then nothing", func(u *upload) { u.body.(*slowBody).pause = 31 * time.Second }, errSlowUpload},
+		{"29 seconds", func(u *upload) { u.body.(*slowBody).pause = 29 * time.Second }, nil},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			u := uploadOf(new(slowBody))
+			b := make([]byte, 1<<20)
+			for range 1 << 10 {
+				if _, err := u.Read(b); err != nil {
+					t.Fatalf("%s: %v at once", test.name, err)
+				}
+			}
+			test.read(u)
+			if _, err := u.Read(b); !errors.Is(err, test.want) {
+				t.Errorf("%s: %v; want %v", test.name, err, test.want)
+			}
+		})
+	}
+}
+
+// A slowBody gives as much as is asked for after a pause. Its deadline is that of a
+// connection.
+type slowBody struct {
+	http.ResponseWriter
+	pause    time.Duration
+	deadline time.Time
+}
+
+func (s *slowBody) Read(b []byte) (int, error) {
+	if left := time.Until(s.deadline); s.pause > left {
+		time.Sleep(left)
+		return 0, os.ErrDeadlineExceeded
+	}
+	time.Sleep(s.pause)
+	return len(b), nil
+}
+
+func (s *slowBody) Close() error { return nil }
+
+func (s *slowBody) SetReadDeadline(d time.Time) error { s.deadline = d; return nil }

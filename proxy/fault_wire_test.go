@@ -107,6 +107,17 @@ func newHeldFront(t testing.TB, change func(*Options)) (*front, *holder) {
 	return newFront(t, "http://"+ln.Addr().String(), change), h
 }
 
+// newImpatientFront is the same, but that a client has only so long to take a byte.
+func newImpatientFront(t testing.TB, stall time.Duration) (*front, *holder) {
+	t.Helper()
+	h := newHolder(t)
+	ln := listen(t)
+	serve(t, ln, h, newLog(t), nil)
+	clients := Listener(listen(t)).(*listener)
+	clients.stall = stall
+	return newFrontOn(t, clients, "http://"+ln.Addr().String(), nil), h
+}
+
 func (h *holder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/api/tags":

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -18,10 +19,11 @@ const spareDescriptors = 24
 // Listener wraps ln in two ways.
 //
 // Writing to a client fails with os.ErrDeadlineExceeded when the client has not
-// taken a byte for 30 s. One that is merely slow is not cut: what it takes starts
-// the time anew. http.Server's WriteTimeout cannot do that, it limits the whole
-// answer. Through TCP one sees a client take bytes only as its kernel
-// acknowledges them, and without Linux only as the send buffer empties.
+// taken a byte for 30 s while some were there, however small the pieces in which
+// they come. One that is merely slow is not cut: what it takes starts the time
+// anew. http.Server's WriteTimeout cannot do that, it limits the whole answer.
+// Through TCP one sees a client take bytes only as its kernel acknowledges them,
+// and without Linux only as the send buffer empties.
 //
 // Clients wait to be accepted while their connections would take more than half
 // of the file descriptors that the process may have: the other half is for
@@ -29,6 +31,7 @@ const spareDescriptors = 24
 func Listener(ln net.Listener) net.Listener {
 	return &listener{
 		Listener: ln,
+		stall:    clientStall,
 		places:   make(chan struct{}, max(1, (descriptorLimit()-spareDescriptors)/2)),
 		closed:   make(chan struct{}),
 	}
@@ -36,6 +39,7 @@ func Listener(ln net.Listener) net.Listener {
 
 type listener struct {
 	net.Listener
+	stall  time.Duration
 	places chan struct{} // holds one token per open connection
 	closed chan struct{}
 	once   sync.Once
@@ -52,7 +56,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		<-l.places
 		return nil, err
 	}
-	return &conn{Conn: c, leave: sync.OnceFunc(func() { <-l.places })}, nil
+	return &conn{Conn: c, leave: sync.OnceFunc(func() { <-l.places }), stall: l.stall, left: unacknowledged}, nil
 }
 
 func (l *listener) Close() error {
@@ -64,6 +68,14 @@ func (l *listener) Close() error {
 type conn struct {
 	net.Conn
 	leave func() // gives its place to another
+	stall time.Duration
+	left  func(net.Conn) int // bytes that were written and that the client has not taken
+
+	// Write alone uses these.
+	written int64     // bytes, so far
+	taken   int64     // of these, when last looked
+	looked  time.Time // when that was
+	since   time.Time // when taken last grew, or nothing was left to take
 }
 
 func (c *conn) Close() error {
@@ -71,26 +83,51 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// Write writes in attempts of a second each, to see when the last byte was taken.
+// Write writes in attempts of a thirtieth of the time that the client has, a
+// second, and looks as often whether it takes anything.
 func (c *conn) Write(b []byte) (n int, err error) {
-	taken := time.Now()
-	left := 0 // bytes that were written before and not taken yet
-	for {
-		if err := c.Conn.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
+	interval := c.stall / 30
+	for blocked := false; ; blocked = true {
+		now := time.Now()
+		if blocked || now.Sub(c.looked) >= interval {
+			if c.look(now, blocked) >= c.stall {
+				return n, os.ErrDeadlineExceeded
+			}
+		}
+		if err := c.Conn.SetWriteDeadline(now.Add(interval)); err != nil {
 			return n, err
 		}
 		m, err := c.Conn.Write(b[n:])
 		n += m
+		c.written += int64(m)
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, err
 		}
-		before := left
-		if left = unacknowledged(c.Conn); m > 0 || left < before {
-			taken = time.Now()
-		} else if time.Since(taken) >= clientStall {
-			return n, err
-		}
 	}
+}
+
+// look returns for how long the client has taken nothing although something was
+// there to take: what was written before, or what a blocked Write has.
+func (c *conn) look(now time.Time, blocked bool) time.Duration {
+	left := int64(c.left(c.Conn))
+	if taken := c.written - left; taken > c.taken || left == 0 && !blocked {
+		c.taken, c.since = taken, now
+	}
+	c.looked = now
+	return now.Sub(c.since)
+}
+
+// hungUp reports whether the client has closed its end. The request's context ends
+// then too, as a rule; but not if the client has sent a byte behind its request,
+// for net/http reads no further before the answer is out.
+func (c *conn) hungUp() bool { return hungUp(c.Conn) }
+
+type connKey struct{}
+
+// ConnContext is for [http.Server]: it lets requests know their connection, if a
+// [Listener] has accepted it.
+func ConnContext(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c)
 }
 
 // CloseWrite lets net/http say goodbye before it closes.

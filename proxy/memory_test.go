@@ -88,6 +88,14 @@ func (m *memory) through(t *Target) {
 // An end of a pipe reports a broken connection as a socket does.
 type end struct{ net.Conn }
 
+func (e end) Read(b []byte) (int, error) {
+	n, err := e.Conn.Read(b)
+	if errors.Is(err, io.ErrClosedPipe) {
+		err = &net.OpError{Op: "read", Net: "tcp", Err: syscall.ECONNRESET}
+	}
+	return n, err
+}
+
 func (e end) Write(b []byte) (int, error) {
 	n, err := e.Conn.Write(b)
 	if errors.Is(err, io.ErrClosedPipe) {

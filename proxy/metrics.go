@@ -117,8 +117,12 @@ func (m *metrics) ended(rec *record) {
 	}
 }
 
-// Polled notes what a poll of the inventory led to.
+// Polled notes what a poll of the inventory led to. Connections to a target that
+// does not answer may be dead without knowing it, and are not used again.
 func (p *Proxy) Polled(state inventory.State) {
+	if state.Reason == inventory.Unreachable {
+		p.Target.pooled.CloseIdleConnections()
+	}
 	p.metrics.count("foreman_polls_total", cmp.Or(state.Reason, "ok"))
 }
 

@@ -127,7 +127,6 @@ func TestMetricsTellOfTheLine(t *testing.T) {
 
 func TestMetricsTellOfTheTarget(t *testing.T) {
 	f := newFront(t, newStub(t).URL, func(o *Options) { o.Resident = func() bool { return true } })
-	f.Polled(inventory.State{})
 	for i, reason := range []string{inventory.Unreachable, inventory.Unauthorized, inventory.BadAnswer} {
 		for range i + 2 {
 			f.Polled(inventory.State{Reason: reason})

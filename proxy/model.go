@@ -4,26 +4,29 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 )
 
 // readModel returns the model that a request's body names, as Ollama reads it:
 // the first JSON value, its keys without regard to case, the last of duplicates;
-// what follows that value is ignored. Errors are errBadRequest with a message
-// for the client.
+// what follows that value is ignored. Errors are badRequest with a message for
+// the client.
 func readModel(body []byte) (string, error) {
 	var request struct {
 		Model string `json:"model"`
 	}
 	err := json.Unmarshal(body, &request)
-	if err != nil {
-		// There may be something behind the first value. A Decoder does not
-		// mind, but copies the body.
-		err = json.NewDecoder(bytes.NewReader(body)).Decode(&request)
+	var syntax *json.SyntaxError
+	if errors.As(err, &syntax) && syntax.Offset > 0 {
+		// Something may stand behind the first value: up to there it may be JSON.
+		// A json.Decoder would not mind, but copies the body, and more than once.
+		first := body[:syntax.Offset-1]
+		if e := json.Unmarshal(first, &request); !errors.As(e, new(*json.SyntaxError)) {
+			err = e
+		}
 	}
 	var mistyped *json.UnmarshalTypeError
 	switch {
-	case err == io.EOF:
+	case len(bytes.TrimLeft(body, " \t\r\n")) == 0:
 		return "", badRequest("missing request body")
 	case errors.As(err, &mistyped) && mistyped.Field == "model":
 		return "", badRequest("model must be a string, not " + mistyped.Value)

@@ -44,7 +44,7 @@ func TestReadModel(t *testing.T) {
 		{"a number alone", `1`, "", "the request body must be a JSON object, not number"},
 		{"nothing", ``, "", "missing request body"},
 		{"blank", "\n\n", "", "missing request body"},
-		{"half", `{"model":"chat"`, "", "the request body is not JSON: unexpected EOF"},
+		{"half", `{"model":"chat"`, "", "the request body is not JSON: unexpected end of JSON input"},
 		{"single quotes", `{'model':'chat'}`, "", `the request body is not JSON: invalid character '\'' looking for beginning of object key string`},
 		{"comma too many", `{"model":"chat",}`, "", "the request body is not JSON: invalid character '}' looking for beginning of object key string"},
 		{"a line break in it", "{\"model\":\"a\nb\"}", "", `the request body is not JSON: invalid character '\n' in string literal`},

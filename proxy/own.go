@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -12,10 +13,13 @@ import (
 // tags answers with the target's models as last polled. A web page's request
 // goes on to the target while that answers: its CORS decides.
 func (p *Proxy) tags(x *exchange, r *http.Request) error {
+	if r.Header.Get("Origin") != "" && !p.Inventory.State().Degraded() {
+		if err := p.pass(x, r); !errors.Is(err, inventory.ErrUnreachable) && !errors.Is(err, errAsleep) {
+			return err
+		}
+	}
 	state := p.Inventory.State()
 	switch {
-	case !state.Degraded() && r.Header.Get("Origin") != "":
-		return p.pass(x, r)
 	case state.Tags == nil && state.Reason == inventory.Unreachable:
 		return inventory.ErrUnreachable
 	case state.Tags == nil:
@@ -38,6 +42,7 @@ var KeptPaths = []string{"/api/version", "/v1/models"}
 func (p *Proxy) read(x *exchange, r *http.Request) error {
 	state := p.Inventory.State()
 	if r.Method == http.MethodHead && r.URL.Path == "/" && state.Degraded() && state.Tags != nil {
+		x.abandonBody()
 		x.Header().Set("X-Request-Id", x.id)
 		x.WriteHeader(http.StatusOK)
 		return nil
@@ -51,6 +56,7 @@ func (p *Proxy) read(x *exchange, r *http.Request) error {
 
 // tell answers with what the target said at a time gone by.
 func (p *Proxy) tell(x *exchange, answer inventory.Answer) {
+	x.abandonBody()
 	h := x.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	if strings.HasPrefix(x.route.path, "/v1/") {
@@ -85,6 +91,7 @@ type vitals struct {
 
 // own answers the paths that are foreman's own.
 func (p *Proxy) own(x *exchange, r *http.Request) error {
+	x.abandonBody()
 	x.Header().Set("X-Request-Id", x.id)
 	switch x.route.path {
 	case metricsPath:

@@ -132,14 +132,17 @@ func (p *Proxy) manage(x *exchange, r *http.Request) error {
 }
 
 // stream forwards a request whose body, of at most limit bytes if that is not 0,
-// goes on to the target as it comes.
+// goes on to the target as it comes, unless it is small.
 func (p *Proxy) stream(x *exchange, r *http.Request, limit int64) error {
 	if r.ContentLength == 0 {
 		return p.forward(x, r)
 	}
 	body := p.upload(x, r, limit)
-	r.Body = body
-	err := p.forward(x, r)
+	release, err := p.hold(r, body)
+	defer release()
+	if err == nil {
+		err = p.forward(x, r)
+	}
 	x.bodyRead = body.ended.Load()
 	if cause := body.err.Load(); err != nil && cause != nil {
 		return *cause
@@ -150,10 +153,8 @@ func (p *Proxy) stream(x *exchange, r *http.Request, limit int64) error {
 // forward carries a request through the ReverseProxy.
 func (p *Proxy) forward(x *exchange, r *http.Request) error {
 	if x.turn == nil { // which has a watch of its own
-		var stop func()
-		r, stop = p.watchForAnswer(r)
-		defer stop()
-		x.answered = stop
+		r, x.vigil = p.keepVigil(r)
+		defer x.vigil.pause()
 	}
 	delete(r.Header, "Te") // ReverseProxy puts it back behind the Director
 	p.reverse.ServeHTTP(x, r)
@@ -162,26 +163,26 @@ func (p *Proxy) forward(x *exchange, r *http.Request) error {
 
 // modify sees the target's answer before the client does.
 func (p *Proxy) modify(resp *http.Response) error {
-	if resp.StatusCode == http.StatusSwitchingProtocols {
+	if resp.StatusCode < 200 { // 101, or no status at all
 		return errSwitched
 	}
 	x := exchangeOf(resp.Request)
 	p.grants.note(x, resp.Header)
-	if x.answered != nil {
-		x.answered()
-	}
 	resp.Header.Set("X-Request-Id", x.id)
 	// RFC 9112, section 6.3: without a length and without chunks an answer ends
 	// where the connection does, and nobody can tell its end from a cut.
 	if resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 && resp.Body != http.NoBody {
 		resp.Body = endless{resp.Body}
 	}
+	if x.vigil != nil {
+		resp.Body = &watched{resp.Body, p, x}
+	}
 	if x.class == manage {
 		resp.Body = p.settle(resp)
 	}
 	if x.turn != nil {
 		resp.Header.Add("Server-Timing", x.serverTiming())
-		resp.Body = x.follow(resp)
+		resp.Body = p.follow(x, resp)
 	}
 	return nil
 }

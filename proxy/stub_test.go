@@ -72,6 +72,7 @@ func serve(t testing.TB, ln net.Listener, h http.Handler, log *logbook, cause er
 			h.ServeHTTP(w, r)
 		}),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       ConnContext,
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(log.handler(), slog.LevelDebug),
 		ConnState: func(_ net.Conn, state http.ConnState) {
@@ -279,11 +280,15 @@ func newFrontOn(t testing.TB, ln net.Listener, rawURL string, change func(*Optio
 	}
 	f.Proxy = New(o)
 
-	serve(t, Listener(ln), f, f.log, ErrShuttingDown)
+	if _, ok := ln.(*listener); !ok {
+		ln = Listener(ln)
+	}
+	serve(t, ln, f, f.log, ErrShuttingDown)
 	polled := make(chan struct{})
 	first := sync.OnceFunc(func() { close(polled) })
 	notify := f.Inventory.Polled
 	f.Inventory.Polled = func(s inventory.State) {
+		f.Proxy.Polled(s)
 		if notify != nil {
 			notify(s)
 		}
@@ -433,6 +438,16 @@ func (l *logbook) access(n int) []map[string]any {
 		l.more.Wait()
 	}
 	return slices.Clone(l.requests)
+}
+
+// await waits until the log has text in it.
+func (l *logbook) await(t *testing.T, text string) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for !strings.Contains(l.text.String(), text) {
+		l.more.Wait()
+	}
 }
 
 // String returns the whole log so far.

@@ -21,8 +21,9 @@ import (
 
 const (
 	dialTimeout = 4 * time.Second
-	// replayLimit is the largest body that is held back for a second attempt.
-	replayLimit = 1 << 20
+	// retryWithin is how soon after a request a connection must break to have been
+	// closed before it: time for TCP to notice over a bad network.
+	retryWithin = 5 * time.Second
 	// answerLimit is the largest answer that the small client reads.
 	answerLimit = 32 << 20
 )
@@ -84,17 +85,23 @@ func (t *Target) isLoop(r *http.Request) bool {
 }
 
 // RoundTrip sends a request to the target on a pooled connection. If that
-// connection had been used before and not a byte of an answer came, the target
-// has most likely closed it meanwhile: then the request is sent once more, on a
-// new connection. A request on a new connection is never repeated.
+// connection had been used before and breaks at once, without a byte of an answer,
+// the target had most likely closed it meanwhile: then the request is sent once
+// more, on a new connection. One that breaks later may break because of the
+// request. A request on a new connection is never repeated.
 func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
-	if err := makeReplayable(r); err != nil {
-		return nil, err
-	}
-	var reused, answered atomic.Bool
+	var (
+		reused, answered atomic.Bool
+		sent             atomic.Pointer[time.Time] // when the whole request was; nil: not yet
+	)
 	trace := &httptrace.ClientTrace{
 		GotConn:              func(info httptrace.GotConnInfo) { reused.Store(info.Reused) },
 		GotFirstResponseByte: func() { answered.Store(true) },
+		WroteRequest: func(info httptrace.WroteRequestInfo) {
+			if now := time.Now(); info.Err == nil {
+				sent.Store(&now)
+			}
+		},
 	}
 	first := r.WithContext(httptrace.WithClientTrace(r.Context(), trace))
 	if r.GetBody != nil {
@@ -103,7 +110,8 @@ func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
 		first.Body, _ = r.GetBody()
 	}
 	resp, err := t.pooled.RoundTrip(first)
-	if err != nil && reused.Load() && !answered.Load() && r.Context().Err() == nil && isReplayable(r) {
+	atOnce := sent.Load() == nil || time.Since(*sent.Load()) < retryWithin
+	if err != nil && reused.Load() && !answered.Load() && atOnce && r.Context().Err() == nil && isReplayable(r) {
 		again := r.Clone(r.Context())
 		if r.GetBody != nil {
 			if again.Body, err = r.GetBody(); err != nil {
@@ -117,30 +125,6 @@ func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, classify(r.Context(), err)
 	}
 	return resp, nil
-}
-
-// makeReplayable takes a small body into memory as it comes, so that it can be
-// sent twice. It also keeps Transport from seeing an answer before the end of
-// such a body, and then cutting the answer (golang.org/issue/40747).
-func makeReplayable(r *http.Request) error {
-	if isReplayable(r) || r.ContentLength > replayLimit {
-		return nil
-	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, replayLimit+1))
-	if err != nil {
-		return err
-	}
-	if len(body) > replayLimit { // of unknown length, and not small
-		r.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.MultiReader(bytes.NewReader(body), r.Body), r.Body}
-		return nil
-	}
-	r.ContentLength, r.TransferEncoding = int64(len(body)), nil
-	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
-	r.Body, _ = r.GetBody()
-	return nil
 }
 
 func isReplayable(r *http.Request) bool {

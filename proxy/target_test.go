@@ -105,7 +105,7 @@ func (a *act) reset() { a.Conn.(*net.TCPConn).SetLinger(0) }
 // connection had served before, nothing of an answer came, and its body is at
 // hand.
 func TestRetry(t *testing.T) {
-	const small, large = 100, replayLimit + 1
+	const small, large = 100, 2 << 20
 	keyed := []string{"Idempotency-Key", "k", "X-Idempotency-Key", "k"}
 	drop := func(*act) {}
 	serve := func(a *act) {
@@ -132,7 +132,7 @@ func TestRetry(t *testing.T) {
 		want   []string // after the request before
 	}{
 		{"chat, reused", []func(*act){thenDrop, serve}, true, "/api/chat", small, nil, 200, []string{"A: POST /api/chat 100", "B: POST /api/chat 100"}},
-		{"large chat, reused", []func(*act){thenDrop, serve}, true, "/api/chat", large, nil, 200, []string{"A: POST /api/chat 1048577", "B: POST /api/chat 1048577"}},
+		{"large chat, reused", []func(*act){thenDrop, serve}, true, "/api/chat", large, nil, 200, []string{"A: POST /api/chat 2097152", "B: POST /api/chat 2097152"}},
 		{"chat, reused and reset", []func(*act){thenReset, serve}, true, "/v1/messages", small, nil, 200, []string{"A: POST /v1/messages 100", "B: POST /v1/messages 100"}},
 		{"embed, reused", []func(*act){thenDrop, serve}, true, "/api/embed", small, nil, 200, []string{"A: POST /api/embed 100", "B: POST /api/embed 100"}},
 		{"largest embed, reused", []func(*act){thenDrop, serve}, true, "/api/embed", replayLimit, nil, 200, []string{"A: POST /api/embed 1048576", "B: POST /api/embed 1048576"}},
@@ -141,9 +141,9 @@ func TestRetry(t *testing.T) {
 		{"chat, both die", []func(*act){thenDrop, drop, serve}, true, "/api/chat", small, nil, 503, []string{"A: POST /api/chat 100", "B: POST /api/chat 100"}},
 		{"chat, both die, with a key", []func(*act){thenDrop, drop, serve}, true, "/api/chat", small, keyed, 503, []string{"A: POST /api/chat 100", "B: POST /api/chat 100"}},
 		{"ps, both die", []func(*act){thenDrop, drop, serve}, true, "/api/ps", 0, nil, 503, []string{"A: GET /api/ps 0", "B: GET /api/ps 0"}},
-		{"large embed", []func(*act){thenDrop, serve}, true, "/api/embed", large, nil, 503, []string{"A: POST /api/embed 1048577"}},
+		{"large embed", []func(*act){thenDrop, serve}, true, "/api/embed", large, nil, 503, []string{"A: POST /api/embed 2097152"}},
 		{"chunked embed", []func(*act){thenDrop, serve}, true, "/api/embed", small, []string{"Transfer-Encoding", "chunked"}, 200, []string{"A: POST /api/embed 100", "B: POST /api/embed 100"}},
-		{"large chunked embed", []func(*act){thenDrop, serve}, true, "/api/embed", large, []string{"Transfer-Encoding", "chunked"}, 503, []string{"A: POST /api/embed 1048577"}},
+		{"large chunked embed", []func(*act){thenDrop, serve}, true, "/api/embed", large, []string{"Transfer-Encoding", "chunked"}, 503, []string{"A: POST /api/embed 2097152"}},
 		{"new", []func(*act){drop, serve}, false, "/api/chat", small, nil, 503, []string{"A: POST /api/chat 100"}},
 		{"new, with a key", []func(*act){drop, serve}, false, "/api/chat", small, keyed, 503, []string{"A: POST /api/chat 100"}},
 		{"new embed", []func(*act){drop, serve}, false, "/api/embed", small, keyed, 503, []string{"A: POST /api/embed 100"}},

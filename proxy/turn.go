@@ -2,8 +2,8 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"io"
-	"math"
 	"net/http"
 	"runtime"
 	"sync"
@@ -63,7 +63,7 @@ func (p *Proxy) beginTurn(ctx context.Context, x *exchange, leave func()) *turn 
 }
 
 // watch cancels the request if the target is silent and does not answer polls,
-// or is silent for stall. A host that is asleep leaves its connections open and
+// or is silent for stall, or if the client has left unnoticed. A host that is asleep leaves its connections open and
 // says nothing; the polls tell it from one that loads a model or reads a long
 // prompt.
 func (t *turn) watch(over <-chan struct{}, cancel context.CancelCauseFunc, inv *inventory.Inventory, stall time.Duration) {
@@ -74,6 +74,10 @@ func (t *turn) watch(over <-chan struct{}, cancel context.CancelCauseFunc, inv *
 		select {
 		case <-ticker.C:
 		case <-over:
+			return
+		}
+		if t.x.hungUp() {
+			cancel(context.Canceled)
 			return
 		}
 		waiting := t.waiting.Load()
@@ -95,33 +99,6 @@ func (t *turn) watch(over <-chan struct{}, cancel context.CancelCauseFunc, inv *
 
 func (t *turn) elapsed() time.Duration { return time.Since(t.began) }
 
-// watchForAnswer gives a passed request up if its host is found asleep before it
-// answers. Stop is to be called when it does, and in any case; it may be called
-// twice.
-func (p *Proxy) watchForAnswer(r *http.Request) (_ *http.Request, stop func()) {
-	ctx, cancel := context.WithCancelCause(r.Context())
-	var (
-		timer   *time.Timer
-		stopped atomic.Bool // Stop does not undo a Reset that comes behind it
-	)
-	timer = time.AfterFunc(math.MaxInt64, func() {
-		if stopped.Load() {
-			return
-		}
-		if p.Inventory.State().Unanswered >= asleepAfter {
-			cancel(errAsleep)
-			return
-		}
-		p.Inventory.Refresh()
-		timer.Reset(suspicious)
-	})
-	timer.Reset(suspicious)
-	return r.WithContext(ctx), func() {
-		stopped.Store(true)
-		timer.Stop()
-	}
-}
-
 // Answering returns the model of the chat that the target is answering and for
 // how long it has been; "" if it answers none.
 func (p *Proxy) Answering() (model string, d time.Duration) {
@@ -133,10 +110,10 @@ func (p *Proxy) Answering() (model string, d time.Duration) {
 }
 
 // follow returns the body of the target's answer to a chat under its turn's eyes.
-func (x *exchange) follow(resp *http.Response) io.ReadCloser {
+func (p *Proxy) follow(x *exchange, resp *http.Response) io.ReadCloser {
 	t := x.turn
 	t.answered.Store(int64(t.elapsed()))
-	return &followed{ReadCloser: resp.Body, x: x}
+	return &followed{resp.Body, p, x}
 }
 
 // A followed body tells the turn when the target is waited for, and ends the
@@ -144,6 +121,7 @@ func (x *exchange) follow(resp *http.Response) io.ReadCloser {
 // can work for the next.
 type followed struct {
 	io.ReadCloser
+	p *Proxy
 	x *exchange
 }
 
@@ -160,7 +138,16 @@ func (f *followed) Read(b []byte) (int, error) {
 		t.end()
 		runtime.Gosched() // the next chat goes first, then the rest of this one
 	default:
-		f.x.cause = classify(t.ctx, err)
+		f.p.brokeOff(f.x, classify(t.ctx, err))
 	}
 	return n, err
+}
+
+// brokeOff notes why an answer that had begun came to no end. If that was the
+// connection, a poll at once tells what to think of the target.
+func (p *Proxy) brokeOff(x *exchange, cause error) {
+	x.cause = cause
+	if errors.Is(cause, inventory.ErrUnreachable) {
+		p.Inventory.Refresh()
+	}
 }

@@ -7,7 +7,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 )
 
 // TestUploadEndsOnce: Transport reads once more behind a body's declared end,
@@ -28,7 +27,11 @@ func TestUploadEndsOnce(t *testing.T) {
 }
 
 func uploadOf(body io.ReadCloser) *upload {
-	return &upload{body: body, rc: http.NewResponseController(httptest.NewRecorder()), began: time.Now()}
+	var w http.ResponseWriter = httptest.NewRecorder()
+	if s, ok := body.(*slowBody); ok {
+		w = s
+	}
+	return &upload{body: body, rc: http.NewResponseController(w), patience: uploadPatience}
 }
 
 // closing is a body as net/http's server has it: it tells its end with the last

@@ -1,4 +1,4 @@
-//go:build !linux
+//go:build !linux || 386 || s390x
 
 package proxy
 
@@ -6,3 +6,6 @@ import "net"
 
 // unacknowledged cannot be told here.
 func unacknowledged(net.Conn) int { return 0 }
+
+// hungUp cannot be told here.
+func hungUp(net.Conn) bool { return false }
