@@ -29,19 +29,24 @@ import (
 )
 
 func main() {
-	showVersion := flag.Bool("version", false, "print the version")
-	healthcheck := flag.Bool("healthcheck", false, "ask the running foreman whether it is alive; exit status 0 if so")
-	flag.Usage = func() { usage(flag.CommandLine.Output(), os.Getenv) }
-	flag.Parse()
+	flags := flag.NewFlagSet("foreman", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // what is wrong is told below
+	showVersion := flags.Bool("version", false, "")
+	healthcheck := flags.Bool("healthcheck", false, "")
+	err := flags.Parse(os.Args[1:])
 
 	signalled, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	ctx, end := context.WithCancel(context.Background())
 	context.AfterFunc(signalled, func() { stop(); end() }) // in this order: from here on a second signal kills
 
-	var err error
 	switch {
-	case flag.NArg() > 0:
-		err = usageError{fmt.Errorf("unexpected argument %q: foreman is configured by environment variables, see foreman -h", flag.Arg(0))}
+	case errors.Is(err, flag.ErrHelp):
+		usage(os.Stdout, os.Getenv)
+		err = nil
+	case err != nil:
+		err = usageError{fmt.Errorf("%w; see foreman -h", err)}
+	case flags.NArg() > 0:
+		err = usageError{fmt.Errorf("unexpected argument %q: foreman is configured by environment variables, see foreman -h", flags.Arg(0))}
 	case *showVersion:
 		fmt.Println("foreman", version())
 	case *healthcheck:
@@ -131,6 +136,9 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(proxy.Listener(ln)) }()
 	log.Info("listening", "addr", ln.Addr().String())
+	if cfg.Token == "" && !isLoopback(ln.Addr()) {
+		log.Info("no FOREMAN_TOKEN: whoever reaches this address may use it")
+	}
 
 	select {
 	case err := <-served:
@@ -144,7 +152,7 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 // and then cuts what still runs.
 func drain(ctx context.Context, srv *http.Server, line *gate.Gate, cut context.CancelCauseFunc, limit time.Duration, log *slog.Logger) error {
 	waiting, busy := line.Len()
-	log.Info("shutting down", "waiting_chats_turned_away", waiting, "chat_running", busy, "drain_timeout", limit)
+	log.Info("shutting down", "waiting_chats_turned_away", waiting, "chat_running", busy, "drain_timeout", limit.String())
 	line.Close()
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
@@ -188,7 +196,17 @@ func version() string {
 }
 
 func usage(w io.Writer, getenv func(string) string) {
-	fmt.Fprint(w, "usage: foreman [-h | -version | -healthcheck]\n\nforeman is configured by environment variables:\n\n")
+	fmt.Fprint(w, `usage: foreman [-h | -version | -healthcheck]
+
+foreman is a proxy in front of one Ollama host: one chat at a time, embeddings at once.
+
+  -h            print this, with the values in force
+  -version      print the version
+  -healthcheck  ask the foreman that runs here for its /healthz; exit status 0 if it is alive
+
+It is configured by environment variables; an empty one is an unset one:
+
+`)
 	cfg, err := config.Load(getenv)
 	cfg.WriteTable(w)
 	if err != nil {
@@ -218,7 +236,7 @@ func checkHealth(ctx context.Context, getenv func(string) string) error {
 	req.Host = "localhost" // which FOREMAN_HOSTS never refuses
 	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
 	if err != nil {
-		return err
+		return fmt.Errorf("no foreman answers at FOREMAN_ADDR: %w", err)
 	}
 	defer resp.Body.Close()
 	io.Copy(os.Stdout, resp.Body)

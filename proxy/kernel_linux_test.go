@@ -14,14 +14,15 @@ func TestFaultClientLeavesUnnoticed(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			f, target := newHeldFront(t, nil)
 			running, ghost, next := connect(t, f), connect(t, f), connect(t, f)
-			running.send(t, postOf("/api/chat", marked("running"))+"\r\n")
+			running.send(t, postOf("/api/chat", marked("running")))
 			first := target.next(t, "running")
 			for i, c := range []*wire{ghost, next} {
-				c.send(t, postOf("/api/chat", marked([]string{"ghost", "next"}[i]))+"\r\n")
+				c.send(t, postOf("/api/chat", marked([]string{"ghost", "next"}[i])))
 				await(t, func() bool { n, _ := f.Gate.Len(); return n == i+1 })
 			}
 			holder, line, _ := f.Gate.Line()
 			leave := func(c *wire, x *exchange) {
+				c.send(t, "\r\n")
 				if how == "RST" {
 					reset(c.Conn)
 				} else {

@@ -202,7 +202,7 @@ func (t *Target) Embed(ctx context.Context, model string) error {
 func (t *Target) ask(ctx context.Context, method, path string, body []byte) (answer []byte, err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("%s %s: %w", method, path, err)
+			err = fmt.Errorf("%s %s: %w", method, t.url.Path+path, err)
 		}
 	}()
 	r, err := http.NewRequestWithContext(ctx, method, "/", bytes.NewReader(body))

@@ -8,7 +8,7 @@
 # model the checks that need it are left out, and the last line says so.
 set -u
 
-if [ $# -lt 1 ] || [ $# -gt 3 ]; then
+if [ $# -lt 1 ] || [ $# -gt 3 ] || [ "${1#-}" != "$1" ]; then
 	sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
 	exit 2
 fi
@@ -34,7 +34,7 @@ check() {
 		echo "ok    $1"
 		passed=$((passed + 1))
 	else
-		echo "FAIL  $1: status $status, want $2${3:+ and /$3/}: $(head -c 200 "$scratch/body" "$scratch/error" 2>/dev/null | tr '\n' ' ')"
+		echo "FAIL  $1: status $status, want $2${3:+ and /$3/}: $(cat "$scratch/body" "$scratch/error" | head -c 200 | tr '\n' ' ')"
 		failed=$((failed + 1))
 	fi
 }
@@ -56,11 +56,19 @@ leave_out() {
 }
 
 ask GET /healthz
+if [ "$status" = 000 ]; then
+	echo "FAIL  nobody answers at $url: $(cat "$scratch/error")"
+	exit 1
+fi
 check 'healthz: foreman is alive' 200 '"status":"(ok|degraded)"'
 ask GET /readyz
 check 'readyz: the Ollama host can be used' 200 '"status":"ok"'
 ask HEAD /
 check 'HEAD /: what every ollama command begins with' 200
+if [ "$status" = 401 ]; then
+	echo "      FOREMAN_TOKEN is not set or not foreman's: the other checks are left out"
+	exit 1
+fi
 ask GET /api/version
 check 'version' 200 '"version":'
 ask GET /api/tags

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/ollama/ollama/api"
@@ -80,6 +81,9 @@ func run(ctx context.Context) error {
 	}
 	defer foreman.Stop()
 	fmt.Printf("foreman is up at %s\n", foreman.URL)
+	if !strings.HasSuffix(foreman.URL, usual) {
+		fmt.Printf("%s was taken. Where the README has it, take this address.\n", usual)
+	}
 
 	if err := talk(ctx, foreman.URL); err != nil {
 		return fmt.Errorf("%w\nforeman's log:\n%s", err, foreman.Log())
@@ -90,10 +94,12 @@ func run(ctx context.Context) error {
 	return nil
 }
 
+// usual is the address in the README's examples.
+const usual = "127.0.0.1:8080"
+
 // address is where the README says that foreman listens, or a free port if that
 // one is taken.
 func address() string {
-	const usual = "127.0.0.1:8080"
 	l, err := net.Listen("tcp", usual)
 	if err != nil {
 		return "127.0.0.1:0"
