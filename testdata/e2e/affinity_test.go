@@ -84,6 +84,39 @@ func TestAffinity(t *testing.T) {
 	}
 }
 
+// TestOneSlot has a chat run for a while at an Ollama with room for one model: what
+// foreman says of it, it says once.
+func TestOneSlot(t *testing.T) {
+	own := startOllama(t, "OLLAMA_MAX_LOADED_MODELS=1")
+	foreman := startForeman(t, own.URL)
+	const warning = "only one model resident while a chat runs"
+	chat := lineUp(t, foreman.URL, "", 0)[0]
+	eventually(t, func() error {
+		if !strings.Contains(foreman.Log(), warning) {
+			return fmt.Errorf("the log does not say %q", warning)
+		}
+		return nil
+	})
+	polls := func() float64 {
+		all, err := metricsOf(foreman.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all[`foreman_polls_total{result="ok"}`]
+	}
+	before := polls()
+	eventually(t, func() error {
+		if n := polls() - before; n < 3 {
+			return fmt.Errorf("%v polls since", n)
+		}
+		return nil
+	})
+	chat.leave()
+	if n := strings.Count(foreman.Log(), warning); n != 1 {
+		t.Errorf("the warning stands %d times in the log; want once", n)
+	}
+}
+
 // chatAs chats with a model and gives the request the model's name, for who sees
 // it at Ollama.
 func chatAs(ctx context.Context, base, model string) error {

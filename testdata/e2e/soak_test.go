@@ -22,7 +22,7 @@ var soakTime = flag.Duration("soak", 10*time.Second, "how long the soak goes on"
 // killed and started again twice. Every answer is whole or seen to be cut, no two
 // chats are ever open at once, and nothing is left behind:
 //
-//	go -C testdata/e2e test -run Soak -soak 60s -v
+//	go -C testdata/e2e test -run Soak -soak 60s
 func TestSoak(t *testing.T) {
 	const chatting, embedding = 6, 2
 	own := startOllama(t)
@@ -80,7 +80,10 @@ func TestSoak(t *testing.T) {
 	watch.server.Config.SetKeepAlivesEnabled(false)
 	eventually(t, func() error { return wantMetrics(foreman.URL, before) })
 
-	total, most, _ := watch.counts()
+	total, most, open := watch.counts()
+	if open != 0 {
+		t.Errorf("chats still open at Ollama: got %d; want none", open)
+	}
 	if most != 1 {
 		t.Errorf("chats open at once at Ollama: got %d; want 1", most)
 	}
@@ -89,9 +92,9 @@ func TestSoak(t *testing.T) {
 			t.Errorf("%s: got none; want some, or this was no soak", word)
 		}
 	}
-	t.Logf("%d asked in %v:\n%s", s.sum(""), *soakTime, s)
-	t.Logf("Ollama killed and started again: 2 times; chats that reached it: %d; open at once: %d", total, most)
-	t.Logf("at rest before, and not more after: %v", before)
+	fmt.Printf("%d asked in %v:\n%s", s.sum(""), *soakTime, s)
+	fmt.Printf("Ollama killed and started again: 2 times; chats that reached it: %d; open at once: %d\n", total, most)
+	fmt.Printf("at rest before, and not more after: %v\n", before)
 }
 
 // restingAt returns what a foreman without work has of goroutines and file

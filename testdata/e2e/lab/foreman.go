@@ -33,12 +33,16 @@ var listening = regexp.MustCompile(`msg=listening .*\baddr=(\S+)`)
 // log in a file under dir, and waits until it listens. The address is a free
 // port unless env says otherwise.
 func StartForeman(ctx context.Context, binary, dir string, env ...string) (*Foreman, error) {
+	return StartForemanAs(ctx, exec.Command(binary), dir, env...)
+}
+
+// StartForemanAs does so with a command that may say more about how to run it.
+func StartForemanAs(ctx context.Context, cmd *exec.Cmd, dir string, env ...string) (*Foreman, error) {
 	logFile, err := os.CreateTemp(dir, "foreman-*.log")
 	if err != nil {
 		return nil, err
 	}
 	logFile.Close()
-	cmd := exec.Command(binary)
 	cmd.Env = append([]string{"FOREMAN_ADDR=127.0.0.1:0"}, env...)
 	proc, err := startProcess(cmd, logFile.Name())
 	if err != nil {

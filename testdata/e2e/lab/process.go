@@ -30,7 +30,11 @@ func startProcess(cmd *exec.Cmd, logFile string) (*process, error) {
 	}
 	defer f.Close()
 	cmd.Stdout, cmd.Stderr = f, f
-	cmd.SysProcAttr = ownGroup()
+	own := ownGroup()
+	if as := cmd.SysProcAttr; as != nil {
+		own.Chroot, own.Credential = as.Chroot, as.Credential
+	}
+	cmd.SysProcAttr = own
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
