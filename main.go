@@ -123,6 +123,7 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 		loops.Go(func() { warmer.Run(base) })
 	}
 	loops.Go(func() { inv.Run(base) })
+	loops.Go(func() { handler.Run(base) })
 
 	srv := &http.Server{
 		Handler:           handler,

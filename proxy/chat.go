@@ -32,24 +32,26 @@ func (p *Proxy) chat(x *exchange, r *http.Request) error {
 	}
 	x.model = p.Inventory.State().Name(model)
 
-	leave, err := p.enter(x, r.Context())
-	if err != nil {
-		return err
-	}
-	x.turn = p.beginTurn(r.Context(), x, leave)
-	defer x.turn.end()
-	if x.hungUp() {
-		return context.Canceled
-	}
-	if err := p.stillThere(x.turn.ctx); err != nil { // much may have happened while this chat waited
-		return err
-	}
-
-	r = r.WithContext(x.turn.ctx)
+	// What can be ready before the turn is: meanwhile the target sits idle.
+	j := newJob(r.Context(), x)
+	r = r.WithContext(j.ctx)
 	r.ContentLength = int64(len(body))
 	r.TransferEncoding = nil
 	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 	r.Body, _ = r.GetBody()
+
+	leave, err := p.enter(x, r.Context())
+	if err != nil {
+		return err
+	}
+	p.beginTurn(j, leave)
+	defer j.end()
+	if x.hungUp() {
+		return context.Canceled
+	}
+	if err := p.stillThere(r.Context()); err != nil { // much may have happened while this chat waited
+		return err
+	}
 	return p.forward(x, r)
 }
 

@@ -164,7 +164,7 @@ func (p *Proxy) refuse(x *exchange, v verdict) {
 	}
 	x.abandonBody()
 	h.Set("X-Request-Id", x.id)
-	if x.turn != nil {
+	if x.hadTurn() {
 		h.Set("Server-Timing", x.serverTiming())
 	}
 	writeJSON(x, v.status, dialect(x.request.URL.Path)(v))

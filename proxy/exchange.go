@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"os"
 	"runtime/debug"
+	"strconv"
+	"sync/atomic"
 	"time"
 )
 
@@ -30,13 +32,13 @@ type exchange struct {
 	bodyRead  bool          // the request's body was read to its end
 	asked     string        // the model that a chat names
 	model     string        // the same as the target tells it, once it is known to hold it
-	turn      *turn         // nil but for a chat that has had its turn
+	job       *job          // nil until the target may be asked: for a chat, until its turn
 	joined    time.Time     // when it stood in line; zero: it never did
 	queued    time.Duration // since then, until the turn or until it left
-	vigil     *vigil        // nil for a chat, whose turn is watched
 	failure   error         // what ReverseProxy could not do
 	status    int           // 0: nothing was answered
 	firstByte time.Duration // until the answer's header was written
+	sized     bool          // the answer's length is known
 	bytes     int64         // of the answer's body
 	stalled   bool          // the client took no byte for too long
 	cause     error         // why the request failed, for the log alone
@@ -55,10 +57,17 @@ func newExchange(w http.ResponseWriter, r *http.Request, route *route, class cla
 	x := &exchange{ResponseWriter: w, request: r, route: route, class: class, began: time.Now()}
 	x.id = r.Header.Get("X-Request-Id")
 	if !isRequestID(x.id) {
-		x.id = rand.Text()[:16]
+		x.id = idPrefix + strconv.FormatUint(ids.Add(1), 36)
 	}
 	return x
 }
+
+// Request ids are one after the other; the prefix tells those of one foreman from
+// those of another, and of the same one before it was started again.
+var (
+	idPrefix = rand.Text()[:10] + "-"
+	ids      atomic.Uint64
+)
 
 // isRequestID reports whether a client's request id is short and printable.
 func isRequestID(id string) bool {
@@ -82,6 +91,7 @@ func (x *exchange) WriteHeader(status int) {
 	if x.status == 0 {
 		x.status = status
 		x.firstByte = time.Since(x.began)
+		x.sized = x.Header().Get("Content-Length") != ""
 	}
 	x.ResponseWriter.WriteHeader(status)
 }
@@ -98,12 +108,20 @@ func (x *exchange) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// FlushError is what http.ResponseController calls to flush.
+// FlushError is what http.ResponseController calls to flush. The header of an
+// answer whose length is known waits for the first of its body, for ReverseProxy
+// has that at hand or soon: one packet instead of two.
 func (x *exchange) FlushError() error {
+	if x.bytes == 0 && x.sized {
+		return nil
+	}
 	err := http.NewResponseController(x.ResponseWriter).Flush()
 	x.note(err)
 	return err
 }
+
+// hadTurn reports whether the exchange is a chat that has had its turn.
+func (x *exchange) hadTurn() bool { return x.class == worker && x.job != nil }
 
 // hungUp reports whether the client is known to have left, however that is known.
 func (x *exchange) hungUp() bool {
@@ -182,8 +200,10 @@ func (p *Proxy) end(x *exchange) {
 	} else if rec.Reason == "" { // probes and scrapes; who is refused is worth a line
 		level = slog.LevelDebug
 	}
-	if ctx := x.request.Context(); p.Log.Enabled(ctx, level) {
-		p.Log.LogAttrs(ctx, level, "request", rec.attrs()...)
+	if ctx, h := x.request.Context(), p.Log.Handler(); h.Enabled(ctx, level) {
+		r := slog.NewRecord(time.Now(), level, "request", 0) // a Logger would look for its caller
+		r.AddAttrs(rec.attrs()...)
+		h.Handle(ctx, r)
 	}
 }
 
@@ -225,7 +245,7 @@ func (x *exchange) record() record {
 	if x.status == 0 || cause == context.Canceled {
 		rec.Status = statusClientLeft
 	}
-	if x.turn != nil && !x.turn.complete.Load() {
+	if x.hadTurn() && !x.job.complete.Load() {
 		switch {
 		case x.stalled:
 			rec.Taken = takenStalled

@@ -261,17 +261,20 @@ func TestFaultCancellationRacesWithTheGrant(t *testing.T) {
 func TestFaultCancellationRacesWithTheTurn(t *testing.T) {
 	f, _ := newHeldFront(t, nil)
 	for round := range 2000 {
-		leave, err := f.enter(&exchange{}, t.Context())
+		leave, err := f.enter(&exchange{request: new(http.Request)}, t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		first := f.beginTurn(t.Context(), &exchange{}, leave)
+		first := newJob(t.Context(), &exchange{request: new(http.Request)})
+		f.beginTurn(first, leave)
 		ctx, cancel := context.WithCancel(t.Context())
 		var racing sync.WaitGroup
 		racing.Go(func() {
-			leave, err := f.enter(&exchange{}, ctx)
+			leave, err := f.enter(&exchange{request: new(http.Request)}, ctx)
 			if err == nil {
-				f.beginTurn(ctx, &exchange{}, leave).end()
+				j := newJob(ctx, &exchange{request: new(http.Request)})
+				f.beginTurn(j, leave)
+				j.end()
 			} else if !errors.Is(err, context.Canceled) {
 				t.Errorf("round %d: %v; want %v", round, err, context.Canceled)
 			}

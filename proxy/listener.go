@@ -72,10 +72,11 @@ type conn struct {
 	left  func(net.Conn) int // bytes that were written and that the client has not taken
 
 	// Write alone uses these.
-	written int64     // bytes, so far
-	taken   int64     // of these, when last looked
-	looked  time.Time // when that was
-	since   time.Time // when taken last grew, or nothing was left to take
+	written  int64     // bytes, so far
+	taken    int64     // of these, when last looked
+	looked   time.Time // when that was
+	since    time.Time // when taken last grew, or nothing was left to take
+	deadline time.Time // of the attempt to write
 }
 
 func (c *conn) Close() error {
@@ -94,8 +95,11 @@ func (c *conn) Write(b []byte) (n int, err error) {
 				return n, os.ErrDeadlineExceeded
 			}
 		}
-		if err := c.Conn.SetWriteDeadline(now.Add(interval)); err != nil {
-			return n, err
+		if c.deadline.Sub(now) < interval/2 { // a timer is dear
+			c.deadline = now.Add(interval)
+			if err := c.Conn.SetWriteDeadline(c.deadline); err != nil {
+				return n, err
+			}
 		}
 		m, err := c.Conn.Write(b[n:])
 		n += m

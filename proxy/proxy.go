@@ -48,8 +48,9 @@ type Options struct {
 type Proxy struct {
 	Options
 	reverse *httputil.ReverseProxy
-	bodies  budget               // for the bodies of chats
-	running atomic.Pointer[turn] // the chat that has the turn; nil: none
+	bodies  budget // for the bodies of chats
+	jobs    jobs
+	running atomic.Pointer[job] // of the chat that has the turn; nil: none
 	metrics *metrics
 	recent  recent
 	ps      psCache
@@ -152,9 +153,11 @@ func (p *Proxy) stream(x *exchange, r *http.Request, limit int64) error {
 
 // forward carries a request through the ReverseProxy.
 func (p *Proxy) forward(x *exchange, r *http.Request) error {
-	if x.turn == nil { // which has a watch of its own
-		r, x.vigil = p.keepVigil(r)
-		defer x.vigil.pause()
+	if x.job == nil { // a chat has its own already
+		j := newJob(r.Context(), x)
+		p.beginPass(j)
+		defer j.end()
+		r = r.WithContext(j.ctx)
 	}
 	delete(r.Header, "Te") // ReverseProxy puts it back behind the Director
 	p.reverse.ServeHTTP(x, r)
@@ -174,15 +177,12 @@ func (p *Proxy) modify(resp *http.Response) error {
 	if resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 && resp.Body != http.NoBody {
 		resp.Body = endless{resp.Body}
 	}
-	if x.vigil != nil {
-		resp.Body = &watched{resp.Body, p, x}
-	}
+	resp.Body = p.follow(x.job, resp)
 	if x.class == manage {
 		resp.Body = p.settle(resp)
 	}
-	if x.turn != nil {
+	if x.hadTurn() {
 		resp.Header.Add("Server-Timing", x.serverTiming())
-		resp.Body = p.follow(x, resp)
 	}
 	return nil
 }

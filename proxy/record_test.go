@@ -16,9 +16,9 @@ import (
 
 // all returns the records of the last requests, oldest first.
 func (r *recent) all() []record {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.records)
+	all := r.latest()
+	slices.Reverse(all)
+	return all
 }
 
 // TestRecords: a chat waits 3 s behind another, its answer begins 2 s later and

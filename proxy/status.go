@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	_ "embed" // for the page's parts
@@ -128,10 +127,10 @@ func (p *Proxy) status(ctx context.Context) *status {
 	holder, waiting, next := p.Gate.Line()
 	if x, ok := holder.(*exchange); ok {
 		s.Chat = &seat{Model: x.model, Client: x.request.RemoteAddr}
-		if t := p.running.Load(); t != nil && t.x == x {
-			s.Chat.Since = span(t.elapsed())
-			if t.answered.Load() > 0 {
-				s.Chat.Bytes = size(t.received.Load())
+		if j := p.running.Load(); j != nil && j.x == x {
+			s.Chat.Since = span(j.elapsed())
+			if j.answered.Load() > 0 {
+				s.Chat.Bytes = size(j.received.Load())
 			}
 		}
 	}
@@ -212,8 +211,9 @@ func (c *psCache) names(ctx context.Context, t *Target, state inventory.State) (
 
 // recent keeps the last requests.
 type recent struct {
-	mu      sync.Mutex
-	records []record // oldest first, at most recentLimit
+	mu      sync.Mutex          // guards what follows
+	records [recentLimit]record // a ring
+	added   int                 // since the start
 }
 
 const recentLimit = 20
@@ -221,23 +221,31 @@ const recentLimit = 20
 func (r *recent) add(rec record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.records) == recentLimit {
-		r.records = append(r.records[:0], r.records[1:]...)
+	r.records[r.added%recentLimit] = rec
+	r.added++
+}
+
+// latest returns them, the latest first.
+func (r *recent) latest() []record {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var latest []record
+	for i := r.added - 1; i >= max(0, r.added-recentLimit); i-- {
+		latest = append(latest, r.records[i%recentLimit])
 	}
-	r.records = append(r.records, rec)
+	return latest
 }
 
 // bars returns the last requests, latest first, drawn to the longest of them.
 func (r *recent) bars(now time.Time) []bar {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.records) == 0 {
-		return nil
+	latest := r.latest()
+	longest := time.Duration(1)
+	for _, rec := range latest {
+		longest = max(longest, rec.Duration)
 	}
-	longest := slices.MaxFunc(r.records, func(a, b record) int { return cmp.Compare(a.Duration, b.Duration) }).Duration
-	place := func(d time.Duration) int { return int(1000 * d / max(longest, 1)) }
+	place := func(d time.Duration) int { return int(1000 * d / longest) }
 	var bars []bar
-	for _, rec := range slices.Backward(r.records) {
+	for _, rec := range latest {
 		first := rec.FirstByte
 		if first == 0 {
 			first = rec.Duration

@@ -295,6 +295,7 @@ func newFrontOn(t testing.TB, ln net.Listener, rawURL string, change func(*Optio
 		first()
 	}
 	start(t, f.Inventory.Run)
+	start(t, f.Proxy.Run)
 	t.Cleanup(f.client.CloseIdleConnections)
 	t.Cleanup(f.Target.pooled.CloseIdleConnections)
 	<-polled
