@@ -2,7 +2,8 @@ FROM golang:1.26 AS build
 WORKDIR /src
 COPY . .
 ARG VERSION=unknown
-RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.release=${VERSION}" -o /foreman .
+# foreman speaks no HTTP/2, neither to clients nor to the host: half a megabyte less.
+RUN CGO_ENABLED=0 go build -trimpath -tags nethttpomithttp2 -ldflags "-s -w -X main.release=${VERSION}" -o /foreman .
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
