@@ -68,7 +68,7 @@ var variables = []variable{
 		set:      func(c *Config, s string) bool { c.Token = s; return isToken(s) },
 		mask:     mask,
 	}, {
-		name: "FOREMAN_HOSTS", meaning: "Host names accepted beside IP addresses and localhost, with commas between; empty: any, or on a loopback address those that Ollama accepts",
+		name: "FOREMAN_HOSTS", meaning: "Host names accepted beside IP addresses and localhost, comma-separated; empty: any, or on a loopback address the local ones that Ollama accepts",
 		expected: "host names without port, with commas between, such as foreman.lan,gpu.example.com",
 		set: func(c *Config, s string) bool {
 			for host := range strings.SplitSeq(s, ",") {
@@ -96,7 +96,7 @@ var variables = []variable{
 			return err == nil && 0 <= n && n <= 1_000_000
 		},
 	}, {
-		name: "FOREMAN_AFFINITY", fallback: "30s", meaning: "how long chats for the model served last may go before earlier ones for another model; 0: strict order of arrival",
+		name: "FOREMAN_AFFINITY", fallback: "30s", meaning: "how long chats for the model served last may overtake earlier ones for another model; 0: strict order of arrival",
 		expected: "a duration such as 30s, or 0",
 		set:      duration(0, func(c *Config) *time.Duration { return &c.Affinity }),
 	}, {
@@ -111,7 +111,7 @@ var variables = []variable{
 			return ok && c.MaxBody >= 1<<10
 		},
 	}, {
-		name: "FOREMAN_STALL_TIMEOUT", fallback: "10m", meaning: "longest silence of a target that is otherwise alive before the chat is given up (504, or cut if begun)",
+		name: "FOREMAN_STALL_TIMEOUT", fallback: "10m", meaning: "longest silence of a host that still answers polls before the chat is given up (504, or cut if begun)",
 		expected: "a duration of at least 1s, such as 10m",
 		set:      duration(time.Second, func(c *Config) *time.Duration { return &c.StallTimeout }),
 	}, {

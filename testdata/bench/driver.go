@@ -93,8 +93,9 @@ var errNoGate = errors.New("two chats were at the target at once")
 // queue puts n chats in line behind one that is held, weighs the front, and lets
 // them all through.
 func (d *driver) queue(n int) (queueFigures, error) {
-	c := newClient(n + 1)
-	defer c.CloseIdleConnections()
+	// Each leaves when it has its answer: kept connections would keep those out who
+	// wait to be accepted, where descriptors are few.
+	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true}}
 	there, release := d.target.holdNext()
 	var (
 		clients sync.WaitGroup

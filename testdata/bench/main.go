@@ -110,9 +110,6 @@ func measure(name, command string, target *target) (column, error) {
 	if err := d.awaitReady(); err != nil {
 		return c, err
 	}
-	for _, n := range embedsAtOnce {
-		c.embeds = append(c.embeds, d.embeds(n, 3*time.Second))
-	}
 	for _, n := range chatsQueued {
 		figures, err := d.queue(n)
 		if err == errNoGate {
@@ -122,6 +119,11 @@ func measure(name, command string, target *target) (column, error) {
 			return c, fmt.Errorf("%d chats queued: %w", n, err)
 		}
 		c.queues = append(c.queues, figures)
+	}
+	// These come last: memory that they have made a front take would hide what the
+	// first of the chats need.
+	for _, n := range embedsAtOnce {
+		c.embeds = append(c.embeds, d.embeds(n, 3*time.Second))
 	}
 	return c, nil
 }
