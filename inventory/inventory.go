@@ -290,8 +290,8 @@ func (inv *Inventory) poll(ctx context.Context) State {
 	return after
 }
 
-// keep reads the further paths, after an ordinary poll. What cannot be read now, and older versions of
-// Ollama lack some, stays as it was.
+// keep reads the further paths, after an ordinary poll. What cannot be read now,
+// and older versions of Ollama lack some, stays as it was.
 func (inv *Inventory) keep(ctx context.Context) {
 	if len(inv.Keep) == 0 {
 		return

@@ -191,5 +191,9 @@ func TestFaultHostIsAwayWhenAPageAsks(t *testing.T) {
 		if a.status != http.StatusOK || a.body != string(fixture(t, "tags.json")) || a.header.Get("Age") == "" {
 			t.Errorf("got %d, Age %q, %q; want the last known", a.status, a.header.Get("Age"), a.body)
 		}
+		time.Sleep(time.Second)
+		if got := f.Inventory.State().Reason; got != inventory.Unreachable {
+			t.Errorf("reason %q a second later; want %q", got, inventory.Unreachable)
+		}
 	})
 }

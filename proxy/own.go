@@ -17,6 +17,7 @@ func (p *Proxy) tags(x *exchange, r *http.Request) error {
 		if err := p.pass(x, r); !errors.Is(err, inventory.ErrUnreachable) && !errors.Is(err, errAsleep) {
 			return err
 		}
+		p.Inventory.Refresh()
 	}
 	state := p.Inventory.State()
 	switch {
