@@ -152,9 +152,9 @@ var corpus = []request{
 	bare("tags with a query", "GET", "/api/tags?x=1"),
 	bare("tags local Origin", "GET", "/api/tags", local),
 	bare("tags wrong Origin", "GET", "/api/tags", foreign),
-	{name: "ps", method: "GET", path: "/api/ps", before: []request{ // it is in the order of their ends
-		with("", "/api/chat", `{"model":"tiny-chat","keep_alive":"1h"}`),
-		with("", "/api/embed", `{"model":"tiny-embed","keep_alive":"2h"}`),
+	{name: "ps", method: "GET", path: "/api/ps", before: []request{ // both are loaded
+		with("", "/api/chat", `{"model":"tiny-chat"}`),
+		with("", "/api/embed", `{"model":"tiny-embed"}`),
 	}},
 	bare("ps wrong Origin", "GET", "/api/ps", foreign),
 	with("show", "/api/show", `{"model":"tiny-chat"}`),

@@ -182,6 +182,8 @@ func mask(body string) string {
 	return out.String()
 }
 
+// maskValue masks what varies in a value, and sorts its models: Ollama lists
+// those of the same second, by modified_at or expires_at, in the order of a Go map.
 func maskValue(value any) any {
 	switch v := value.(type) {
 	case map[string]any:
@@ -189,6 +191,9 @@ func maskValue(value any) any {
 			if v[key] = maskValue(v[key]); masked[key] {
 				v[key] = "*"
 			}
+		}
+		if models, ok := v["models"].([]any); ok {
+			slices.SortFunc(models, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
 		}
 	case []any:
 		for i := range v {
