@@ -120,9 +120,7 @@ func (p *Proxy) hold(r *http.Request, body *upload) (release func(), err error) 
 	release = func() { p.bodies.give(int64(cap(held))) }
 	switch err {
 	case nil:
-		r.ContentLength, r.TransferEncoding = int64(len(held)), nil
-		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(held)), nil }
-		r.Body, _ = r.GetBody()
+		inMemory(r, held)
 	case errFull, errNoRoom:
 		r.Body = struct {
 			io.Reader
@@ -132,6 +130,13 @@ func (p *Proxy) hold(r *http.Request, body *upload) (release func(), err error) 
 		return release, err
 	}
 	return release, nil
+}
+
+// inMemory gives a request a body that can be sent any number of times.
+func inMemory(r *http.Request, body []byte) {
+	r.ContentLength, r.TransferEncoding = int64(len(body)), nil
+	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	r.Body, _ = r.GetBody()
 }
 
 // errFull is what fill returns when it has read up to its limit and more may come.

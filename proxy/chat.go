@@ -1,11 +1,9 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"time"
 
@@ -18,40 +16,58 @@ import (
 func (p *Proxy) chat(x *exchange, r *http.Request) error {
 	body, err := p.readBody(x, r)
 	defer func() { p.bodies.give(int64(cap(body))) }()
+	if err == nil {
+		x.bodyRead = true
+		onOtherStack(func() { err = p.checkModel(x, r.Context(), body) })
+	}
 	if err != nil {
 		return err
 	}
-	x.bodyRead = true
-	model, err := readModel(body)
-	if err != nil {
-		return err
-	}
-	x.asked = model
-	if err := p.Inventory.Check(r.Context(), model); err != nil {
-		return fmt.Errorf("model %.100q: %w", model, err)
-	}
-	x.model = p.Inventory.State().Name(model)
-
-	// What can be ready before the turn is: meanwhile the target sits idle.
-	j := newJob(r.Context(), x)
-	r = r.WithContext(j.ctx)
-	r.ContentLength = int64(len(body))
-	r.TransferEncoding = nil
-	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
-	r.Body, _ = r.GetBody()
-
 	leave, err := p.enter(x, r.Context())
 	if err != nil {
 		return err
 	}
+	return p.turn(x, r, body, leave)
+}
+
+// checkModel checks the model that a chat's body names.
+func (p *Proxy) checkModel(x *exchange, ctx context.Context, body []byte) (err error) {
+	if x.asked, err = readModel(body); err != nil {
+		return err
+	}
+	if err := p.Inventory.Check(ctx, x.asked); err != nil {
+		return fmt.Errorf("model %.100q: %w", x.asked, err)
+	}
+	x.model = p.Inventory.State().Name(x.asked)
+	return nil
+}
+
+// onOtherStack runs f, which needs much stack, on a goroutine of its own. What a
+// stack has grown to it keeps, and this goroutine's chat may wait for hours.
+func onOtherStack(f func()) {
+	done := make(chan any)
+	go func() {
+		defer func() { done <- recover() }()
+		f()
+	}()
+	if e := <-done; e != nil {
+		panic(e)
+	}
+}
+
+// turn passes a chat on whose turn has come.
+func (p *Proxy) turn(x *exchange, r *http.Request, body []byte, leave func()) error {
+	j := newJob(r.Context(), x)
 	p.beginTurn(j, leave)
 	defer j.end()
 	if x.hungUp() {
 		return context.Canceled
 	}
-	if err := p.stillThere(r.Context()); err != nil { // much may have happened while this chat waited
+	if err := p.stillThere(j); err != nil { // much may have happened while this chat waited
 		return err
 	}
+	r = r.WithContext(j)
+	inMemory(r, body)
 	return p.forward(x, r)
 }
 

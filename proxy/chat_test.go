@@ -268,3 +268,13 @@ func TestTurnEndsWithTheTargetsLastByte(t *testing.T) {
 		t.Errorf("the first to be done is %v; want next: the slow client has not read a byte", got)
 	}
 }
+
+// A panic on another goroutine would end the process; the handler's is caught.
+func TestOnOtherStackPanics(t *testing.T) {
+	defer func() {
+		if got := recover(); got != "a defect" {
+			t.Errorf("recovered %v; want what the function panicked with", got)
+		}
+	}()
+	onOtherStack(func() { panic("a defect") })
+}

@@ -43,6 +43,6 @@ func (p *Proxy) direct(r *http.Request) {
 		delete(r.Header, "Authorization")
 		delete(r.Header, "X-Api-Key")
 	}
-	r.Header.Set("X-Request-Id", exchangeOf(r).id)
+	r.Header.Set("X-Request-Id", jobOf(r).x.id)
 	p.Target.address(r, r.URL.Path)
 }

@@ -46,13 +46,6 @@ type exchange struct {
 	completed bool          // the handler came to its end; false: the answer was cut
 }
 
-type exchangeKey struct{}
-
-// exchangeOf returns the exchange that a request belongs to.
-func exchangeOf(r *http.Request) *exchange {
-	return r.Context().Value(exchangeKey{}).(*exchange)
-}
-
 func newExchange(w http.ResponseWriter, r *http.Request, route *route, class class) *exchange {
 	x := &exchange{ResponseWriter: w, request: r, route: route, class: class, began: time.Now()}
 	x.id = r.Header.Get("X-Request-Id")

@@ -191,7 +191,7 @@ func TestLookAtWhatTheClientTakes(t *testing.T) {
 		here, _ := net.Pipe()
 		defer here.Close()
 		g := &gauge{Conn: here}
-		c := &conn{Conn: g, stall: stall, left: func(net.Conn) int { return g.left }}
+		c := &conn{Conn: g, listener: &listener{stall: stall}, left: func(net.Conn) int { return g.left }}
 		write := func(left int, want error) {
 			t.Helper()
 			g.left = left

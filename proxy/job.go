@@ -17,9 +17,11 @@ import (
 // last byte that the target has to say, to a client that reads. A chat's job is its
 // turn at the worker model. The watch (watch.go) takes a job away, by cancelling
 // its request, when the target goes silent.
+//
+// It is the context of that request.
 type job struct {
+	context.Context
 	x      *exchange
-	ctx    context.Context // of the request to the target
 	cancel context.CancelCauseFunc
 	stall  time.Duration // longest silence of a target that is otherwise alive; 0: any
 	began  time.Time
@@ -39,8 +41,24 @@ const notWaiting = -1
 // newJob returns a job that has not begun.
 func newJob(ctx context.Context, x *exchange) *job {
 	j := &job{x: x}
-	j.ctx, j.cancel = context.WithCancelCause(ctx)
+	j.Context, j.cancel = context.WithCancelCause(ctx)
 	return j
+}
+
+type jobKey struct{}
+
+// Value lets jobOf find the job.
+func (j *job) Value(key any) any {
+	if key == (jobKey{}) {
+		return j
+	}
+	return j.Context.Value(key)
+}
+
+// jobOf returns the job that a request on its way to the target, or back, belongs
+// to.
+func jobOf(r *http.Request) *job {
+	return r.Context().Value(jobKey{}).(*job)
 }
 
 // beginTurn begins the job of a chat that the gate let in.
@@ -116,7 +134,7 @@ func (f *followed) Read(b []byte) (int, error) {
 			runtime.Gosched() // the next chat goes first, then the rest of this one
 		}
 	default:
-		f.p.brokeOff(f.j.x, classify(f.j.ctx, err))
+		f.p.brokeOff(f.j.x, classify(f.j, err))
 	}
 	return n, err
 }

@@ -56,7 +56,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		<-l.places
 		return nil, err
 	}
-	return &conn{Conn: c, leave: sync.OnceFunc(func() { <-l.places }), stall: l.stall, left: unacknowledged}, nil
+	return &conn{Conn: c, listener: l, left: unacknowledged}, nil
 }
 
 func (l *listener) Close() error {
@@ -67,9 +67,9 @@ func (l *listener) Close() error {
 // A conn is a client's connection.
 type conn struct {
 	net.Conn
-	leave func() // gives its place to another
-	stall time.Duration
-	left  func(net.Conn) int // bytes that were written and that the client has not taken
+	listener *listener
+	closed   sync.Once
+	left     func(net.Conn) int // bytes that were written and that the client has not taken
 
 	// Write alone uses these.
 	written  int64     // bytes, so far
@@ -80,18 +80,19 @@ type conn struct {
 }
 
 func (c *conn) Close() error {
-	defer c.leave()
+	defer c.closed.Do(func() { <-c.listener.places }) // another may have its place
 	return c.Conn.Close()
 }
 
 // Write writes in attempts of a thirtieth of the time that the client has, a
 // second, and looks as often whether it takes anything.
 func (c *conn) Write(b []byte) (n int, err error) {
-	interval := c.stall / 30
+	stall := c.listener.stall
+	interval := stall / 30
 	for blocked := false; ; blocked = true {
 		now := time.Now()
 		if blocked || now.Sub(c.looked) >= interval {
-			if c.look(now, blocked) >= c.stall {
+			if c.look(now, blocked) >= stall {
 				return n, os.ErrDeadlineExceeded
 			}
 		}

@@ -10,7 +10,6 @@
 package proxy
 
 import (
-	"context"
 	"io"
 	"log/slog"
 	"net/http"
@@ -85,7 +84,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		err = closed // whoever is not let in is not told which paths there are
 	}
 	if err == nil {
-		err = p.treat(x, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)))
+		err = p.treat(x, r)
 	}
 	if err != nil {
 		p.fail(x, err)
@@ -135,14 +134,16 @@ func (p *Proxy) manage(x *exchange, r *http.Request) error {
 // stream forwards a request whose body, of at most limit bytes if that is not 0,
 // goes on to the target as it comes, unless it is small.
 func (p *Proxy) stream(x *exchange, r *http.Request, limit int64) error {
+	j := newJob(r.Context(), x)
+	r = r.WithContext(j)
 	if r.ContentLength == 0 {
-		return p.forward(x, r)
+		return p.passOn(j, r)
 	}
 	body := p.upload(x, r, limit)
 	release, err := p.hold(r, body)
 	defer release()
 	if err == nil {
-		err = p.forward(x, r)
+		err = p.passOn(j, r)
 	}
 	x.bodyRead = body.ended.Load()
 	if cause := body.err.Load(); err != nil && cause != nil {
@@ -151,14 +152,15 @@ func (p *Proxy) stream(x *exchange, r *http.Request, limit int64) error {
 	return err
 }
 
-// forward carries a request through the ReverseProxy.
+// passOn forwards a request beside any number of others.
+func (p *Proxy) passOn(j *job, r *http.Request) error {
+	p.beginPass(j)
+	defer j.end()
+	return p.forward(j.x, r)
+}
+
+// forward carries a request, whose context is a job, through the ReverseProxy.
 func (p *Proxy) forward(x *exchange, r *http.Request) error {
-	if x.job == nil { // a chat has its own already
-		j := newJob(r.Context(), x)
-		p.beginPass(j)
-		defer j.end()
-		r = r.WithContext(j.ctx)
-	}
 	delete(r.Header, "Te") // ReverseProxy puts it back behind the Director
 	p.reverse.ServeHTTP(x, r)
 	return x.failure
@@ -169,7 +171,7 @@ func (p *Proxy) modify(resp *http.Response) error {
 	if resp.StatusCode < 200 { // 101, or no status at all
 		return errSwitched
 	}
-	x := exchangeOf(resp.Request)
+	x := jobOf(resp.Request).x
 	p.grants.note(x, resp.Header)
 	resp.Header.Set("X-Request-Id", x.id)
 	// RFC 9112, section 6.3: without a length and without chunks an answer ends
