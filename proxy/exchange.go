@@ -23,31 +23,36 @@ const statusClientLeft = 499
 // handlers write to, and it gathers what the log says at the end.
 type exchange struct {
 	http.ResponseWriter
+	conn    *conn         // that it came by; nil: not through a Listener
 	request *http.Request // as it came in
 	route   *route
 	class   class
 	id      string
 	began   time.Time
 
-	bodyRead  bool          // the request's body was read to its end
 	asked     string        // the model that a chat names
 	model     string        // the same as the target tells it, once it is known to hold it
 	job       *job          // nil until the target may be asked: for a chat, until its turn
 	joined    time.Time     // when it stood in line; zero: it never did
 	queued    time.Duration // since then, until the turn or until it left
-	failure   error         // what ReverseProxy could not do
 	status    int           // 0: nothing was answered
 	firstByte time.Duration // until the answer's header was written
-	sized     bool          // the answer's length is known
 	bytes     int64         // of the answer's body
-	stalled   bool          // the client took no byte for too long
+	failure   error         // what ReverseProxy could not do
 	cause     error         // why the request failed, for the log alone
 	reason    string        // the same from a closed set, where foreman answered an error
-	completed bool          // the handler came to its end; false: the answer was cut
+
+	bodyRead  bool // the request's body was read to its end
+	relayed   bool // the answer is the target's
+	sized     bool // the answer's length is known
+	flushed   bool // nothing that was written is held back
+	stalled   bool // the client took no byte for too long
+	completed bool // the handler came to its end; false: the answer was cut
 }
 
 func newExchange(w http.ResponseWriter, r *http.Request, route *route, class class) *exchange {
 	x := &exchange{ResponseWriter: w, request: r, route: route, class: class, began: time.Now()}
+	x.conn, _ = r.Context().Value(connKey{}).(*conn)
 	x.id = r.Header.Get("X-Request-Id")
 	if !isRequestID(x.id) {
 		x.id = idPrefix + strconv.FormatUint(ids.Add(1), 36)
@@ -89,11 +94,15 @@ func (x *exchange) WriteHeader(status int) {
 	x.ResponseWriter.WriteHeader(status)
 }
 
-func (x *exchange) Write(b []byte) (int, error) {
+func (x *exchange) Write(b []byte) (n int, err error) {
 	if x.status == 0 {
 		x.WriteHeader(http.StatusOK)
 	}
-	n, err := x.ResponseWriter.Write(b)
+	if x.relayed && x.conn != nil {
+		n, err = x.relay(b)
+	} else {
+		n, err = x.ResponseWriter.Write(b)
+	}
 	if x.request.Method != http.MethodHead {
 		x.bytes += int64(n)
 	}
@@ -101,11 +110,25 @@ func (x *exchange) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// relay writes what has come from the target: at once, and in one piece.
+func (x *exchange) relay(b []byte) (int, error) {
+	x.conn.gather()
+	n, err := x.ResponseWriter.Write(b)
+	if err == nil {
+		err = http.NewResponseController(x.ResponseWriter).Flush()
+	}
+	if e := x.conn.release(); err == nil {
+		err = e
+	}
+	x.flushed = err == nil
+	return n, err
+}
+
 // FlushError is what http.ResponseController calls to flush. The header of an
 // answer whose length is known waits for the first of its body, for ReverseProxy
 // has that at hand or soon: one packet instead of two.
 func (x *exchange) FlushError() error {
-	if x.bytes == 0 && x.sized {
+	if x.flushed || x.bytes == 0 && x.sized {
 		return nil
 	}
 	err := http.NewResponseController(x.ResponseWriter).Flush()
@@ -121,8 +144,7 @@ func (x *exchange) hungUp() bool {
 	if x.request.Context().Err() != nil {
 		return true
 	}
-	c, ok := x.request.Context().Value(connKey{}).(*conn)
-	return ok && c.hungUp()
+	return x.conn != nil && x.conn.hungUp()
 }
 
 // abandonBody lets an answer go out before the request's body has come: what is

@@ -71,7 +71,9 @@ type conn struct {
 	closed   sync.Once
 	left     func(net.Conn) int // bytes that were written and that the client has not taken
 
-	// Write alone uses these.
+	gathered []byte // to be written together; nil: what is written goes out
+
+	// write alone uses these.
 	written  int64     // bytes, so far
 	taken    int64     // of these, when last looked
 	looked   time.Time // when that was
@@ -84,9 +86,41 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// Write writes in attempts of a thirtieth of the time that the client has, a
-// second, and looks as often whether it takes anything.
+// gather keeps what is written from now on, until release. net/http would write an
+// embedding with its header in two pieces, each a system call and a packet.
+func (c *conn) gather() { c.gathered = buffers{}.Get()[:0] }
+
+// release writes what was gathered.
+func (c *conn) release() error {
+	b := c.gathered
+	c.gathered = nil
+	defer buffers{}.Put(b[:cap(b)])
+	if len(b) == 0 {
+		return nil
+	}
+	_, err := c.write(b)
+	return err
+}
+
 func (c *conn) Write(b []byte) (n int, err error) {
+	switch {
+	case c.gathered == nil:
+		return c.write(b)
+	case len(c.gathered)+len(b) <= cap(c.gathered):
+		c.gathered = append(c.gathered, b...)
+		return len(b), nil
+	}
+	gathered := c.gathered // too much for one piece
+	c.gathered = c.gathered[:0]
+	if _, err := c.write(gathered); err != nil {
+		return 0, err
+	}
+	return c.write(b)
+}
+
+// write writes in attempts of a thirtieth of the time that the client has, a
+// second, and looks as often whether it takes anything.
+func (c *conn) write(b []byte) (n int, err error) {
 	stall := c.listener.stall
 	interval := stall / 30
 	for blocked := false; ; blocked = true {

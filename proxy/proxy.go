@@ -180,6 +180,7 @@ func (p *Proxy) modify(resp *http.Response) error {
 		resp.Body = endless{resp.Body}
 	}
 	resp.Body = p.follow(x.job, resp)
+	x.relayed = true
 	if x.class == manage {
 		resp.Body = p.settle(resp)
 	}
