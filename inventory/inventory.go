@@ -83,14 +83,7 @@ func (s State) Names() []string { return s.models.listed }
 
 // Holds reports whether the target holds the model by that name, spelt in any
 // way that Ollama accepts.
-func (s State) Holds(name string) bool { return s.Name(name) != "" }
-
-// Name returns a model's name as the target tells it, for any way to spell it
-// that Ollama accepts; "" if the target does not hold it.
-func (s State) Name(name string) string {
-	key, _ := canonical(name)
-	return s.models.names[key]
-}
+func (s State) Holds(name string) bool { return s.models.named(name) != "" }
 
 // An Inventory polls a source while [Inventory.Run] runs. Make one with [New].
 type Inventory struct {
@@ -172,33 +165,36 @@ func (inv *Inventory) State() State {
 	return inv.state
 }
 
-// Check reports whether the target can be asked for a model: nil if it holds
-// the model and was not found unreachable. Before it says no it polls once, in
-// common with everybody who asks at that moment.
+// Check reports whether the target can be asked for a model, spelt in any way that
+// Ollama accepts, and returns the model's name as the target tells it: it can if it
+// holds the model and was not found unreachable. Before Check says no it polls
+// once, in common with everybody who asks at that moment.
 //
-// The error is ErrNotFound if the target answers and lacks the model,
-// ErrUnreachable if it does not answer; ErrDegraded, with the cause, if it answers but its models
-// cannot be read and the model was never seen, or the cause of ctx.
-func (inv *Inventory) Check(ctx context.Context, model string) error {
-	if _, ok := canonical(model); !ok {
-		return ErrNotFound // no target can hold it: not worth a poll
+// The error is ErrNotFound if the target answers and lacks the model; it wraps
+// ErrUnreachable if the target does not answer, and ErrDegraded, with the cause, if
+// it answers but its models cannot be read and the model was never seen; or it is
+// the cause of ctx.
+func (inv *Inventory) Check(ctx context.Context, model string) (name string, err error) {
+	key, ok := canonical(model)
+	if !ok {
+		return "", ErrNotFound // no target can hold it: not worth a poll
 	}
 	state := inv.State()
-	if !state.Holds(model) || state.Reason == Unreachable {
+	if state.models.names[key] == "" || state.Reason == Unreachable {
 		if err := inv.Repoll(ctx); err != nil {
-			return err
+			return "", err
 		}
 		state = inv.State()
 	}
-	switch {
+	switch name := state.models.names[key]; {
 	case state.Reason == Unreachable:
-		return fmt.Errorf("last poll: %w", state.err)
-	case state.Holds(model):
-		return nil
+		return "", fmt.Errorf("last poll: %w", state.err)
+	case name != "":
+		return name, nil
 	case state.Degraded():
-		return fmt.Errorf("%w: %w", ErrDegraded, state.err)
+		return "", fmt.Errorf("%w: %w", ErrDegraded, state.err)
 	default:
-		return ErrNotFound
+		return "", ErrNotFound
 	}
 }
 

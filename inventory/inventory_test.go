@@ -140,7 +140,7 @@ func (b *bed) wantLog(t *testing.T, want ...string) {
 
 func (b *bed) wantCheck(t *testing.T, model string, want error) {
 	t.Helper()
-	if got := b.Check(t.Context(), model); got != want && (want == nil || !errors.Is(got, want)) {
+	if _, got := b.Check(t.Context(), model); got != want && (want == nil || !errors.Is(got, want)) {
 		t.Errorf("Check(%q): got %v; want %v", model, got, want)
 	}
 }
@@ -529,7 +529,7 @@ func TestCheckErrorsAreApart(t *testing.T) {
 	for err, want := range map[error]error{nil: ErrNotFound, errInternal: ErrDegraded, errToken: ErrDegraded, errRefused: ErrUnreachable} {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBed(t, 30*second, chat, err)
-			got := b.Check(t.Context(), "new")
+			_, got := b.Check(t.Context(), "new")
 			for _, e := range all {
 				if errors.Is(got, e) != (e == want) {
 					t.Errorf("%v: is it %q? %t", got, e, errors.Is(got, e))
@@ -621,7 +621,10 @@ func TestCheckIsCancelled(t *testing.T) {
 		errLeft := errors.New("the client left")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		got := make(chan error)
-		go func() { got <- b.Check(ctx, "new") }()
+		go func() {
+			_, err := b.Check(ctx, "new")
+			got <- err
+		}()
 		go b.wantCheck(t, "newer", ErrUnreachable) // others wait on
 		sleep(1 * second)
 		cancel(errLeft)
@@ -685,7 +688,7 @@ func TestCheckWhenRunEnds(t *testing.T) {
 		errStopping := errors.New("stopping")
 		request, cancel := context.WithCancelCause(t.Context())
 		var got error
-		go func() { got = inv.Check(request, "new") }()
+		go func() { _, got = inv.Check(request, "new") }()
 		sleep(1 * second)
 		stop()
 		synctest.Wait()

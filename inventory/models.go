@@ -43,3 +43,10 @@ func readModels(tags []byte) (models, error) {
 	}
 	return m, nil
 }
+
+// named returns a model's name as the target tells it, for any way to spell it
+// that Ollama accepts; "" if the target does not hold it.
+func (m models) named(name string) string {
+	key, _ := canonical(name)
+	return m.names[key]
+}

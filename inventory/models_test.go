@@ -55,8 +55,8 @@ func TestNamesAreTheTargets(t *testing.T) {
 		"b:7b": "B:7b", "library/B:7B": "B:7b", "HF.CO/x/y:z": "hf.co/x/Y:Z", "A:latest": "a",
 		"b": "", "": "", "a:": "", "not a name": "",
 	} {
-		if got := state.Name(name); got != want {
-			t.Errorf("Name(%q): got %q; want %q", name, got, want)
+		if got := m.named(name); got != want {
+			t.Errorf("named(%q): got %q; want %q", name, got, want)
 		}
 	}
 }

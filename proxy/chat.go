@@ -35,10 +35,9 @@ func (p *Proxy) checkModel(x *exchange, ctx context.Context, body []byte) (err e
 	if x.asked, err = readModel(body); err != nil {
 		return err
 	}
-	if err := p.Inventory.Check(ctx, x.asked); err != nil {
+	if x.model, err = p.Inventory.Check(ctx, x.asked); err != nil {
 		return fmt.Errorf("model %.100q: %w", x.asked, err)
 	}
-	x.model = p.Inventory.State().Name(x.asked)
 	return nil
 }
 

@@ -55,7 +55,8 @@ func newExchange(w http.ResponseWriter, r *http.Request, route *route, class cla
 	x.conn, _ = r.Context().Value(connKey{}).(*conn)
 	x.id = r.Header.Get("X-Request-Id")
 	if !isRequestID(x.id) {
-		x.id = idPrefix + strconv.FormatUint(ids.Add(1), 36)
+		var id [32]byte
+		x.id = string(strconv.AppendUint(append(id[:0], idPrefix...), ids.Add(1), 36))
 	}
 	return x
 }
@@ -217,7 +218,8 @@ func (p *Proxy) end(x *exchange) {
 	}
 	if ctx, h := x.request.Context(), p.Log.Handler(); h.Enabled(ctx, level) {
 		r := slog.NewRecord(time.Now(), level, "request", 0) // a Logger would look for its caller
-		r.AddAttrs(rec.attrs()...)
+		var attrs [12]slog.Attr
+		r.AddAttrs(rec.appendTo(attrs[:0])...)
 		h.Handle(ctx, r)
 	}
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 )
@@ -63,7 +64,7 @@ func (p *Proxy) grant(x *exchange) {
 	if !p.Inventory.State().Degraded() {
 		ctx, cancel := context.WithTimeout(x.request.Context(), time.Second)
 		defer cancel()
-		ask := (&http.Request{Method: http.MethodHead, Header: http.Header{"Origin": {origin}}}).WithContext(ctx)
+		ask := (&http.Request{Method: http.MethodHead, URL: new(url.URL), Header: http.Header{"Origin": {origin}}}).WithContext(ctx)
 		p.Target.address(ask, "/")
 		if resp, err := p.Target.pooled.RoundTrip(ask); err == nil {
 			resp.Body.Close()

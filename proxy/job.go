@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"runtime"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -64,11 +63,11 @@ func jobOf(r *http.Request) *job {
 // beginTurn begins the job of a chat that the gate let in.
 func (p *Proxy) beginTurn(j *job, leave func()) {
 	j.stall = p.StallTimeout
-	j.end = sync.OnceFunc(func() {
+	j.end = func() { // each of these may come twice
 		p.jobs.remove(j)
 		p.running.CompareAndSwap(j, nil)
 		leave()
-	})
+	}
 	p.begin(j)
 	p.running.Store(j)
 }

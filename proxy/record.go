@@ -27,9 +27,8 @@ type record struct {
 	Err       error
 }
 
-// attrs is the record as the log has it. It has no token and no body.
-func (rec *record) attrs() []slog.Attr {
-	attrs := make([]slog.Attr, 0, 13)
+// appendTo appends the record as the log has it. It has no token and no body.
+func (rec *record) appendTo(attrs []slog.Attr) []slog.Attr {
 	attrs = append(attrs,
 		slog.String("method", rec.Method),
 		slog.String("route", rec.Route),

@@ -188,7 +188,7 @@ func TestAttrs(t *testing.T) {
 		Queued: 1500 * time.Microsecond, FirstByte: 2 * time.Second, Duration: time.Minute, Bytes: 1 << 40, Cut: true, Err: io.ErrUnexpectedEOF,
 	}
 	var got []string
-	for _, a := range rec.attrs() {
+	for _, a := range rec.appendTo(nil) {
 		got = append(got, a.String())
 	}
 	const want = "method=POST route=/api/chat status=200 client=[fe80::1]:7 id=id ms=60000 first_byte_ms=2000 bytes=1099511627776 model=m queue_ms=1.5 cut=true err=unexpected EOF"

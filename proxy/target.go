@@ -65,9 +65,9 @@ func NewTarget(u *url.URL, token string) *Target {
 }
 
 // address turns a request for a path into one for that path on the target, in
-// foreman's name.
+// foreman's name. It writes over r.URL.
 func (t *Target) address(r *http.Request, path string) {
-	r.URL = &url.URL{Scheme: t.url.Scheme, Host: t.url.Host, Path: t.url.Path + path}
+	*r.URL = url.URL{Scheme: t.url.Scheme, Host: t.url.Host, Path: t.url.Path + path}
 	r.Host = t.url.Host // Ollama refuses names that it does not know (DNS rebinding)
 	if t.bearer != "" {
 		r.Header.Set("Authorization", t.bearer)
@@ -91,28 +91,28 @@ func (t *Target) isLoop(r *http.Request) bool {
 // more, on a new connection. One that breaks later may break because of the
 // request. A request on a new connection is never repeated.
 func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
-	var (
+	var seen struct {
 		reused, answered atomic.Bool
 		sent             atomic.Pointer[time.Time] // when the whole request was; nil: not yet
-	)
-	trace := &httptrace.ClientTrace{
-		GotConn:              func(info httptrace.GotConnInfo) { reused.Store(info.Reused) },
-		GotFirstResponseByte: func() { answered.Store(true) },
+	}
+	first := r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+		GotConn:              func(info httptrace.GotConnInfo) { seen.reused.Store(info.Reused) },
+		GotFirstResponseByte: func() { seen.answered.Store(true) },
 		WroteRequest: func(info httptrace.WroteRequestInfo) {
 			if now := time.Now(); info.Err == nil {
-				sent.Store(&now)
+				seen.sent.Store(&now)
 			}
 		},
-	}
-	first := r.WithContext(httptrace.WithClientTrace(r.Context(), trace))
+	}))
 	if r.GetBody != nil {
 		// ReverseProxy has wrapped the body. Transport sends one that it knows to
 		// be in memory together with the header, in one packet.
 		first.Body, _ = r.GetBody()
 	}
 	resp, err := t.pooled.RoundTrip(first)
-	atOnce := sent.Load() == nil || time.Since(*sent.Load()) < retryWithin
-	if err != nil && reused.Load() && !answered.Load() && atOnce && r.Context().Err() == nil && isReplayable(r) {
+	sent := seen.sent.Load()
+	atOnce := sent == nil || time.Since(*sent) < retryWithin
+	if err != nil && seen.reused.Load() && !seen.answered.Load() && atOnce && r.Context().Err() == nil && isReplayable(r) {
 		again := r.Clone(r.Context())
 		if r.GetBody != nil {
 			if again.Body, err = r.GetBody(); err != nil {
