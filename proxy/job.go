@@ -64,9 +64,9 @@ func jobOf(r *http.Request) *job {
 func (p *Proxy) beginTurn(j *job, leave func()) {
 	j.stall = p.StallTimeout
 	j.end = func() { // each of these may come twice
-		p.jobs.remove(j)
-		p.running.CompareAndSwap(j, nil)
 		leave()
+		p.running.CompareAndSwap(j, nil)
+		p.jobs.remove(j)
 	}
 	p.begin(j)
 	p.running.Store(j)

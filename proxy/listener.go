@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -71,7 +72,8 @@ type conn struct {
 	closed   sync.Once
 	left     func(net.Conn) int // bytes that were written and that the client has not taken
 
-	gathered []byte // to be written together; nil: what is written goes out
+	blind    atomic.Bool // net/http would not notice that the client leaves
+	gathered []byte      // to be written together; nil: what is written goes out
 
 	// write alone uses these.
 	written  int64     // bytes, so far
@@ -156,10 +158,18 @@ func (c *conn) look(now time.Time, blocked bool) time.Duration {
 	return now.Sub(c.since)
 }
 
-// hungUp reports whether the client has closed its end. The request's context ends
-// then too, as a rule; but not if the client has sent a byte behind its request,
-// for net/http reads no further before the answer is out.
-func (c *conn) hungUp() bool { return hungUp(c.Conn) }
+// Read notes whether net/http can notice that the client leaves. To do so it reads
+// on behind a request, into room for one byte; when it has a byte it reads no
+// further before the answer is out.
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.blind.Store(n > 0 && len(b) == 1)
+	return n, err
+}
+
+// hungUp reports whether the client has closed its end and net/http is blind to it:
+// else the request's context ends.
+func (c *conn) hungUp() bool { return c.blind.Load() && hungUp(c.Conn) }
 
 type connKey struct{}
 
