@@ -81,12 +81,8 @@ func isRequestID(id string) bool {
 	return true
 }
 
-// WriteHeader passes the status on. Informational ones end here: foreman answers
-// 100 for itself, and nothing else was asked for.
+// WriteHeader passes the status on.
 func (x *exchange) WriteHeader(status int) {
-	if status < 200 {
-		return
-	}
 	if x.status == 0 {
 		x.status = status
 		x.firstByte = time.Since(x.began)

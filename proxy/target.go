@@ -95,7 +95,7 @@ func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
 		reused, answered atomic.Bool
 		sent             atomic.Pointer[time.Time] // when the whole request was; nil: not yet
 	}
-	first := r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+	first := r.WithContext(httptrace.WithClientTrace(untraced{r.Context()}, &httptrace.ClientTrace{
 		GotConn:              func(info httptrace.GotConnInfo) { seen.reused.Store(info.Reused) },
 		GotFirstResponseByte: func() { seen.answered.Store(true) },
 		WroteRequest: func(info httptrace.WroteRequestInfo) {
@@ -113,7 +113,7 @@ func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
 	sent := seen.sent.Load()
 	atOnce := sent == nil || time.Since(*sent) < retryWithin
 	if err != nil && seen.reused.Load() && !seen.answered.Load() && atOnce && r.Context().Err() == nil && isReplayable(r) {
-		again := r.Clone(r.Context())
+		again := r.Clone(untraced{r.Context()})
 		if r.GetBody != nil {
 			if again.Body, err = r.GetBody(); err != nil {
 				return nil, err
@@ -126,6 +126,19 @@ func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, classify(r.Context(), err)
 	}
 	return resp, nil
+}
+
+// An untraced context has no trace in it. ReverseProxy's would send the target's
+// informational answers on to the client, which has asked foreman and not the
+// target for a 100.
+type untraced struct{ context.Context }
+
+func (c untraced) Value(key any) any {
+	v := c.Context.Value(key)
+	if _, ok := v.(*httptrace.ClientTrace); ok {
+		return nil
+	}
+	return v
 }
 
 func isReplayable(r *http.Request) bool {
