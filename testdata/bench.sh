@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # What foreman costs, and what it costs when it grows: testdata/bench.sh
 #
-# Prints a table, in a quarter of a minute for each column: foreman beside a bare
-# httputil.ReverseProxy, and HAProxy and nginx where they are installed. Needs Go
-# alone, on Linux. Everything listens on 127.0.0.1.
+# Prints a table, in a minute for each column: foreman beside a bare
+# httputil.ReverseProxy, and HAProxy, nginx and Caddy where they are installed.
+# Needs Go alone, on Linux. Everything listens on 127.0.0.1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scratch=$(mktemp -d)
@@ -14,7 +14,7 @@ go build -o "$scratch/foreman" .
 go build -o "$scratch/bench" ./testdata/bench
 
 cat >"$scratch/foreman.sh" <<END
-FOREMAN_OLLAMA_URL=http://\$TARGET FOREMAN_ADDR=\$LISTEN FOREMAN_EMBED_MODEL=embed FOREMAN_MAX_QUEUE=20000 FOREMAN_LOG_LEVEL=warn exec $scratch/foreman
+FOREMAN_OLLAMA_URL=http://\$TARGET FOREMAN_ADDR=\$LISTEN FOREMAN_EMBED_MODEL=embed FOREMAN_MAX_QUEUE=20000 exec $scratch/foreman 2>$scratch/foreman.log
 END
 cat >"$scratch/haproxy.sh" <<END
 cat >$scratch/haproxy.cfg <<CFG
@@ -58,10 +58,28 @@ http {
 CFG
 exec nginx -e $scratch/nginx.log -c $scratch/nginx.cfg
 END
+cat >"$scratch/caddy.sh" <<END
+cat >$scratch/Caddyfile <<CFG
+{
+    admin off
+    auto_https off
+    log {
+        level ERROR
+    }
+}
+http://\$LISTEN {
+    reverse_proxy \$TARGET {
+        flush_interval -1
+    }
+}
+CFG
+exec caddy run --config $scratch/Caddyfile --adapter caddyfile 2>$scratch/caddy.log
+END
 
 fronts=("foreman=sh $scratch/foreman.sh" "bare ReverseProxy=$scratch/bench bare")
 command -v haproxy >/dev/null && fronts+=("HAProxy, maxconn 1=sh $scratch/haproxy.sh")
 command -v nginx >/dev/null && fronts+=("nginx=sh $scratch/nginx.sh")
+command -v caddy >/dev/null && fronts+=("Caddy=sh $scratch/caddy.sh")
 
 printf '%s, %s cores, %s, foreman at %s\n\n' \
 	"$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)" "$(go env GOVERSION)" "$(git rev-parse --short HEAD 2>/dev/null || echo '?')"

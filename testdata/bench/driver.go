@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -34,7 +35,7 @@ func newClient(n int) *http.Client {
 func (d *driver) awaitReady() error {
 	var last error
 	c := http.Client{Timeout: 5 * time.Second}
-	for range 200 {
+	for range 5000 {
 		resp, err := c.Post(d.url+"/api/embed", "application/json", bytes.NewReader(embedBody))
 		if err == nil {
 			resp.Body.Close()
@@ -44,7 +45,7 @@ func (d *driver) awaitReady() error {
 			err = errors.New(resp.Status)
 		}
 		last = err
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(time.Millisecond)
 	}
 	return last
 }
@@ -83,9 +84,29 @@ func (d *driver) embeds(n int, span time.Duration) embedFigures {
 	return embedFigures{float64(len(all)) / elapsed.Seconds(), quantile(all, .5), quantile(all, .99), failed.Load()}
 }
 
+// median returns the figures of the round whose rate is the middle one, and what
+// failed in all of them.
+func median(rounds []embedFigures) embedFigures {
+	middle := slices.SortedFunc(slices.Values(rounds), func(a, b embedFigures) int { return cmp.Compare(a.rate, b.rate) })[len(rounds)/2]
+	middle.failed = 0
+	for _, r := range rounds {
+		middle.failed += r.failed
+	}
+	return middle
+}
+
 type queueFigures struct {
-	kilobytes float64 // of the front's memory, for each chat in line
-	p50, p99  time.Duration
+	kilobytes float64         // of the front's memory, for each chat in line
+	idle      []time.Duration // of the target, between two of them
+}
+
+// idle returns the target's idle times in all rounds, sorted.
+func idle(rounds []queueFigures) (all []time.Duration) {
+	for _, r := range rounds {
+		all = append(all, r.idle...)
+	}
+	slices.Sort(all)
+	return all
 }
 
 var errNoGate = errors.New("two chats were at the target at once")
@@ -125,7 +146,7 @@ func (d *driver) queue(n int) (queueFigures, error) {
 		err = *cause
 	}
 	gaps, _ := d.target.idle()
-	return queueFigures{float64(after-before) / float64(n), quantile(gaps, .5), quantile(gaps, .99)}, err
+	return queueFigures{float64(after-before) / float64(n), gaps}, err
 }
 
 // settle waits until the front's memory has not grown for a second, and returns
