@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"foreman/gate"
@@ -46,7 +47,13 @@ func (p *Proxy) checkModel(x *exchange, ctx context.Context, body []byte) (err e
 func onOtherStack(f func()) {
 	done := make(chan any)
 	go func() {
-		defer func() { done <- recover() }()
+		defer func() {
+			e := recover()
+			if e != nil {
+				e = fmt.Errorf("%v\n%s", e, debug.Stack()) // this stack is the one that tells
+			}
+			done <- e
+		}()
 		f()
 	}()
 	if e := <-done; e != nil {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -272,9 +273,12 @@ func TestTurnEndsWithTheTargetsLastByte(t *testing.T) {
 // A panic on another goroutine would end the process; the handler's is caught.
 func TestOnOtherStackPanics(t *testing.T) {
 	defer func() {
-		if got := recover(); got != "a defect" {
-			t.Errorf("recovered %v; want what the function panicked with", got)
+		got := fmt.Sprint(recover())
+		if !strings.HasPrefix(got, "a defect\n") || !strings.Contains(got, "defective") {
+			t.Errorf("recovered %v; want what the function panicked with, and where", got)
 		}
 	}()
-	onOtherStack(func() { panic("a defect") })
+	onOtherStack(defective)
 }
+
+func defective() { panic("a defect") }

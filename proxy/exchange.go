@@ -114,8 +114,9 @@ func (x *exchange) relay(b []byte) (int, error) {
 	if err == nil {
 		err = http.NewResponseController(x.ResponseWriter).Flush()
 	}
-	if e := x.conn.release(); err == nil {
-		err = e
+	if e := x.conn.release(); err == nil && e != nil {
+		// net/http thinks that all went well, and does not end the context.
+		err, x.cause = e, cmp.Or(context.Cause(x.request.Context()), context.Canceled)
 	}
 	x.flushed = err == nil
 	return n, err
@@ -136,7 +137,8 @@ func (x *exchange) FlushError() error {
 // hadTurn reports whether the exchange is a chat that has had its turn.
 func (x *exchange) hadTurn() bool { return x.class == worker && x.job != nil }
 
-// hungUp reports whether the client is known to have left, however that is known.
+// hungUp reports whether the client is known to have left, as net/http knows or as
+// the kernel does.
 func (x *exchange) hungUp() bool {
 	if x.request.Context().Err() != nil {
 		return true

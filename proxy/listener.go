@@ -72,7 +72,7 @@ type conn struct {
 	closed   sync.Once
 	left     func(net.Conn) int // bytes that were written and that the client has not taken
 
-	blind    atomic.Bool // net/http would not notice that the client leaves
+	watched  atomic.Bool // net/http would notice that the client leaves
 	gathered []byte      // to be written together; nil: what is written goes out
 
 	// write alone uses these.
@@ -158,18 +158,21 @@ func (c *conn) look(now time.Time, blocked bool) time.Duration {
 	return now.Sub(c.since)
 }
 
-// Read notes whether net/http can notice that the client leaves. To do so it reads
-// on behind a request, into room for one byte; when it has a byte it reads no
+// Read notes whether net/http would notice that the client leaves. To do so it
+// reads on behind a request, into room for one byte; when it has a byte it reads no
 // further before the answer is out.
 func (c *conn) Read(b []byte) (int, error) {
+	c.watched.Store(len(b) == 1)
 	n, err := c.Conn.Read(b)
-	c.blind.Store(n > 0 && len(b) == 1)
+	if n > 0 {
+		c.watched.Store(false)
+	}
 	return n, err
 }
 
-// hungUp reports whether the client has closed its end and net/http is blind to it:
-// else the request's context ends.
-func (c *conn) hungUp() bool { return c.blind.Load() && hungUp(c.Conn) }
+// hungUp reports whether the client has closed its end and net/http does not look:
+// where it does, the request's context ends.
+func (c *conn) hungUp() bool { return !c.watched.Load() && hungUp(c.Conn) }
 
 type connKey struct{}
 

@@ -51,7 +51,7 @@ func NewTarget(u *url.URL, token string) *Target {
 		TLSHandshakeTimeout:    dialTimeout,
 		DisableCompression:     true, // or it would ask for gzip where the client did not
 		MaxIdleConnsPerHost:    512,
-		ReadBufferSize:         16 << 10, // an embedding's answer in one read, and two writes
+		ReadBufferSize:         16 << 10, // an embedding's answer in one read, and so in one write
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 1 << 20,
 	}
