@@ -24,7 +24,7 @@ func TestImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dockerfile := string(text)
+	dockerfile := strings.ReplaceAll(string(text), "\\\n", "") // lines that go on
 	find := func(pattern string) string {
 		match := regexp.MustCompile(`(?m)^` + pattern + `$`).FindStringSubmatch(dockerfile)
 		if match == nil {
