@@ -116,7 +116,7 @@ func (x *exchange) relay(b []byte) (int, error) {
 	}
 	if e := x.conn.release(); err == nil && e != nil {
 		// net/http thinks that all went well, and does not end the context.
-		err, x.cause = e, cmp.Or(context.Cause(x.request.Context()), context.Canceled)
+		n, err, x.cause = 0, e, cmp.Or(context.Cause(x.request.Context()), context.Canceled)
 	}
 	x.flushed = err == nil
 	return n, err
