@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -20,6 +22,14 @@ func TestLastKnown(t *testing.T) {
 	for _, path := range paths {
 		before[path] = get(t, own.URL+path)
 	}
+	// What is to be told later is read behind a poll: before the next one it was.
+	first := lastPoll(t, foreman.URL)
+	eventually(t, func() error {
+		if lastPoll(t, foreman.URL) == first {
+			return errors.New("no second poll yet")
+		}
+		return nil
+	})
 	own.Kill()
 	eventually(t, func() error { return wantHealth(foreman.URL, "degraded", "unreachable") })
 	for _, path := range paths {
@@ -62,4 +72,16 @@ func TestLastKnown(t *testing.T) {
 			t.Errorf("%s: got %v; want the last known", client.name, err)
 		}
 	}
+}
+
+// lastPoll returns when the last good poll was, as foreman tells it.
+func lastPoll(t *testing.T, base string) string {
+	t.Helper()
+	var got struct {
+		LastPoll string `json:"last_poll"`
+	}
+	if err := json.Unmarshal([]byte(get(t, base+"/healthz").body), &got); err != nil || got.LastPoll == "" {
+		t.Fatalf("healthz: last_poll is %q, %v; want a time", got.LastPoll, err)
+	}
+	return got.LastPoll
 }
