@@ -168,7 +168,8 @@ func (p *Proxy) fill(src io.Reader, declared, limit int64) (body []byte, err err
 
 // grow returns body with more room, at the budget's expense: twice as much as has
 // come, but no more than was declared. Of little that was declared all is taken
-// when the first of it has come.
+// when the first of it has come. The copy that it makes is not counted twice: on a
+// slow machine many are copied at once, and others would be refused for that.
 func (p *Proxy) grow(body []byte, declared, limit int64) ([]byte, error) {
 	size := max(2*int64(cap(body)), 4<<10)
 	switch {
@@ -179,11 +180,10 @@ func (p *Proxy) grow(body []byte, declared, limit int64) ([]byte, error) {
 		size = min(size, declared)
 	}
 	size = min(size, limit+1)
-	if !p.bodies.take(size) {
+	if !p.bodies.take(size - int64(cap(body))) {
 		return body, errNoRoom
 	}
 	larger := make([]byte, len(body), size)
 	copy(larger, body)
-	p.bodies.give(int64(cap(body)))
 	return larger, nil
 }
