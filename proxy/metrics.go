@@ -56,6 +56,7 @@ type key struct {
 
 // A series is a counter, or a histogram.
 type series struct {
+	key
 	total   uint64
 	sum     float64
 	buckets []uint64 // one for each bound; what lies above them all is in total alone
@@ -77,7 +78,7 @@ func (m *metrics) atLocked(family string, labels ...string) *series {
 	copy(k.labels[:], labels)
 	s := m.series[k]
 	if s == nil {
-		s = &series{buckets: make([]uint64, len(bounds))}
+		s = &series{key: k, buckets: make([]uint64, len(bounds))}
 		m.series[k] = s
 	}
 	return s
@@ -139,14 +140,14 @@ func (p *Proxy) Warmed(err error) {
 func (m *metrics) write(w io.Writer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	keys := slices.SortedFunc(maps.Keys(m.series), func(a, b key) int { return slices.Compare(a.labels[:], b.labels[:]) })
+	sorted := slices.SortedFunc(maps.Values(m.series), func(a, b *series) int { return slices.Compare(a.labels[:], b.labels[:]) })
 	for _, f := range families {
 		describe(w, f.name, f.kind, f.help)
-		for _, k := range keys {
-			if k.family != f.name {
+		for _, s := range sorted {
+			if s.family != f.name {
 				continue
 			}
-			s, labels := m.series[k], k.labels[:len(f.labels)]
+			labels := s.labels[:len(f.labels)]
 			if f.kind == "counter" {
 				fmt.Fprintf(w, "%s%s %d\n", f.name, labelled(f.labels, labels), s.total)
 				continue
