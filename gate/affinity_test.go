@@ -184,13 +184,14 @@ func BenchmarkOthersInFront(b *testing.B) {
 			g := New(others + 1)
 			g.Affinity = 1000 * time.Hour
 			same, other := &stay{kind: "llama3.2:latest"}, &stay{kind: "qwen3:8b"}
-			g.join(same)
+			turn, _ := g.join(same)
 			for range others {
 				g.join(other)
 			}
 			for b.Loop() {
-				g.join(same)
-				g.pass()
+				next, _ := g.join(same)
+				turn.Leave()
+				turn = next
 			}
 			if holder, waiting, _ := g.Line(); holder != same || len(waiting) != others {
 				b.Errorf("got %v before %d others; want %v before %d", holder, len(waiting), same, others)

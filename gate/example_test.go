@@ -15,15 +15,24 @@ func (g guest) Kind() string { return g.model }
 
 func Example() {
 	line := gate.New(512)
-	leave, err := line.Enter(context.Background(), guest{})
+	turn, err := line.Enter(context.Background(), guest{})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	defer leave() // whatever happens
-	fmt.Println("my turn")
+	defer turn.Leave() // whatever happens
+	turn.Start(func(error) { fmt.Println("my turn") })
 
-	// Somebody else has to wait, and may lose interest.
+	// Somebody else is next, and gets ready.
+	next, err := line.Enter(context.Background(), guest{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer next.Leave()
+	next.Start(func(err error) { fmt.Println("next:", err) })
+
+	// A third has to wait, and may lose interest.
 	ctx, cancel := context.WithCancelCause(context.Background())
 	outcome := make(chan error)
 	go func() {
@@ -40,5 +49,6 @@ func Example() {
 	// Output:
 	// my turn
 	// the client hung up
+	// next: gate: closed
 	// gate: closed
 }

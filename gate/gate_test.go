@@ -22,10 +22,32 @@ func (anyone) Kind() string { return "" }
 
 var errLeft = errors.New("the caller left")
 
+// await enters, waits until the turn has come, and returns the function that ends it.
+func await(ctx context.Context, g *Gate, v Visitor) (leave func(), err error) {
+	turn, err := g.Enter(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	came := make(chan error, 1)
+	turn.Start(func(err error) { came <- err })
+	select {
+	case err = <-came:
+	case <-ctx.Done():
+	}
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		turn.Leave()
+		return nil, err
+	}
+	return turn.Leave, nil
+}
+
 // enter takes a turn that is free.
 func enter(t testing.TB, g *Gate) (leave func()) {
 	t.Helper()
-	leave, err := g.Enter(t.Context(), anyone{})
+	leave, err := await(t.Context(), g, anyone{})
 	if err != nil {
 		t.Fatalf("Enter: %v; want a turn", err)
 	}
@@ -40,6 +62,113 @@ func wantLen(t testing.TB, g *Gate, wantWaiting int, wantBusy bool) {
 	}
 }
 
+// Who is next is told so once, and nobody else is.
+func TestNextIsCalled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := New(10)
+		g.Affinity = time.Minute
+		turns := make(map[caller]*Turn)
+		ctx, cancel := context.WithCancel(t.Context())
+		var called []caller
+		arrive := func(ctx context.Context, c caller) {
+			go func() {
+				if turn, err := g.Enter(ctx, c); err == nil {
+					called, turns[c] = append(called, c), turn
+				}
+			}()
+			synctest.Wait() // until it stands in line
+		}
+		wantCalled := func(want ...caller) {
+			t.Helper()
+			synctest.Wait()
+			if !slices.Equal(called, want) {
+				t.Errorf("called %v; want %v", called, want)
+			}
+			called = nil
+		}
+		arrive(t.Context(), "0a")
+		wantCalled("0a") // let in at once
+		arrive(t.Context(), "1b")
+		wantCalled("1b")
+		arrive(t.Context(), "2b")
+		wantCalled()
+		arrive(ctx, "3a") // a newcomer of the holder's kind goes first
+		wantCalled("3a")
+		arrive(t.Context(), "4a")
+		wantCalled()
+		cancel() // it was told already
+		turns["3a"].Leave()
+		wantCalled("4a")
+		turns["0a"].Leave() // 4a is in
+		wantCalled()        // 1b was told already
+		turns["4a"].Leave()
+		wantCalled("2b")
+		turns["1b"].Leave()
+		wantCalled()
+		turns["2b"].Leave()
+		wantLen(t, g, 0, false)
+	})
+}
+
+// Whoever leaves starts the next one, on its own goroutine and before it does
+// anything else.
+func TestLeaverStarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := New(10)
+		var story []string
+		say := func(s string) func(error) {
+			return func(err error) { story = append(story, fmt.Sprint(s, " ", err)) }
+		}
+		first, _ := g.Enter(t.Context(), caller("0"))
+		first.Start(say("first"))
+		second, _ := g.Enter(t.Context(), caller("1"))
+		second.Start(say("second"))
+		go func() {
+			third, _ := g.Enter(t.Context(), caller("2"))
+			story = append(story, "third is next")
+			third.Start(say("third"))
+		}()
+		synctest.Wait()
+		first.Leave()
+		first.Leave()
+		synctest.Wait()
+		g.Close()
+		second.Leave()
+		want := []string{"first <nil>", "second <nil>", "third is next", "third gate: closed"}
+		if !slices.Equal(story, want) {
+			t.Errorf("got %q; want %q", story, want)
+		}
+		wantLen(t, g, 0, false)
+	})
+}
+
+// A turn that has come, or will not come, before it is known what to do then.
+func TestStartTooLate(t *testing.T) {
+	g := New(10)
+	leave := enter(t, g)
+	turn, err := g.Enter(t.Context(), anyone{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := New(10)
+	enter(t, other)
+	away, err := other.Enter(t.Context(), anyone{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	leave()
+	other.Close()
+	var got []error
+	turn.Start(func(err error) { got = append(got, err) })
+	away.Start(func(err error) { got = append(got, err) })
+	turn.Leave()
+	away.Leave()
+	if want := []error{nil, ErrClosed}; !slices.Equal(got, want) {
+		t.Errorf("got %v; want %v", got, want)
+	}
+	wantLen(t, g, 0, false)
+}
+
 func TestOrderOfArrival(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const waiters = 100
@@ -48,7 +177,7 @@ func TestOrderOfArrival(t *testing.T) {
 		var order []int // guarded by the turn
 		for i := range waiters {
 			go func() {
-				leave, err := g.Enter(t.Context(), anyone{})
+				leave, err := await(t.Context(), g, anyone{})
 				if err != nil {
 					t.Errorf("waiter %d: %v; want a turn", i, err)
 					return
@@ -77,7 +206,7 @@ func TestNobodyOvertakes(t *testing.T) {
 			leave := enter(t, g)
 			var order []string // guarded by the turn
 			go func() {
-				leave, err := g.Enter(t.Context(), anyone{})
+				leave, err := await(t.Context(), g, anyone{})
 				if err != nil {
 					t.Errorf("waiter: %v; want a turn", err)
 					return
@@ -103,7 +232,7 @@ func TestLimit(t *testing.T) {
 		leave := enter(t, g)
 		ctx, cancel := context.WithCancel(t.Context())
 		wait := func(ctx context.Context) {
-			if leave, err := g.Enter(ctx, anyone{}); err == nil {
+			if leave, err := await(ctx, g, anyone{}); err == nil {
 				leave()
 			}
 		}
@@ -112,7 +241,7 @@ func TestLimit(t *testing.T) {
 		synctest.Wait()
 		wantFull := func() {
 			t.Helper()
-			if got, err := g.Enter(t.Context(), anyone{}); got != nil || err != ErrFull {
+			if got, err := await(t.Context(), g, anyone{}); got != nil || err != ErrFull {
 				t.Fatalf("Enter: got %p, %v; want nil, %v", got, err, ErrFull)
 			}
 		}
@@ -136,7 +265,7 @@ func TestLimit(t *testing.T) {
 func TestNobodyMayWait(t *testing.T) {
 	g := New(0)
 	leave := enter(t, g)
-	if _, err := g.Enter(t.Context(), anyone{}); err != ErrFull {
+	if _, err := await(t.Context(), g, anyone{}); err != ErrFull {
 		t.Errorf("Enter: got %v; want %v", err, ErrFull)
 	}
 	leave()
@@ -151,7 +280,7 @@ func TestClose(t *testing.T) {
 		errs := make(chan error, 10)
 		for range cap(errs) {
 			go func() {
-				_, err := g.Enter(t.Context(), anyone{})
+				_, err := await(t.Context(), g, anyone{})
 				errs <- err
 			}()
 		}
@@ -165,7 +294,7 @@ func TestClose(t *testing.T) {
 		wantLen(t, g, 0, true) // the holder keeps its turn
 		refused := func() {
 			t.Helper()
-			if _, err := g.Enter(t.Context(), anyone{}); err != ErrClosed {
+			if _, err := await(t.Context(), g, anyone{}); err != ErrClosed {
 				t.Errorf("Enter: got %v; want %v", err, ErrClosed)
 			}
 		}
@@ -187,7 +316,7 @@ func TestContextDone(t *testing.T) {
 	closed.Close()
 	for name, g := range map[string]*Gate{"free": free, "held": held, "closed": closed} {
 		before, busy := g.Len()
-		if leave, err := g.Enter(ctx, anyone{}); leave != nil || err != errLeft {
+		if leave, err := await(ctx, g, anyone{}); leave != nil || err != errLeft {
 			t.Errorf("%s: got %p, %v; want nil, %v", name, leave, err, errLeft)
 		}
 		wantLen(t, g, before, busy)
@@ -204,7 +333,7 @@ func TestContextEndsInLine(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			cancels = append(cancels, cancel)
 			go func() {
-				leave, err := g.Enter(ctx, anyone{})
+				leave, err := await(ctx, g, anyone{})
 				if got[i] = err; err == nil {
 					leave()
 				}
@@ -225,33 +354,45 @@ func TestContextEndsInLine(t *testing.T) {
 	})
 }
 
-// The waiter has decided to leave, and then is given the turn before it could
-// say so.
+// A waiter, who is ready or in line behind one who is, has decided to leave, and
+// then is given the turn before it could say so.
 func TestTurnComesToOneWhoLeaves(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := New(2)
-		enter(t, g)
-		ctx, cancel := context.WithCancelCause(t.Context())
-		var left error
-		go func() { _, left = g.Enter(ctx, anyone{}) }()
-		synctest.Wait()
-		next := false
-		go func() { _, err := g.Enter(t.Context(), anyone{}); next = err == nil }()
-		synctest.Wait()
+	for place := range 2 {
+		synctest.Test(t, func(t *testing.T) {
+			g := New(3)
+			enter(t, g)
+			ctx, cancel := context.WithCancelCause(t.Context())
+			var left error
+			before, after := false, false
+			if place > 0 {
+				go func() { _, err := await(t.Context(), g, anyone{}); before = err == nil }()
+				synctest.Wait()
+			}
+			go func() { _, left = await(ctx, g, anyone{}) }()
+			synctest.Wait()
+			go func() { _, err := await(t.Context(), g, anyone{}); after = err == nil }()
+			synctest.Wait()
 
-		g.mu.Lock() // so that the waiter, awake, cannot withdraw yet
-		cancel(errLeft)
-		g.passLocked()
-		g.mu.Unlock()
-		synctest.Wait()
-		if left != errLeft {
-			t.Errorf("got %v; want %v", left, errLeft)
-		}
-		if !next {
-			t.Error("the turn was not passed on")
-		}
-		wantLen(t, g, 0, true)
-	})
+			g.mu.Lock() // so that the waiter, awake, cannot leave yet
+			cancel(errLeft)
+			for range place {
+				defer g.holder.leaveLocked()(nil)
+			}
+			start := g.holder.leaveLocked()
+			g.mu.Unlock()
+			if start != nil {
+				start(nil)
+			}
+			synctest.Wait()
+			if left != errLeft || before {
+				t.Errorf("place %d: got %v; want %v, and nobody before it let in", place, left, errLeft)
+			}
+			if !after {
+				t.Errorf("place %d: the turn was not passed on", place)
+			}
+			wantLen(t, g, 0, true)
+		})
+	}
 }
 
 // The same, but closed in between instead.
@@ -261,13 +402,15 @@ func TestCloseComesToOneWhoLeaves(t *testing.T) {
 		leave := enter(t, g)
 		ctx, cancel := context.WithCancelCause(t.Context())
 		var left error
-		go func() { _, left = g.Enter(ctx, anyone{}) }()
+		go func() { _, left = await(ctx, g, anyone{}) }()
 		synctest.Wait()
 
 		g.mu.Lock()
 		cancel(errLeft)
-		g.line.Remove(g.line.Front()).(*waiter).outcome <- ErrClosed // as Close does
+		turn := g.line.Remove(g.line.Front()).(*Turn) // as Close does
+		turn.state = out
 		g.mu.Unlock()
+		turn.start(ErrClosed)
 		synctest.Wait()
 		if left != errLeft {
 			t.Errorf("got %v; want %v", left, errLeft)
@@ -294,7 +437,7 @@ func (c *endsLater) Err() error {
 // The waiter is given the turn and has left, both before it wakes.
 func TestTurnComesToOneWhoHasLeft(t *testing.T) {
 	g := New(1)
-	if leave, err := g.Enter(&endsLater{Context: t.Context()}, anyone{}); leave != nil || err == nil {
+	if leave, err := await(&endsLater{Context: t.Context()}, g, anyone{}); leave != nil || err == nil {
 		t.Errorf("Enter: got %p, %v; want an error", leave, err)
 	}
 	wantLen(t, g, 0, false)
@@ -311,7 +454,7 @@ func TestCancellationRacesWithGrant(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		var all sync.WaitGroup
 		all.Go(func() {
-			leave, err := g.Enter(ctx, anyone{})
+			leave, err := await(ctx, g, anyone{})
 			switch {
 			case err == nil:
 				granted++ // guarded by all.Wait
@@ -322,7 +465,7 @@ func TestCancellationRacesWithGrant(t *testing.T) {
 		})
 		awaitLine(g, 1)
 		all.Go(func() {
-			leave, err := g.Enter(t.Context(), anyone{})
+			leave, err := await(t.Context(), g, anyone{})
 			if err != nil {
 				t.Errorf("next in line: got %v; want a turn", err)
 				return
@@ -359,7 +502,7 @@ func TestOneAtATimeUnderFire(t *testing.T) {
 				if random.IntN(2) == 0 {
 					all.Go(func() { cancel(errLeft) })
 				}
-				leave, err := g.Enter(ctx, anyone{})
+				leave, err := await(ctx, g, anyone{})
 				switch err {
 				case nil:
 					if n := inside.Add(1); n != 1 {
@@ -394,7 +537,7 @@ func TestLeaveTwice(t *testing.T) {
 		second := make(chan func(), 2)
 		for range cap(second) {
 			go func() {
-				leave, err := g.Enter(t.Context(), anyone{})
+				leave, err := await(t.Context(), g, anyone{})
 				if err != nil {
 					t.Errorf("Enter: %v", err)
 				}
@@ -443,7 +586,7 @@ func enterInTurn(t *testing.T, g *Gate, callers ...caller) (order *[]caller) {
 	order = new([]caller) // guarded by the turn
 	for _, c := range callers {
 		go func() {
-			leave, err := g.Enter(t.Context(), c)
+			leave, err := await(t.Context(), g, c)
 			if err != nil {
 				t.Errorf("%s: %v; want a turn", c, err)
 				return
@@ -472,7 +615,7 @@ func TestAffinity(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			g := New(10)
 			g.Affinity = tt.affinity
-			leave, err := g.Enter(t.Context(), caller("0a"))
+			leave, err := await(t.Context(), g, caller("0a"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -494,7 +637,7 @@ func TestAffinityCountsFromTheArrival(t *testing.T) {
 		g := New(100)
 		g.Affinity = time.Minute
 		for i, want := range map[int][]caller{59: {"1b"}, 60: nil} {
-			leave, err := g.Enter(t.Context(), caller("0a"))
+			leave, err := await(t.Context(), g, caller("0a"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -503,7 +646,7 @@ func TestAffinityCountsFromTheArrival(t *testing.T) {
 			for range i { // a stream of the holder's kind, a second each
 				next := make(chan func())
 				go func() {
-					leave, err := g.Enter(t.Context(), caller("2a"))
+					leave, err := await(t.Context(), g, caller("2a"))
 					if err != nil {
 						t.Error(err)
 					}
@@ -543,7 +686,7 @@ func TestLine(t *testing.T) {
 			}
 		}
 		wantLine("<nil> [] <nil>")
-		leave, err := g.Enter(t.Context(), caller("0a"))
+		leave, err := await(t.Context(), g, caller("0a"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -568,6 +711,7 @@ type reference struct {
 	arrived       map[int]time.Time
 	line          []int
 	closed        bool
+	ready         map[int]bool   // those told that they are next
 	fate          map[int]string // of callers that wait no more
 }
 
@@ -582,11 +726,27 @@ func (r *reference) enter(caller int) {
 	default:
 		r.line = append(r.line, caller)
 		r.arrived[caller] = time.Now()
+		r.call()
+	}
+}
+
+// next returns the place in line of whose turn is next.
+func (r *reference) next() int {
+	first := r.arrived[r.line[0]]
+	if time.Since(first) >= r.affinity && time.Since(r.since) >= r.affinity {
+		return 0
+	}
+	return max(0, slices.IndexFunc(r.line, func(c int) bool { return c%3 == r.kind }))
+}
+
+func (r *reference) call() {
+	if len(r.line) > 0 {
+		r.ready[r.line[r.next()]] = true
 	}
 }
 
 func (r *reference) grant(caller int) {
-	r.holder, r.fate[caller] = caller, "turn"
+	r.holder, r.fate[caller], r.ready[caller] = caller, "turn", true
 	if caller%3 != r.kind {
 		r.kind, r.since = caller%3, time.Now()
 	}
@@ -596,6 +756,9 @@ func (r *reference) cancel(caller int) {
 	if i := slices.Index(r.line, caller); i >= 0 {
 		r.line = slices.Delete(r.line, i, i+1)
 		r.fate[caller] = "left"
+		if r.ready[caller] {
+			r.call()
+		}
 	}
 }
 
@@ -605,13 +768,11 @@ func (r *reference) leave(caller int) {
 	}
 	r.holder = -1
 	if len(r.line) > 0 {
-		next := 0
-		if first := r.arrived[r.line[0]]; time.Since(first) < r.affinity || time.Since(r.since) < r.affinity {
-			next = max(0, slices.IndexFunc(r.line, func(c int) bool { return c%3 == r.kind }))
-		}
+		next := r.next()
 		caller := r.line[next]
 		r.line = slices.Delete(r.line, next, next+1)
 		r.grant(caller)
+		r.call()
 	}
 }
 
@@ -641,9 +802,10 @@ func againstReference(t *testing.T, seed uint64) {
 		random  = rand.New(rand.NewPCG(seed, 0))
 		limit   = random.IntN(6)
 		g       = New(limit)
-		want    = reference{limit: limit, holder: -1, kind: -1, arrived: make(map[int]time.Time), fate: make(map[int]string)}
+		want    = reference{limit: limit, holder: -1, kind: -1, arrived: make(map[int]time.Time), ready: make(map[int]bool), fate: make(map[int]string)}
 		cancels []context.CancelFunc
 		mu      sync.Mutex // guards what follows, until all callers rest
+		ready   = make(map[int]bool)
 		fate    = make(map[int]string)
 		leaves  = make(map[int]func())
 		story   strings.Builder
@@ -662,10 +824,27 @@ func againstReference(t *testing.T, seed uint64) {
 			cancels = append(cancels, cancel)
 			want.enter(caller)
 			go func() {
-				leave, err := g.Enter(ctx, kind(caller%3))
+				turn, err := g.Enter(ctx, kind(caller%3))
+				if err != nil {
+					mu.Lock()
+					defer mu.Unlock()
+					fate[caller] = names[err]
+					return
+				}
+				mu.Lock()
+				ready[caller] = true
+				mu.Unlock()
+				came := make(chan error, 1)
+				turn.Start(func(err error) { came <- err })
+				select {
+				case err = <-came:
+				case <-ctx.Done():
+					turn.Leave()
+					err = ctx.Err()
+				}
 				mu.Lock()
 				defer mu.Unlock()
-				fate[caller], leaves[caller] = names[err], leave
+				fate[caller], leaves[caller] = names[err], turn.Leave
 			}()
 		case n < 65 && caller < len(cancels):
 			fmt.Fprintf(&story, " cancel %d", caller)
@@ -689,8 +868,8 @@ func againstReference(t *testing.T, seed uint64) {
 		}
 		synctest.Wait()
 		waiting, busy := g.Len()
-		got := fmt.Sprint(fate, waiting, busy)
-		if want := fmt.Sprint(want.fate, len(want.line), want.holder >= 0); got != want {
+		got := fmt.Sprint(fate, ready, waiting, busy)
+		if want := fmt.Sprint(want.fate, want.ready, len(want.line), want.holder >= 0); got != want {
 			t.Errorf("seed %d, limit %d, affinity %v, after%s:\ngot  %s\nwant %s", seed, limit, g.Affinity, &story, got, want)
 			break
 		}
@@ -708,7 +887,7 @@ func BenchmarkGate(b *testing.B) {
 	b.Run("gate", func(b *testing.B) {
 		g := New(callers)
 		benchmarkTurns(b, callers, func() {
-			leave, err := g.Enter(context.Background(), anyone{})
+			leave, err := await(context.Background(), g, anyone{})
 			if err != nil {
 				b.Error(err)
 				return
@@ -721,7 +900,7 @@ func BenchmarkGate(b *testing.B) {
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		benchmarkTurns(b, callers, func() {
-			leave, err := g.Enter(ctx, anyone{})
+			leave, err := await(ctx, g, anyone{})
 			if err != nil {
 				b.Error(err)
 				return

@@ -48,7 +48,7 @@ func newHouse(affinity time.Duration) *house {
 // visit waits for the turn, keeps it for as long as the stay is to be, and leaves.
 func (h *house) visit(ctx context.Context, s *stay) {
 	s.arrived = time.Now()
-	leave, err := h.Enter(ctx, s)
+	leave, err := await(ctx, h.Gate, s)
 	h.mu.Lock()
 	if err != nil {
 		s.gaveUp = time.Now()

@@ -157,7 +157,7 @@ func TestLoopWithAnotherForeman(t *testing.T) {
 func TestShuttingDownWhileWaiting(t *testing.T) {
 	stub := newStub(t)
 	f := newFront(t, stub.URL, nil)
-	leave, err := f.Gate.Enter(t.Context(), &exchange{request: new(http.Request)})
+	turn, err := f.Gate.Enter(t.Context(), &exchange{request: new(http.Request)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func TestShuttingDownWhileWaiting(t *testing.T) {
 	if want := `{"error":"foreman is shutting down"}` + "\n"; w.Code != 503 || w.Body.String() != want {
 		t.Errorf("got %d %q; want 503 %q", w.Code, w.Body, want)
 	}
-	leave()
+	turn.Leave()
 	f.expectIdle(t)
 }
 

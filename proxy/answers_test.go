@@ -92,11 +92,11 @@ func TestAnswers(t *testing.T) {
 	large := chatBody + strings.Repeat(" ", 1<<10-len(chatBody)+1)
 	// occupy takes the turn before the request comes.
 	occupy := func(t *testing.T, f *front) (undo func()) {
-		leave, err := f.Gate.Enter(t.Context(), &exchange{request: new(http.Request)})
+		turn, err := f.Gate.Enter(t.Context(), &exchange{request: new(http.Request)})
 		if err != nil {
 			t.Fatal(err)
 		}
-		return leave
+		return turn.Leave
 	}
 	// speak makes the target answer chats with raw bytes and hang up.
 	speak := func(bytes string) func(*stub) {

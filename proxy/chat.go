@@ -24,11 +24,11 @@ func (p *Proxy) chat(x *exchange, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	leave, err := p.enter(x, r.Context())
+	turn, err := p.enter(x, r.Context())
 	if err != nil {
 		return err
 	}
-	return p.turn(x, r, body, leave)
+	return p.turn(x, r, body, turn)
 }
 
 // checkModel checks the model that a chat's body names.
@@ -61,20 +61,98 @@ func onOtherStack(f func()) {
 	}
 }
 
-// turn passes a chat on whose turn has come.
-func (p *Proxy) turn(x *exchange, r *http.Request, body []byte, leave func()) error {
-	j := newJob(r.Context(), x)
-	p.beginTurn(j, leave)
-	defer j.end()
-	if x.hungUp() {
-		return context.Canceled
+// enter waits until the chat is next or let in, no longer than a client is to wait.
+func (p *Proxy) enter(x *exchange, ctx context.Context) (*gate.Turn, error) {
+	if p.QueueTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, p.QueueTimeout, errQueueTimeout)
+		defer cancel()
 	}
-	if err := p.stillThere(j); err != nil { // much may have happened while this chat waited
-		return err
+	x.joined = time.Now()
+	turn, err := p.Gate.Enter(ctx, x)
+	if err != nil && !errors.Is(err, gate.ErrFull) { // who never stood in line did not wait
+		x.queued = time.Since(x.joined)
+		p.waited(x)
+	}
+	return turn, err
+}
+
+// waited counts how long a chat has waited for its turn, which has come or will not
+// come any more.
+func (p *Proxy) waited(x *exchange) {
+	p.metrics.observe("foreman_queue_wait_seconds", "", x.queued)
+}
+
+// turn gets a chat ready that is next, and passes it on when its turn has come.
+func (p *Proxy) turn(x *exchange, r *http.Request, body []byte, turn *gate.Turn) error {
+	j := p.ready(r.Context(), x, turn)
+	defer func() {
+		j.end()
+		if !x.hadTurn() {
+			x.queued = time.Since(x.joined)
+			p.waited(x)
+		}
+	}()
+	if p.QueueTimeout > 0 {
+		timer := time.AfterFunc(time.Until(x.joined.Add(p.QueueTimeout)), func() {
+			if j.launch.isEarly() {
+				j.cancel(errQueueTimeout)
+			}
+		})
+		defer timer.Stop()
 	}
 	r = r.WithContext(j)
 	inMemory(r, body)
 	return p.forward(x, r)
+}
+
+// ready returns the job of a chat, which begins when its turn comes.
+func (p *Proxy) ready(ctx context.Context, x *exchange, turn *gate.Turn) *job {
+	j := newJob(ctx, x)
+	j.launch = newLaunch(j.Done())
+	j.stall = p.StallTimeout
+	j.end = func() { // each of these may come twice
+		j.launch.stop()
+		turn.Leave()
+		p.running.CompareAndSwap(j, nil)
+		p.jobs.remove(j)
+	}
+	turn.Start(func(err error) { p.beginTurn(j, err) })
+	return j
+}
+
+// beginTurn begins the job of a chat whose turn has come, or will not come because
+// of err. The target is asked if it can be and if the client is still there: much
+// may have happened while the chat waited.
+func (p *Proxy) beginTurn(j *job, err error) {
+	if err != nil {
+		j.cancel(err)
+		return
+	}
+	began := j.launch.begin(func() {
+		j.x.queued = time.Since(j.x.joined)
+		p.begin(j)
+		p.running.Store(j)
+	})
+	if !began {
+		return
+	}
+	switch state := p.Inventory.State(); {
+	case j.x.hungUp():
+		j.cancel(context.Canceled)
+	case state.Unanswered == 0 && state.Reason != inventory.Unreachable:
+		// After an outage the way to the host may be another one.
+		j.launch.release(state.Since.After(j.launch.since))
+	default:
+		go func() {
+			if err := p.stillThere(j); err != nil {
+				j.cancel(err)
+				return
+			}
+			j.launch.release(true)
+		}()
+	}
+	p.waited(j.x)
 }
 
 // stillThere reports whether the target can be asked for anything. One poll that
@@ -85,20 +163,4 @@ func (p *Proxy) stillThere(ctx context.Context) error {
 		return inventory.ErrUnreachable
 	}
 	return p.Inventory.Reachable(ctx)
-}
-
-// enter waits for the turn, no longer than a client is to wait.
-func (p *Proxy) enter(x *exchange, ctx context.Context) (leave func(), err error) {
-	if p.QueueTimeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, p.QueueTimeout, errQueueTimeout)
-		defer cancel()
-	}
-	x.joined = time.Now()
-	leave, err = p.Gate.Enter(ctx, x)
-	x.queued = time.Since(x.joined)
-	if !errors.Is(err, gate.ErrFull) { // who never stood in line did not wait
-		p.metrics.observe("foreman_queue_wait_seconds", "", x.queued)
-	}
-	return leave, err
 }

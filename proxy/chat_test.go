@@ -224,11 +224,11 @@ func TestBodyReachesTheTargetUnchanged(t *testing.T) {
 func TestServerTimingTellsTheWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, f := timedFront(t, nil)
-		leave, err := f.Gate.Enter(t.Context(), &exchange{request: new(http.Request)})
+		turn, err := f.Gate.Enter(t.Context(), &exchange{request: new(http.Request)})
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.AfterFunc(3*time.Second+250*time.Microsecond, leave)
+		time.AfterFunc(3*time.Second+250*time.Microsecond, turn.Leave)
 		a := f.do(t, "POST", "/api/chat", chatBody)
 		if got, want := a.header.Get("Server-Timing"), "queue;dur=3000.250"; got != want {
 			t.Errorf("Server-Timing of a chat that waited %q; want %q", got, want)

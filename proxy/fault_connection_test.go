@@ -83,13 +83,13 @@ func TestFaultKeptConnectionClosesAsAChatIsWritten(t *testing.T) {
 		var failures atomic.Int64
 		f := newFront(t, target.URL, func(o *Options) {
 			dial := o.Target.pooled.DialContext
-			o.Target.pooled.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			o.Target.pooled.DialContext = holding(func(ctx context.Context, network, addr string) (net.Conn, error) {
 				c, err := dial(ctx, network, addr)
 				if err != nil {
 					return nil, err
 				}
 				return &doomedConn{Conn: c, target: target, failures: &failures}, nil
-			}
+			})
 		})
 		c := connect(t, f)
 		for round := range rounds {

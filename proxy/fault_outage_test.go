@@ -93,10 +93,10 @@ func TestFaultKeptConnectionsAreLostInAnOutage(t *testing.T) {
 		lost.Store(new(atomic.Bool))
 		f, network := newFrontIn(t, target, func(o *Options) {
 			dial := o.Target.pooled.DialContext
-			o.Target.pooled.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			o.Target.pooled.DialContext = holding(func(ctx context.Context, network, addr string) (net.Conn, error) {
 				c, err := dial(ctx, network, addr)
 				return lossy{c, lost.Load()}, err
-			}
+			})
 		})
 		c := connectIn(t, network)
 		c.send(t, postOf("/api/chat", marked("before")))

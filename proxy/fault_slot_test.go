@@ -261,20 +261,19 @@ func TestFaultCancellationRacesWithTheGrant(t *testing.T) {
 func TestFaultCancellationRacesWithTheTurn(t *testing.T) {
 	f, _ := newHeldFront(t, nil)
 	for round := range 2000 {
-		leave, err := f.enter(&exchange{request: new(http.Request)}, t.Context())
+		x := &exchange{request: new(http.Request)}
+		turn, err := f.enter(x, t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		first := newJob(t.Context(), &exchange{request: new(http.Request)})
-		f.beginTurn(first, leave)
+		first := f.ready(t.Context(), x, turn)
 		ctx, cancel := context.WithCancel(t.Context())
 		var racing sync.WaitGroup
 		racing.Go(func() {
-			leave, err := f.enter(&exchange{request: new(http.Request)}, ctx)
+			x := &exchange{request: new(http.Request)}
+			turn, err := f.enter(x, ctx)
 			if err == nil {
-				j := newJob(ctx, &exchange{request: new(http.Request)})
-				f.beginTurn(j, leave)
-				j.end()
+				f.ready(ctx, x, turn).end()
 			} else if !errors.Is(err, context.Canceled) {
 				t.Errorf("round %d: %v; want %v", round, err, context.Canceled)
 			}

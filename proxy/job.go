@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +22,7 @@ type job struct {
 	x      *exchange
 	cancel context.CancelCauseFunc
 	stall  time.Duration // longest silence of a target that is otherwise alive; 0: any
+	launch *launch       // of a chat; nil: it need not wait for its turn
 	began  time.Time
 	end    func() // lets the next chat in; may be called twice
 
@@ -60,18 +60,6 @@ func jobOf(r *http.Request) *job {
 	return r.Context().Value(jobKey{}).(*job)
 }
 
-// beginTurn begins the job of a chat that the gate let in.
-func (p *Proxy) beginTurn(j *job, leave func()) {
-	j.stall = p.StallTimeout
-	j.end = func() { // each of these may come twice
-		leave()
-		p.running.CompareAndSwap(j, nil)
-		p.jobs.remove(j)
-	}
-	p.begin(j)
-	p.running.Store(j)
-}
-
 // beginPass begins the job of a request that passes, beside any number of others.
 func (p *Proxy) beginPass(j *job) {
 	j.end = func() { p.jobs.remove(j) }
@@ -82,6 +70,12 @@ func (p *Proxy) begin(j *job) {
 	j.began = time.Now()
 	j.x.job = j
 	p.jobs.add(j)
+}
+
+// finish ends the job: the target has said all.
+func (j *job) finish() {
+	j.complete.Store(true)
+	j.end()
 }
 
 func (j *job) elapsed() time.Duration { return time.Since(j.began) }
@@ -127,11 +121,7 @@ func (f *followed) Read(b []byte) (int, error) {
 	switch err {
 	case nil:
 	case io.EOF:
-		f.j.complete.Store(true)
-		f.j.end()
-		if f.j.x.class == worker {
-			runtime.Gosched() // the next chat goes first, then the rest of this one
-		}
+		f.j.finish()
 	default:
 		f.p.brokeOff(f.j.x, classify(f.j, err))
 	}

@@ -78,11 +78,11 @@ func TestFaultUploadingClientLeavesUnnoticed(t *testing.T) {
 	taken := make(chan net.Conn, 1)
 	f := newFront(t, stub.URL, func(o *Options) {
 		o.MaxBody = 64 << 20
-		o.Target.pooled.DialContext = func(context.Context, string, string) (net.Conn, error) {
+		o.Target.pooled.DialContext = holding(func(context.Context, string, string) (net.Conn, error) {
 			here, there := net.Pipe()
 			taken <- there
 			return here, nil
-		}
+		})
 	})
 	c := connect(t, f)
 	go io.WriteString(c, "POST /api/embed HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: "+strconv.Itoa(32<<20)+"\r\n\r\n"+

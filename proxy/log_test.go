@@ -124,7 +124,7 @@ func TestRecordOfAClientThatLeft(t *testing.T) {
 	t.Run("in line", func(t *testing.T) {
 		stub := newStub(t)
 		f := newFront(t, stub.URL, nil)
-		done, err := f.Gate.Enter(t.Context(), &exchange{request: new(http.Request)})
+		turn, err := f.Gate.Enter(t.Context(), &exchange{request: new(http.Request)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -140,7 +140,7 @@ func TestRecordOfAClientThatLeft(t *testing.T) {
 		if got := stub.seen(); len(got) > 0 {
 			t.Errorf("at the target: %q; want nothing", got)
 		}
-		done()
+		turn.Leave()
 		f.expectIdle(t)
 	})
 }

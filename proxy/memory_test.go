@@ -81,8 +81,8 @@ func (m *memory) reset(down bool) {
 
 // through makes a target reach this listener.
 func (m *memory) through(t *Target) {
-	t.pooled.DialContext = m.dial
-	t.fresh.DialContext = m.dial
+	t.pooled.DialContext = holding(m.dial)
+	t.fresh.DialContext = holding(m.dial)
 }
 
 // An end of a pipe reports a broken connection as a socket does.

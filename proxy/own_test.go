@@ -43,7 +43,7 @@ func TestHealthTells(t *testing.T) {
 		}
 		expect(200, `{"status":"ok","since":"`+clock(0)+`","last_poll":"`+clock(0)+`","models":2,"running":0,"waiting":0,"version":"v1.2.3"}`)
 
-		leave, err := f.Gate.Enter(t.Context(), &exchange{request: new(http.Request)})
+		turn, err := f.Gate.Enter(t.Context(), &exchange{request: new(http.Request)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +51,7 @@ func TestHealthTells(t *testing.T) {
 		go func() { waits <- f.do(t, "POST", "/api/chat", chatBody) }()
 		synctest.Wait()
 		expect(200, `{"status":"ok","since":"`+clock(0)+`","last_poll":"`+clock(0)+`","models":2,"running":1,"waiting":1,"version":"v1.2.3"}`)
-		leave()
+		turn.Leave()
 		<-waits
 
 		host.reset(true)

@@ -4,9 +4,10 @@
 // A request comes in at [Proxy.ServeHTTP]. It finds its route (routes.go), is
 // admitted (admit.go) and treated as the route's class says: a chat waits for
 // its turn (chat.go), an embedding passes, some paths foreman answers itself
-// (own.go). What passes goes through the Director (director.go) to the [Target]
-// and its answer comes back as it comes. What fails, wherever it fails, is told
-// to the client by one ladder of errors (errors.go).
+// (own.go). What passes goes through the Director (director.go) to the [Target],
+// where a chat that is ready before its turn is held (launch.go), and its answer
+// comes back as it comes. What fails, wherever it fails, is told to the client by
+// one ladder of errors (errors.go).
 package proxy
 
 import (

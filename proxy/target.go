@@ -47,7 +47,7 @@ type Target struct {
 func NewTarget(u *url.URL, token string) *Target {
 	pooled := &http.Transport{
 		Proxy:                  nil, // prompts and token go to the target and nowhere else
-		DialContext:            (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext,
+		DialContext:            holding((&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext),
 		TLSHandshakeTimeout:    dialTimeout,
 		DisableCompression:     true, // or it would ask for gzip where the client did not
 		MaxIdleConnsPerHost:    512,
@@ -85,18 +85,29 @@ func (t *Target) isLoop(r *http.Request) bool {
 	return false
 }
 
-// RoundTrip sends a request to the target on a pooled connection. If that
+// RoundTrip sends a job's request to the target on a pooled connection. If that
 // connection had been used before and breaks at once, without a byte of an answer,
 // the target had most likely closed it meanwhile: then the request is sent once
 // more, on a new connection. One that breaks later may break because of the
-// request. A request on a new connection is never repeated.
+// request. A request on a new connection is never repeated, but that of a chat
+// which was ready before its turn and of which nothing was sent: it waits on, for
+// its turn.
 func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
 	var seen struct {
 		reused, answered atomic.Bool
 		sent             atomic.Pointer[time.Time] // when the whole request was; nil: not yet
 	}
-	first := r.WithContext(httptrace.WithClientTrace(untraced{r.Context()}, &httptrace.ClientTrace{
-		GotConn:              func(info httptrace.GotConnInfo) { seen.reused.Store(info.Reused) },
+	j := jobOf(r)
+	first := r.WithContext(httptrace.WithClientTrace(untraced{j}, &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) {
+			seen.reused.Store(info.Reused)
+			holdAt(info.Conn, j.launch)
+		},
+		PutIdleConn: func(err error) {
+			if err == nil { // sooner than the last Read of the answer's body returns
+				j.finish()
+			}
+		},
 		GotFirstResponseByte: func() { seen.answered.Store(true) },
 		WroteRequest: func(info httptrace.WroteRequestInfo) {
 			if now := time.Now(); info.Err == nil {
@@ -109,21 +120,35 @@ func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
 		// be in memory together with the header, in one packet.
 		first.Body, _ = r.GetBody()
 	}
+	wasEarly := j.launch != nil && j.launch.isEarly()
 	resp, err := t.pooled.RoundTrip(first)
 	sent := seen.sent.Load()
 	atOnce := sent == nil || time.Since(*sent) < retryWithin
-	if err != nil && seen.reused.Load() && !seen.answered.Load() && atOnce && r.Context().Err() == nil && isReplayable(r) {
-		again := r.Clone(untraced{r.Context()})
-		if r.GetBody != nil {
-			if again.Body, err = r.GetBody(); err != nil {
-				return nil, err
-			}
+	switch {
+	case wasEarly && !j.launch.hasGone():
+		if err == nil { // an answer to nothing: the target got tired of waiting
+			resp.Body.Close()
 		}
+		select {
+		case <-j.launch.released:
+		case <-j.Done():
+			return nil, context.Cause(j)
+		}
+	case err != nil && seen.reused.Load() && !seen.answered.Load() && atOnce && j.Err() == nil && isReplayable(r):
 		t.retried()
-		resp, err = t.fresh.RoundTrip(again)
+	case err != nil:
+		return nil, classify(j, err)
+	default:
+		return resp, nil
 	}
-	if err != nil {
-		return nil, classify(r.Context(), err)
+	again := r.Clone(untraced{j})
+	if r.GetBody != nil {
+		if again.Body, err = r.GetBody(); err != nil {
+			return nil, err
+		}
+	}
+	if resp, err = t.fresh.RoundTrip(again); err != nil {
+		return nil, classify(j, err)
 	}
 	return resp, nil
 }
