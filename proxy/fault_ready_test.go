@@ -24,6 +24,20 @@ type desk struct {
 	*sleeper
 	conns chan *farEnd
 	down  atomic.Bool // no connection can be made that is to be kept
+	frail atomic.Bool // connections break when the next request is written
+}
+
+// A frailConn breaks under a Write.
+type frailConn struct {
+	net.Conn
+	d *desk
+}
+
+func (c frailConn) Write(b []byte) (int, error) {
+	if c.d.frail.Load() {
+		c.Close()
+	}
+	return c.Conn.Write(b)
 }
 
 // A farEnd is the target's end of a connection.
@@ -45,7 +59,7 @@ func newDesk(t testing.TB, change func(*Options)) (*desk, *front, *memory) {
 			c := &farEnd{there, bufio.NewReader(there), make(chan string, 10)}
 			go c.listen()
 			d.conns <- c
-			return end{here}, nil
+			return frailConn{end{here}, d}, nil
 		})
 		if change != nil {
 			change(o)
@@ -217,6 +231,23 @@ func TestFaultReadyForNothing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The connection breaks just as the chat is written on it, that was open and unused
+// while the chat waited.
+func TestFaultReadyConnectionClosesAsAChatIsWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, f, network := newDesk(t, nil)
+		running, ready, clients := d.ready(t, network, "second")
+		d.frail.Store(true)
+		running.answer(t, "{}")
+		clients[0].expectStatus(t, http.StatusOK)
+		d.next(t, "second").finish()
+		clients[1].expectStatus(t, http.StatusOK)
+		ready.expect(t, "")
+		wantSamples(t, f, map[string]string{"foreman_retries_total": "1"})
+		f.expectIdle(t)
+	})
 }
 
 // A chat that is ready does not get its turn: the target gets nothing of it, and

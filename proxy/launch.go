@@ -23,6 +23,7 @@ type launch struct {
 	stage stage
 	held  []*piece // in order; of a chat that is ready there is one
 	gone  bool     // something was written, or it was tried
+	kept  bool     // the same, on a connection that was open before the turn
 }
 
 // The stages of a launch, in this order. The last two are ends.
@@ -79,7 +80,7 @@ func (l *launch) release(afresh bool) {
 		case afresh:
 			p.err = net.ErrClosed
 		default:
-			l.gone = true
+			l.gone, l.kept = true, true
 			p.n, p.err = p.conn.Write(p.b)
 		}
 		close(p.written)
@@ -103,11 +104,12 @@ func (l *launch) isEarly() bool {
 	return l.stage == early
 }
 
-// hasGone reports whether the target may have got anything of the chat.
-func (l *launch) hasGone() bool {
+// hasGone reports whether the target may have got anything of the chat, and whether
+// on a connection that was open before the turn.
+func (l *launch) hasGone() (gone, kept bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.gone
+	return l.gone, l.kept
 }
 
 // write writes to a connection once the chat may go, unless the connection is closed

@@ -86,12 +86,11 @@ func (t *Target) isLoop(r *http.Request) bool {
 }
 
 // RoundTrip sends a job's request to the target on a pooled connection. If that
-// connection had been used before and breaks at once, without a byte of an answer,
-// the target had most likely closed it meanwhile: then the request is sent once
-// more, on a new connection. One that breaks later may break because of the
-// request. A request on a new connection is never repeated, but that of a chat
-// which was ready before its turn and of which nothing was sent: it waits on, for
-// its turn.
+// connection was kept, from another request or open since before a chat's turn, and
+// breaks at once, without a byte of an answer, the target had most likely closed it
+// meanwhile: then the request is sent once more, on a new connection. One that
+// breaks later may break because of the request. A request on a new connection is
+// never repeated. A chat that was ready before its turn, and then was not, waits on.
 func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
 	var seen struct {
 		reused, answered atomic.Bool
@@ -120,12 +119,18 @@ func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
 		// be in memory together with the header, in one packet.
 		first.Body, _ = r.GetBody()
 	}
-	wasEarly := j.launch != nil && j.launch.isEarly()
+	ready := j.launch != nil && j.launch.isEarly()
 	resp, err := t.pooled.RoundTrip(first)
+	gone, kept := true, seen.reused.Load()
+	if ready {
+		var held bool
+		gone, held = j.launch.hasGone()
+		kept = kept || held
+	}
 	sent := seen.sent.Load()
 	atOnce := sent == nil || time.Since(*sent) < retryWithin
 	switch {
-	case wasEarly && !j.launch.hasGone():
+	case !gone:
 		if err == nil { // an answer to nothing: the target got tired of waiting
 			resp.Body.Close()
 		}
@@ -134,7 +139,7 @@ func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
 		case <-j.Done():
 			return nil, context.Cause(j)
 		}
-	case err != nil && seen.reused.Load() && !seen.answered.Load() && atOnce && j.Err() == nil && isReplayable(r):
+	case err != nil && kept && !seen.answered.Load() && atOnce && j.Err() == nil && isReplayable(r):
 		t.retried()
 	case err != nil:
 		return nil, classify(j, err)
