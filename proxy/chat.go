@@ -85,7 +85,7 @@ func (p *Proxy) waited(x *exchange) {
 
 // turn gets a chat ready that is next, and passes it on when its turn has come.
 func (p *Proxy) turn(x *exchange, r *http.Request, body []byte, turn *gate.Turn) error {
-	j := p.ready(r.Context(), x, turn)
+	j := p.newTurn(r.Context(), x, turn)
 	defer func() {
 		j.end()
 		if !x.hadTurn() {
@@ -95,29 +95,29 @@ func (p *Proxy) turn(x *exchange, r *http.Request, body []byte, turn *gate.Turn)
 	}()
 	if p.QueueTimeout > 0 {
 		timer := time.AfterFunc(time.Until(x.joined.Add(p.QueueTimeout)), func() {
-			if j.launch.isEarly() {
+			if j.launch.giveUp() {
 				j.cancel(errQueueTimeout)
 			}
 		})
 		defer timer.Stop()
 	}
+	turn.Start(func(err error) { p.beginTurn(j, err) })
 	r = r.WithContext(j)
 	inMemory(r, body)
 	return p.forward(x, r)
 }
 
-// ready returns the job of a chat, which begins when its turn comes.
-func (p *Proxy) ready(ctx context.Context, x *exchange, turn *gate.Turn) *job {
+// newTurn returns the job of a chat, which begins when its turn comes.
+func (p *Proxy) newTurn(ctx context.Context, x *exchange, turn *gate.Turn) *job {
 	j := newJob(ctx, x)
 	j.launch = newLaunch(j.Done())
 	j.stall = p.StallTimeout
 	j.end = func() { // each of these may come twice
-		j.launch.stop()
+		j.launch.end(j.complete.Load())
 		turn.Leave()
 		p.running.CompareAndSwap(j, nil)
 		p.jobs.remove(j)
 	}
-	turn.Start(func(err error) { p.beginTurn(j, err) })
 	return j
 }
 
@@ -137,6 +137,7 @@ func (p *Proxy) beginTurn(j *job, err error) {
 	if !began {
 		return
 	}
+	p.waited(j.x)
 	switch state := p.Inventory.State(); {
 	case j.x.hungUp():
 		j.cancel(context.Canceled)
@@ -152,7 +153,6 @@ func (p *Proxy) beginTurn(j *job, err error) {
 			j.launch.release(true)
 		}()
 	}
-	p.waited(j.x)
 }
 
 // stillThere reports whether the target can be asked for anything. One poll that

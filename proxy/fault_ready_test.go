@@ -2,12 +2,13 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,21 +24,37 @@ import (
 type desk struct {
 	*sleeper
 	conns chan *farEnd
-	down  atomic.Bool // no connection can be made that is to be kept
-	frail atomic.Bool // connections break when the next request is written
+	down  atomic.Bool          // no connection can be made that is to be kept
+	frail atomic.Pointer[bool] // connections break when something is written, which is taken or not; nil: they do not
+	full  atomic.Bool          // connections take nothing
 }
 
-// A frailConn breaks under a Write.
+// A frailConn breaks under a Write, or blocks it until that or its end.
 type frailConn struct {
 	net.Conn
-	d *desk
+	d      *desk
+	closed chan struct{}
+	close  func()
 }
 
-func (c frailConn) Write(b []byte) (int, error) {
-	if c.d.frail.Load() {
+func (c *frailConn) Write(b []byte) (int, error) {
+	if taken := c.d.frail.Load(); taken != nil {
 		c.Close()
+		if *taken {
+			return len(b), nil
+		}
+		return 0, &net.OpError{Op: "write", Err: net.ErrClosed}
+	}
+	if c.d.full.Load() {
+		<-c.closed
+		return 0, net.ErrClosed
 	}
 	return c.Conn.Write(b)
+}
+
+func (c *frailConn) Close() error {
+	c.close()
+	return c.Conn.Close()
 }
 
 // A farEnd is the target's end of a connection.
@@ -59,7 +76,8 @@ func newDesk(t testing.TB, change func(*Options)) (*desk, *front, *memory) {
 			c := &farEnd{there, bufio.NewReader(there), make(chan string, 10)}
 			go c.listen()
 			d.conns <- c
-			return frailConn{end{here}, d}, nil
+			closed := make(chan struct{})
+			return &frailConn{end{here}, d, closed, sync.OnceFunc(func() { close(closed) })}, nil
 		})
 		if change != nil {
 			change(o)
@@ -233,21 +251,24 @@ func TestFaultReadyForNothing(t *testing.T) {
 	}
 }
 
-// The connection breaks just as the chat is written on it, that was open and unused
-// while the chat waited.
+// The connection that was open and unused while the chat waited breaks just as the
+// chat is written on it, or was broken already.
 func TestFaultReadyConnectionClosesAsAChatIsWritten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d, f, network := newDesk(t, nil)
-		running, ready, clients := d.ready(t, network, "second")
-		d.frail.Store(true)
-		running.answer(t, "{}")
-		clients[0].expectStatus(t, http.StatusOK)
-		d.next(t, "second").finish()
-		clients[1].expectStatus(t, http.StatusOK)
-		ready.expect(t, "")
-		wantSamples(t, f, map[string]string{"foreman_retries_total": "1"})
-		f.expectIdle(t)
-	})
+	for _, taken := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			d, f, network := newDesk(t, nil)
+			running, ready, clients := d.ready(t, network, "second")
+			d.frail.Store(&taken)
+			running.answer(t, "{}")
+			clients[0].expectStatus(t, http.StatusOK)
+			d.next(t, "second").finish()
+			clients[1].expectStatus(t, http.StatusOK)
+			ready.expect(t, "")
+			// What the kernel has taken may have been sent.
+			wantSamples(t, f, map[string]string{"foreman_retries_total": map[bool]string{true: "1", false: "0"}[taken]})
+			f.expectIdle(t)
+		})
+	}
 }
 
 // A chat that is ready does not get its turn: the target gets nothing of it, and
@@ -323,51 +344,221 @@ func TestFaultReadyInAnOutage(t *testing.T) {
 	})
 }
 
-// With https what is held is a record of TLS.
-func TestReadyOverTLS(t *testing.T) {
-	h := newHolder(t)
-	var fresh sync.Map // bodies of chats that came on a connection of their own
-	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Close && strings.HasPrefix(r.URL.Path, "/api/chat") {
-			fresh.Store(r.RemoteAddr, true)
-		}
-		h.ServeHTTP(w, r)
-	}))
-	t.Cleanup(srv.Close)
-	opened := make(chan struct{}, 10)
-	f := newFront(t, srv.URL, func(o *Options) {
-		config := srv.Client().Transport.(*http.Transport).TLSClientConfig
-		o.Target.pooled.TLSClientConfig, o.Target.fresh.TLSClientConfig = config, config
-		dial := o.Target.pooled.DialContext
-		o.Target.pooled.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			defer func() { opened <- struct{}{} }()
-			return dial(ctx, network, addr)
-		}
+// What the target says before a chat's turn is no answer, not even if the turn comes
+// a moment later.
+func TestFaultReadyAnsweredJustBeforeItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, f, network := newDesk(t, nil)
+		running, ready, clients := d.ready(t, network, "second", "third")
+		io.WriteString(ready, "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+		time.Sleep(10 * time.Millisecond)
+		running.answer(t, "{}")
+		clients[0].expectStatus(t, http.StatusOK)
+		second := d.next(t, "second")
+		ready.expect(t, "")
+		running.expect(t, "") // the third is ready there
+		second.finish()
+		clients[1].expectStatus(t, http.StatusOK)
+		running.expect(t, marked("third"))
+		running.answer(t, "{}")
+		clients[2].expectStatus(t, http.StatusOK)
+		f.expectIdle(t)
 	})
-	first, second, third := connect(t, f), connect(t, f), connect(t, f)
-	first.send(t, postOf("/api/chat", marked("first")))
-	running := h.next(t, "first")
-	<-opened
-	second.send(t, postOf("/api/chat", marked("second")))
-	<-opened // it gets ready
-	h.none(t)
-	running.finish()
-	running = h.next(t, "second")
-	third.send(t, postOf("/api/chat", marked("third")))
-	for waiting := 0; waiting == 0; {
-		waiting, _ = f.Gate.Len()
+}
+
+// The same at the moment of the turn: whichever comes first, nothing is sent twice.
+func TestFaultReadyAnsweredAtItsTurn(t *testing.T) {
+	for round := range 500 {
+		synctest.Test(t, func(t *testing.T) {
+			d, f, network := newDesk(t, nil)
+			running, ready, clients := d.ready(t, network, "second")
+			var racing sync.WaitGroup
+			racing.Go(func() { io.WriteString(running, answerOf("{}")) })
+			racing.Go(func() {
+				io.WriteString(ready, "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 5\r\n\r\ntired")
+				ready.Close()
+			})
+			racing.Wait()
+			clients[0].expectStatus(t, http.StatusOK)
+			synctest.Wait()
+			sent := len(ready.got)
+			if len(d.arrived) > 0 {
+				sent++
+				(<-d.arrived).finish()
+			}
+			if sent != 1 {
+				t.Errorf("round %d: sent %d times; want once", round, sent)
+			}
+			<-clients[1].answered
+			synctest.Wait()
+			f.expectIdle(t)
+		})
 	}
-	third.Close() // ready or nearly so: TLS's goodbye must not wait for the turn
-	for waiting := 1; waiting > 0; {
-		waiting, _ = f.Gate.Len()
+}
+
+// A chat has waited for too long just as its turn comes: it is sent, or it is told.
+func TestFaultReadyForTooLongAtItsTurn(t *testing.T) {
+	for round := range 500 {
+		synctest.Test(t, func(t *testing.T) {
+			d, f, network := newDesk(t, func(o *Options) { o.QueueTimeout = time.Minute })
+			running, ready, clients := d.ready(t, network, "second")
+			time.Sleep(time.Minute)
+			running.answer(t, "{}")
+			synctest.Wait()
+			want := http.StatusServiceUnavailable
+			if len(ready.got) > 0 {
+				ready.answer(t, "{}")
+				want = http.StatusOK
+			}
+			if got := <-clients[1].answered; got != want {
+				t.Errorf("round %d: status %d; want %d", round, got, want)
+			}
+			synctest.Wait()
+			f.expectIdle(t)
+		})
 	}
-	running.finish()
-	for i, c := range []*wire{first, second} {
-		if got := c.status(t); got != http.StatusOK {
-			t.Errorf("client %d: status %d; want 200", i, got)
+}
+
+// An answer without a body: Transport has the connection back before the answer is
+// told, and another request may use it and break it by then.
+func TestFaultReadyBehindAnAnswerWithoutABody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, f, network := newDesk(t, nil)
+		running, _, clients := d.ready(t, network, "second")
+		d.full.Store(true) // whoever passes the turn on takes its time
+		io.WriteString(running, "HTTP/1.1 204 No Content\r\n\r\n")
+		synctest.Wait()
+		d.full.Store(false)
+		embed := connectIn(t, network)
+		embed.send(t, postOf("/api/embed", marked("embed")))
+		synctest.Wait()
+		embed.Close()
+		synctest.Wait()
+		clients[1].Close()
+		clients[0].expectStatus(t, http.StatusNoContent)
+		synctest.Wait()
+		f.expectIdle(t)
+	})
+}
+
+// An orderedConn counts how many connections are open on which a chat was written.
+type orderedConn struct {
+	net.Conn
+	open, most *atomic.Int64
+	chat       atomic.Bool
+	close      func() error
+}
+
+func (c *orderedConn) Write(b []byte) (int, error) {
+	if bytes.HasPrefix(b, []byte("POST /api/chat")) && !c.chat.Swap(true) {
+		if n := c.open.Add(1); n > c.most.Load() {
+			c.most.Store(n)
 		}
 	}
-	fresh.Range(func(any, any) bool { t.Error("a chat came on a connection of its own"); return true })
-	h.none(t)
-	f.expectIdle(t)
+	return c.Conn.Write(b)
+}
+
+func (c *orderedConn) Close() error { return c.close() }
+
+// A client leaves in mid-stream, and the next chat is ready: the connection of the
+// former is closed before the next is written.
+func TestFaultClientLeavesBeforeTheNextGoes(t *testing.T) {
+	target := newStub(t)
+	target.chat = func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		for r.Context().Err() == nil {
+			io.WriteString(w, "{}\n")
+			http.NewResponseController(w).Flush()
+		}
+	}
+	var open, most atomic.Int64
+	f := newFront(t, target.URL, func(o *Options) {
+		o.Target.pooled.DialContext = holding(func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			c := &orderedConn{Conn: conn, open: &open, most: &most}
+			c.close = sync.OnceValue(func() error {
+				err := conn.Close()
+				if c.chat.Load() {
+					open.Add(-1)
+				}
+				return err
+			})
+			return c, nil
+		})
+	})
+	inLine := func(want int) func() bool {
+		return func() bool { n, _ := f.Gate.Len(); return n == want }
+	}
+	running := connect(t, f)
+	running.send(t, postOf("/api/chat", chatBody))
+	for range 100 {
+		next := connect(t, f)
+		next.send(t, postOf("/api/chat", chatBody))
+		await(t, inLine(1))
+		if _, err := running.in.ReadString('}'); err != nil {
+			t.Fatal(err)
+		}
+		reset(running.Conn)
+		await(t, inLine(0))
+		running = next
+	}
+	running.Close()
+	if n := most.Load(); n != 1 {
+		t.Errorf("%d connections were open at once on which a chat was written; want 1", n)
+	}
+}
+
+// newFrontOverTLS starts a target that speaks TLS, and a foreman in front of it, in a
+// bubble. What is held is then a record of TLS.
+func newFrontOverTLS(t *testing.T, secure *httptest.Server, target http.Handler) (*front, *memory) {
+	outer, inner := newMemory(80), newMemory(11434)
+	serve(t, tls.NewListener(inner, secure.TLS), target, newLog(t), nil)
+	f := newFrontOn(t, outer, "https://"+inner.Addr().String(), func(o *Options) {
+		inner.through(o.Target)
+		config := secure.Client().Transport.(*http.Transport).TLSClientConfig
+		o.Target.pooled.TLSClientConfig, o.Target.fresh.TLSClientConfig = config.Clone(), config.Clone()
+	})
+	return f, outer
+}
+
+func TestReadyOverTLS(t *testing.T) {
+	secure := httptest.NewTLSServer(nil) // for its certificate
+	defer secure.Close()
+	for _, outage := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			target := newSleeper(t)
+			f, network := newFrontOverTLS(t, secure, target)
+			first := chatIn(t, network, "first")
+			running := target.next(t, "first")
+			second, third := chatIn(t, network, "second"), chatIn(t, network, "third")
+			target.none(t)
+			if outage {
+				target.sleep(true)
+				f.Inventory.Refresh()
+				time.Sleep(5 * time.Second)
+				target.sleep(false)
+				if err := f.Inventory.Repoll(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			running.finish()
+			first.expectStatus(t, http.StatusOK)
+			running = target.next(t, "second")
+			synctest.Wait()
+			third.Close() // ready by now: TLS's goodbye does not wait for its turn
+			synctest.Wait()
+			if waiting, busy := f.Gate.Len(); waiting != 0 || !busy {
+				t.Errorf("outage %v: %d wait, busy %v; want nobody to wait", outage, waiting, busy)
+			}
+			running.finish()
+			second.expectStatus(t, http.StatusOK)
+			target.none(t)
+			wantSamples(t, f, map[string]string{"foreman_retries_total": "0"})
+			synctest.Wait()
+			f.expectIdle(t)
+		})
+	}
 }

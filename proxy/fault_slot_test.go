@@ -188,12 +188,12 @@ func TestFaultDoubleRelease(t *testing.T) {
 	running := target.next(t, "first")
 	turn := f.running.Load()
 	second.send(t, postOf("/api/chat", marked("second")))
-	turn.end() // the first release; ReverseProxy is still at it
+	turn.finish() // the first release; ReverseProxy is still at it
 	held := target.next(t, "second")
 	third.send(t, postOf("/api/chat", marked("third")))
 	var ending sync.WaitGroup
 	for range 20 {
-		ending.Go(turn.end)
+		ending.Go(turn.finish)
 	}
 	ending.Wait()
 	running.finish() // and one more, by the handler's end
@@ -266,14 +266,17 @@ func TestFaultCancellationRacesWithTheTurn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		first := f.ready(t.Context(), x, turn)
+		first := f.newTurn(t.Context(), x, turn)
+		turn.Start(func(err error) { f.beginTurn(first, err) })
 		ctx, cancel := context.WithCancel(t.Context())
 		var racing sync.WaitGroup
 		racing.Go(func() {
 			x := &exchange{request: new(http.Request)}
 			turn, err := f.enter(x, ctx)
 			if err == nil {
-				f.ready(ctx, x, turn).end()
+				j := f.newTurn(ctx, x, turn)
+				turn.Start(func(err error) { f.beginTurn(j, err) })
+				j.end()
 			} else if !errors.Is(err, context.Canceled) {
 				t.Errorf("round %d: %v; want %v", round, err, context.Canceled)
 			}

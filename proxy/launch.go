@@ -11,9 +11,10 @@ import (
 
 // A launch is where a chat that is ready waits for its turn. Being next, it goes on
 // its way through ReverseProxy and Transport, until its first bytes are to be
-// written to a connection that is open. There it is held. Whoever gives the turn up
-// writes them, so that nothing else happens between the last byte of one chat and
-// the first of the next.
+// written to a connection that is open. There they are held. Whoever gives the turn
+// up writes them, so that nothing else happens between the last byte of one chat and
+// the first of the next. They are 4 KB at most, and the connection is idle: that
+// does not block.
 type launch struct {
 	since    time.Time       // when it was made
 	released chan struct{}   // closed when the chat may go
@@ -21,9 +22,10 @@ type launch struct {
 
 	mu    sync.Mutex // guards what follows; whoever writes what was held has it
 	stage stage
-	held  []*piece // in order; of a chat that is ready there is one
-	gone  bool     // something was written, or it was tried
-	kept  bool     // the same, on a connection that was open before the turn
+	conn  *targetConn // that carries the chat; nil: none does
+	held  []*piece    // for conn, in order; of a chat that is ready there is one
+	gone  bool        // something was written
+	kept  bool        // to a connection that was open before the turn
 }
 
 // The stages of a launch, in this order. The last two are ends.
@@ -36,11 +38,9 @@ const (
 	stopped              // the chat does not go any more
 )
 
-// A piece is what was to be written to a connection, and what became of it.
+// A piece is what was to be written, and what became of it.
 type piece struct {
-	conn    net.Conn
 	b       []byte
-	dropped bool // b is not to be used any more
 	n       int
 	err     error
 	written chan struct{} // closed when n and err are known
@@ -64,6 +64,17 @@ func (l *launch) begin(f func()) bool {
 	return true
 }
 
+// giveUp stops a chat whose turn has not come. It returns false if that is too late.
+func (l *launch) giveUp() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stage != early {
+		return false
+	}
+	l.stage = stopped
+	return true
+}
+
 // release lets the chat go: on the connection where it is held, or afresh.
 func (l *launch) release(afresh bool) {
 	l.mu.Lock()
@@ -73,27 +84,30 @@ func (l *launch) release(afresh bool) {
 	}
 	l.stage = going
 	close(l.released)
+	if afresh {
+		l.dropLocked()
+	}
 	for _, p := range l.held {
-		switch {
-		case p.dropped:
-			continue
-		case afresh:
-			p.err = net.ErrClosed
-		default:
-			l.gone, l.kept = true, true
-			p.n, p.err = p.conn.Write(p.b)
-		}
+		p.n, p.err = l.conn.Conn.Write(p.b)
 		close(p.written)
+		if p.n > 0 {
+			l.gone, l.kept = true, true
+		}
 	}
 	l.held = nil
 }
 
-// stop keeps a chat that has not gone from going.
-func (l *launch) stop() {
+// end keeps a chat that has not gone from going. If it has gone and the target has
+// not said all, it hangs up, before another goes.
+func (l *launch) end(complete bool) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.stage != going {
 		l.stage = stopped
+	}
+	c := l.conn
+	l.mu.Unlock()
+	if c != nil && !complete {
+		c.Close()
 	}
 }
 
@@ -104,24 +118,51 @@ func (l *launch) isEarly() bool {
 	return l.stage == early
 }
 
-// hasGone reports whether the target may have got anything of the chat, and whether
-// on a connection that was open before the turn.
-func (l *launch) hasGone() (gone, kept bool) {
+// attempted reports, after an attempt to send a chat, whether the target may have
+// got anything of it, and whether on a connection that was open before the turn. If
+// it has got nothing, it does not get anything of this attempt any more.
+func (l *launch) attempted() (gone, kept bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !l.gone {
+		l.dropLocked()
+	}
 	return l.gone, l.kept
+}
+
+// dropLocked gives the connection up.
+func (l *launch) dropLocked() {
+	if l.conn != nil {
+		l.conn.dropped = true
+	}
+	for _, p := range l.held {
+		p.err = net.ErrClosed
+		close(p.written)
+	}
+	l.held = nil
+}
+
+// carry notes which connection carries the chat; nil: none does any more.
+func (l *launch) carry(c *targetConn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conn = c
 }
 
 // write writes to a connection once the chat may go, unless the connection is closed
 // or the chat is over before that.
 func (l *launch) write(c *targetConn, b []byte) (int, error) {
 	l.mu.Lock()
-	if l.stage == going {
+	switch {
+	case c.dropped: // even TLS's goodbye would count as something
+		l.mu.Unlock()
+		return 0, net.ErrClosed
+	case l.stage == going:
 		l.gone = true
 		l.mu.Unlock()
 		return c.Conn.Write(b)
 	}
-	p := &piece{conn: c.Conn, b: b, written: make(chan struct{})}
+	p := &piece{b: b, written: make(chan struct{})}
 	l.held = append(l.held, p)
 	l.mu.Unlock()
 	select {
@@ -135,7 +176,7 @@ func (l *launch) write(c *targetConn, b []byte) (int, error) {
 	select {
 	case <-p.written:
 	default:
-		p.dropped, p.err = true, net.ErrClosed
+		l.dropLocked()
 	}
 	return p.n, p.err
 }
@@ -146,6 +187,8 @@ type targetConn struct {
 	launch atomic.Pointer[launch] // of the chat that it carries; nil: nothing is held
 	closed chan struct{}
 	close  func() error
+
+	dropped bool // nothing is written any more; guarded by the launch
 }
 
 type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -168,11 +211,15 @@ func holding(dial dialFunc) dialFunc {
 
 // holdAt has what is written to a targetConn, or to a TLS connection over one, wait
 // for a launch; nil: it need not wait.
-func holdAt(c net.Conn, l *launch) {
-	if secure, ok := c.(*tls.Conn); ok {
-		c = secure.NetConn()
+func holdAt(conn net.Conn, l *launch) {
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
 	}
-	c.(*targetConn).launch.Store(l)
+	c := conn.(*targetConn)
+	c.launch.Store(l)
+	if l != nil {
+		l.carry(c)
+	}
 }
 
 func (c *targetConn) Write(b []byte) (int, error) {

@@ -93,8 +93,8 @@ func (t *Target) isLoop(r *http.Request) bool {
 // never repeated. A chat that was ready before its turn, and then was not, waits on.
 func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
 	var seen struct {
-		reused, answered atomic.Bool
-		sent             atomic.Pointer[time.Time] // when the whole request was; nil: not yet
+		reused, answered, returned atomic.Bool
+		sent                       atomic.Pointer[time.Time] // when the whole request was; nil: not yet
 	}
 	j := jobOf(r)
 	first := r.WithContext(httptrace.WithClientTrace(untraced{j}, &httptrace.ClientTrace{
@@ -103,11 +103,20 @@ func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
 			holdAt(info.Conn, j.launch)
 		},
 		PutIdleConn: func(err error) {
-			if err == nil { // sooner than the last Read of the answer's body returns
+			switch {
+			case err != nil:
+			case seen.returned.Load(): // the last Read of the answer's body is about to return
 				j.finish()
+			case j.launch != nil: // no body
+				j.launch.carry(nil)
 			}
 		},
-		GotFirstResponseByte: func() { seen.answered.Store(true) },
+		GotFirstResponseByte: func() {
+			seen.answered.Store(true)
+			if j.launch != nil {
+				j.launch.attempted() // what comes before anything was sent is no answer
+			}
+		},
 		WroteRequest: func(info httptrace.WroteRequestInfo) {
 			if now := time.Now(); info.Err == nil {
 				seen.sent.Store(&now)
@@ -124,14 +133,14 @@ func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
 	gone, kept := true, seen.reused.Load()
 	if ready {
 		var held bool
-		gone, held = j.launch.hasGone()
+		gone, held = j.launch.attempted()
 		kept = kept || held
 	}
 	sent := seen.sent.Load()
 	atOnce := sent == nil || time.Since(*sent) < retryWithin
 	switch {
 	case !gone:
-		if err == nil { // an answer to nothing: the target got tired of waiting
+		if err == nil { // the target got tired of waiting
 			resp.Body.Close()
 		}
 		select {
@@ -144,9 +153,12 @@ func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
 	case err != nil:
 		return nil, classify(j, err)
 	default:
+		seen.returned.Store(true)
 		return resp, nil
 	}
-	again := r.Clone(untraced{j})
+	again := r.Clone(httptrace.WithClientTrace(untraced{j}, &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) { holdAt(info.Conn, j.launch) },
+	}))
 	if r.GetBody != nil {
 		if again.Body, err = r.GetBody(); err != nil {
 			return nil, err
