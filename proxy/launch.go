@@ -22,7 +22,7 @@ type launch struct {
 
 	mu    sync.Mutex // guards what follows; whoever writes what was held has it
 	stage stage
-	conn  *targetConn // that carries the chat; nil: none does
+	conn  *targetConn // that carries the chat; nil: none yet
 	held  []*piece    // for conn, in order; of a chat that is ready there is one
 	gone  bool        // something was written
 	kept  bool        // to a connection that was open before the turn
@@ -142,7 +142,7 @@ func (l *launch) dropLocked() {
 	l.held = nil
 }
 
-// carry notes which connection carries the chat; nil: none does any more.
+// carry notes which connection carries the chat.
 func (l *launch) carry(c *targetConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -103,12 +103,8 @@ func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
 			holdAt(info.Conn, j.launch)
 		},
 		PutIdleConn: func(err error) {
-			switch {
-			case err != nil:
-			case seen.returned.Load(): // the last Read of the answer's body is about to return
+			if err == nil && seen.returned.Load() { // the last Read of the answer's body is about to return
 				j.finish()
-			case j.launch != nil: // no body
-				j.launch.carry(nil)
 			}
 		},
 		GotFirstResponseByte: func() {
