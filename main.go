@@ -16,7 +16,6 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -26,41 +25,16 @@ import (
 	"foreman/gate"
 	"foreman/inventory"
 	"foreman/proxy"
+	"foreman/proxy/target"
 	"foreman/warm"
 )
 
 func main() {
-	flags := flag.NewFlagSet("foreman", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // what is wrong is told below
-	showVersion := flags.Bool("version", false, "")
-	healthcheck := flags.Bool("healthcheck", false, "")
-	err := flags.Parse(os.Args[1:])
-
 	signalled, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	ctx, end := context.WithCancel(context.Background())
 	context.AfterFunc(signalled, func() { stop(); end() }) // in this order: from here on a second signal kills
 
-	// A request leaves 17 KB behind and as a rule 3 MB are alive: the collector, which
-	// runs when the heap has doubled, would run fifty times a second where embeddings
-	// come in by the dozen. This counts, and as nobody touches it, takes no memory.
-	ballast := make([]byte, 12<<20)
-	defer runtime.KeepAlive(ballast)
-
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		usage(os.Stdout, os.Getenv)
-		err = nil
-	case err != nil:
-		err = usageError{fmt.Errorf("%w; see foreman -h", err)}
-	case flags.NArg() > 0:
-		err = usageError{fmt.Errorf("unexpected argument %q: foreman is configured by environment variables, see foreman -h", flags.Arg(0))}
-	case *showVersion:
-		fmt.Println("foreman", version())
-	case *healthcheck:
-		err = checkHealth(ctx, os.Getenv)
-	default:
-		err = run(ctx, os.Getenv, os.Environ(), os.Stderr)
-	}
+	err := command(ctx, os.Args[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		if errors.As(err, new(usageError)) {
@@ -72,6 +46,30 @@ func main() {
 
 // A usageError is a mistake in how foreman was started.
 type usageError struct{ error }
+
+// command does what the arguments ask for.
+func command(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("foreman", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // main reports what is wrong
+	showVersion := flags.Bool("version", false, "")
+	healthcheck := flags.Bool("healthcheck", false, "")
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return usage(os.Stdout, os.Getenv, os.Environ())
+	case err != nil:
+		return usageError{fmt.Errorf("%w; see foreman -h", err)}
+	case flags.NArg() > 0:
+		return usageError{fmt.Errorf("unexpected argument %q: foreman is configured by environment variables, see foreman -h", flags.Arg(0))}
+	case *showVersion:
+		_, err := fmt.Println("foreman", version())
+		return err
+	case *healthcheck:
+		return checkHealth(ctx, os.Getenv)
+	default:
+		return run(ctx, os.Getenv, os.Environ(), os.Stderr)
+	}
+}
 
 // run is foreman, from its configuration to its end, which ctx brings about.
 func run(ctx context.Context, getenv func(string) string, environ []string, stderr io.Writer) error {
@@ -85,20 +83,23 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 		log.Warn("variable unknown to foreman", "name", name)
 	}
 
-	target := proxy.NewTarget(cfg.OllamaURL, cfg.OllamaToken)
-	inv := inventory.New(target, cfg.PollInterval, log)
-	inv.Keep = proxy.KeptPaths
+	host := target.New(cfg.OllamaURL, cfg.OllamaToken)
+	inv := inventory.New(host, cfg.PollInterval, log, proxy.KeptPaths...)
 	line := gate.New(cfg.MaxQueue)
 	line.Affinity = cfg.Affinity
+	var warmer *warm.Warmer // nil: there is no embedder
+	if cfg.EmbedModel != "" {
+		warmer = warm.New(host, inv, line, cfg.EmbedModel, log)
+	}
 	ln, err := net.Listen("tcp", cfg.Addr)
 	if err != nil {
 		return fmt.Errorf("FOREMAN_ADDR: %w", err)
 	}
-	warmer := warm.New(target, cfg.EmbedModel, log)
 	handler := proxy.New(proxy.Options{
-		Target:       target,
+		Target:       host,
 		Inventory:    inv,
 		Gate:         line,
+		Warmer:       warmer,
 		Log:          log,
 		Version:      version(),
 		Token:        cfg.Token,
@@ -109,22 +110,14 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 		QueueTimeout: cfg.QueueTimeout,
 		StallTimeout: cfg.StallTimeout,
 		EmbedModel:   cfg.EmbedModel,
-		Resident:     warmer.Resident,
 	})
-	// The parts tell one another what happens; this must stand before they run.
-	warmer.Chat = handler.Answering
-	warmer.Warmed = handler.Warmed
-	inv.Polled = func(s inventory.State) {
-		handler.Polled(s)
-		warmer.Polled(s)
-	}
 
 	// The loops and all requests live in base, which outlasts ctx by the drain.
 	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	var loops sync.WaitGroup
 	defer loops.Wait()
 	defer cut(proxy.ErrShuttingDown)
-	if cfg.EmbedModel == "" {
+	if warmer == nil {
 		log.Info("no FOREMAN_EMBED_MODEL: no embedder is kept resident")
 	} else {
 		loops.Go(func() { warmer.Run(base) })
@@ -135,14 +128,13 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 	srv := &http.Server{
 		Handler:           handler,
 		BaseContext:       func(net.Listener) context.Context { return base },
-		ConnContext:       proxy.ConnContext,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       3 * time.Minute, // longer than clients keep theirs
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(proxy.Listener(ln)) }()
+	go func() { served <- srv.Serve(ln) }()
 	log.Info("listening", "addr", ln.Addr().String())
 	if cfg.Token == "" && !isLoopback(ln.Addr()) {
 		log.Info("no FOREMAN_TOKEN: whoever reaches this address may use it")
@@ -203,7 +195,7 @@ func version() string {
 	return info.Main.Version
 }
 
-func usage(w io.Writer, getenv func(string) string) {
+func usage(w io.Writer, getenv func(string) string, environ []string) error {
 	fmt.Fprint(w, `usage: foreman [-h | -version | -healthcheck]
 
 foreman is a proxy in front of one Ollama host: one chat at a time, embeddings at once.
@@ -215,11 +207,7 @@ foreman is a proxy in front of one Ollama host: one chat at a time, embeddings a
 It is configured by environment variables; an empty one is an unset one:
 
 `)
-	cfg, err := config.Load(getenv)
-	cfg.WriteTable(w)
-	if err != nil {
-		fmt.Fprintf(w, "\nnot usable:\n%v\n", err)
-	}
+	return config.Usage(w, getenv, environ)
 }
 
 // checkHealth asks the foreman on this machine for /healthz.

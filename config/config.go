@@ -1,7 +1,8 @@
 // Package config reads foreman's settings from environment variables.
 //
 // [Load] reports every problem at once and never puts a default in the place of
-// a value that it cannot read. The table of the variables is in variables.go.
+// a value that it cannot read. [Usage] explains the variables to people. The
+// table of the variables is in variables.go.
 package config
 
 import (
@@ -10,8 +11,8 @@ import (
 	"io"
 	"log/slog"
 	"net/url"
+	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 )
 
@@ -33,16 +34,21 @@ type Config struct {
 	DrainTimeout time.Duration // how long the running chat may go on after SIGTERM
 	LogLevel     slog.Level
 	LogJSON      bool
-	inForce      []string // shown value per variable, in the order of variables
+
+	inForce []string // value of each variable as it may be shown, in the order of variables
 }
 
 // Load reads the variables through getenv, os.Getenv as a rule; an empty value
 // is an unset one. The error joins one error per variable that cannot be used,
-// each naming the variable, its value and what was expected. A Config that
-// comes with an error is good for [Config.WriteTable] only.
+// each naming the variable, its value and what was expected. The Config that
+// comes with an error must not be used.
 func Load(getenv func(string) string) (Config, error) {
-	var c Config
-	var problems []error
+	c, problems := load(getenv)
+	return c, errors.Join(problems...)
+}
+
+// load is Load with the problems apart.
+func load(getenv func(string) string) (c Config, problems []error) {
 	for _, v := range variables {
 		value := getenv(v.name)
 		if value == "" {
@@ -52,26 +58,25 @@ func Load(getenv func(string) string) (Config, error) {
 		if v.mask != nil {
 			shown = v.mask(value)
 		}
+		if value != "" && !v.set(&c, value) {
+			problems = append(problems, v.problem(value, shown))
+			shown = "not usable: see below"
+		}
 		c.inForce = append(c.inForce, shown)
-		if value == "" {
-			continue
-		}
-		if !v.set(&c, value) {
-			problems = append(problems, fmt.Errorf("%s=%q: expected %s", v.name, shown, v.expected))
-		}
 	}
-	return c, errors.Join(problems...)
+	return c, problems
 }
 
-// WriteTable writes the variables with their values in force, defaults and
-// meanings, a line each. Secrets are masked.
-func (c Config) WriteTable(w io.Writer) error {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "VARIABLE\tIN FORCE\tDEFAULT\tMEANING")
-	for i, v := range variables {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", v.name, c.inForce[i], v.fallback, v.meaning)
+// problem is the error for a value that cannot be used.
+func (v variable) problem(value, shown string) error {
+	hint := ""
+	if v.hint != nil {
+		hint = v.hint(value)
 	}
-	return tw.Flush()
+	if hint != "" {
+		hint = "; " + hint
+	}
+	return fmt.Errorf("%s=%q: expected %s%s", v.name, shown, v.expected, hint)
 }
 
 // LogValue is the values in force under the variables' names without their
@@ -86,51 +91,71 @@ func (c Config) LogValue() slog.Value {
 	return slog.GroupValue(attrs...)
 }
 
+// Usage writes the variables with their values in force, their defaults and
+// meanings, and then what is wrong with the environment, which is read through
+// getenv and environ (os.Getenv and os.Environ as a rule). Secrets are masked.
+// The error is w's.
+func Usage(w io.Writer, getenv func(string) string, environ []string) error {
+	c, problems := load(getenv)
+	var b strings.Builder
+	fmt.Fprintf(&b, row, "VARIABLE", "IN FORCE", "DEFAULT")
+	for i, v := range variables {
+		fmt.Fprintf(&b, row, v.name, orDash(c.inForce[i]), orDash(v.fallback))
+		writeWrapped(&b, v.meaning)
+	}
+	if len(problems) > 0 {
+		b.WriteString("\nNot usable, so that foreman does not start:\n")
+		for _, err := range problems {
+			writeWrapped(&b, err.Error())
+		}
+	}
+	if unknown := Unknown(environ); len(unknown) > 0 {
+		b.WriteString("\nUnknown to foreman, so that they have no effect (misspelt?):\n")
+		for _, name := range unknown {
+			writeWrapped(&b, name)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// row is a line of Usage: 80 columns hold it, unless a value in force is long.
+const row = "%-21s  %-22s  %s\n"
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// writeWrapped writes text indented, broken between words where a line would have
+// more than 80 columns.
+func writeWrapped(b *strings.Builder, text string) {
+	const indent, width = "    ", 76
+	for len(text) > width {
+		i := strings.LastIndexByte(text[:width+1], ' ')
+		if i <= 0 { // a word longer than a line
+			break
+		}
+		b.WriteString(indent + text[:i] + "\n")
+		text = text[i+1:]
+	}
+	b.WriteString(indent + text + "\n")
+}
+
 // Unknown returns the names in environ, os.Environ as a rule, that begin as
-// foreman's variables do and are none of them, each with what was probably
-// meant. They are worth a warning and no more: Kubernetes sets such variables
-// for a service called foreman (FOREMAN_SERVICE_HOST).
+// foreman's variables do and are none of them. They are worth a warning and no
+// more: Kubernetes sets such variables for a service called foreman
+// (FOREMAN_SERVICE_HOST).
 func Unknown(environ []string) []string {
 	var unknown []string
 	for _, entry := range environ {
 		name, _, _ := strings.Cut(entry, "=")
-		if !strings.HasPrefix(name, prefix) {
-			continue
-		}
-		nearest, distance := "", 3 // farther than this is another word
-		for _, v := range variables {
-			if d := editDistance(name, v.name); d < distance {
-				nearest, distance = v.name, d
-			}
-		}
-		switch {
-		case distance == 0:
-		case nearest == "":
+		known := slices.ContainsFunc(variables, func(v variable) bool { return v.name == name })
+		if strings.HasPrefix(name, prefix) && !known {
 			unknown = append(unknown, name)
-		default:
-			unknown = append(unknown, name+" (did you mean "+nearest+"?)")
 		}
 	}
 	return unknown
-}
-
-// editDistance is the Levenshtein distance between two ASCII strings.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			substitute := diagonal
-			if a[i] != b[j] {
-				substitute++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(substitute, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

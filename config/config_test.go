@@ -56,6 +56,8 @@ var good = []struct {
 	{"FOREMAN_OLLAMA_URL", "HTTP://mac.lan", target, "http://mac.lan"},
 	{"FOREMAN_OLLAMA_URL", "http://mac.lan:11434/", target, "http://mac.lan:11434"},
 	{"FOREMAN_OLLAMA_URL", "http://mac.lan/ollama//", target, "http://mac.lan/ollama"},
+	{"FOREMAN_OLLAMA_URL", "http://mac.lan/v1x", target, "http://mac.lan/v1x"},
+	{"FOREMAN_OLLAMA_URL", "http://mac.lan/api/ollama", target, "http://mac.lan/api/ollama"},
 	{"FOREMAN_OLLAMA_URL", "http://[fe80::1]:11434", target, "http://[fe80::1]:11434"},
 	{"FOREMAN_OLLAMA_TOKEN", "sk-!~", func(c Config) any { return c.OllamaToken }, "sk-!~"},
 	{"FOREMAN_EMBED_MODEL", "nomic-embed-text:v1.5", func(c Config) any { return c.EmbedModel }, "nomic-embed-text:v1.5"},
@@ -112,6 +114,7 @@ var bad = []struct {
 	{"FOREMAN_OLLAMA_URL", "http://HOST:PORT or https://HOST:PORT, without user info, query or fragment", []string{
 		"localhost", "localhost:11434", "//localhost:11434", "ftp://localhost", "http:localhost", "http://", "http://:11434", "http:///x",
 		"http://localhost:x", "http://localhost:0", "http://localhost:65536", "http://localhost:99999999999",
+		"http://localhost:11434/v1", "http://localhost/api/", "http://localhost/ollama/v1//",
 		"http://localhost#", "http://localhost/#x", "http://local host", "http://localhost/%zz", "http://[::1", " ",
 	}},
 	{"FOREMAN_OLLAMA_TOKEN", "visible ASCII characters and no space", nil}, // their values are in TestSecrets
@@ -160,9 +163,39 @@ func TestBadValues(t *testing.T) {
 	for _, tt := range bad {
 		for _, value := range tt.values {
 			_, err := Load(env{tt.name: value}.get)
-			if got, want := fmt.Sprint(err), fmt.Sprintf("%s=%q: expected %s", tt.name, value, tt.expected); got != want {
+			got, _, _ := strings.Cut(fmt.Sprint(err), "; ") // hints are in TestHints
+			if want := fmt.Sprintf("%s=%q: expected %s", tt.name, value, tt.expected); got != want {
 				t.Errorf("%s=%q: got error\n%s; want\n%s", tt.name, value, got, want)
 			}
+		}
+	}
+}
+
+// What in particular is wrong, where that is known.
+func TestHints(t *testing.T) {
+	const (
+		listenPort = "the port must be a number from 0 to 65535"
+		ollamaPort = "the port must be a number from 1 to 65535"
+		root       = "give the root of the host, without "
+	)
+	for _, tt := range []struct{ name, value, want string }{
+		{"FOREMAN_ADDR", ":99999", listenPort},
+		{"FOREMAN_ADDR", "localhost:http", listenPort},
+		{"FOREMAN_ADDR", "localhost", ""},
+		{"FOREMAN_OLLAMA_URL", "http://localhost:99999", ollamaPort},
+		{"FOREMAN_OLLAMA_URL", "http://localhost:0", ollamaPort},
+		{"FOREMAN_OLLAMA_URL", "http://localhost:", ollamaPort},
+		{"FOREMAN_OLLAMA_URL", "http://localhost:99999/v1", ollamaPort},
+		{"FOREMAN_OLLAMA_URL", "http://localhost:11434/v1", root + "/v1 at the end"},
+		{"FOREMAN_OLLAMA_URL", "http://localhost:11434/v1/", root + "/v1 at the end"},
+		{"FOREMAN_OLLAMA_URL", "http://localhost/api", root + "/api at the end"},
+		{"FOREMAN_OLLAMA_URL", "https://mac.lan/ollama/api//", root + "/api at the end"},
+		{"FOREMAN_OLLAMA_URL", "localhost:11434", ""},
+	} {
+		_, err := Load(env{tt.name: tt.value}.get)
+		_, got, _ := strings.Cut(fmt.Sprint(err), "; ")
+		if err == nil || got != tt.want {
+			t.Errorf("%s=%q: got %v; want the hint %q", tt.name, tt.value, err, tt.want)
 		}
 	}
 }
@@ -224,7 +257,11 @@ func shownOf(t *testing.T, e env) string {
 	c, err := Load(e.get)
 	var b bytes.Buffer
 	fmt.Fprintln(&b, err)
-	if err := c.WriteTable(&b); err != nil {
+	var environ []string
+	for name, value := range e {
+		environ = append(environ, name+"="+value)
+	}
+	if err := Usage(&b, e.get, environ); err != nil {
 		t.Fatal(err)
 	}
 	for _, handler := range []slog.Handler{slog.NewTextHandler(&b, nil), slog.NewJSONHandler(&b, nil)} {
@@ -249,8 +286,8 @@ func TestSecrets(t *testing.T) {
 			}
 			if got := shownOf(t, env{name: value}); strings.Contains(got, "nter2") {
 				t.Errorf("%s=%q is shown:\n%s", name, value, got)
-			} else if n := strings.Count(got, "(set)"); n < 3 {
-				t.Errorf("%s=%q: (set) is shown %d times; want it in the table and both logs:\n%s", name, value, n, got)
+			} else if n := strings.Count(got, "(set)"); good && n != 3 || !good && n != 2 {
+				t.Errorf("%s=%q: (set) is shown %d times; want it in the table and both logs, or in both errors:\n%s", name, value, n, got)
 			}
 		}
 	}
@@ -283,58 +320,94 @@ func TestUserInfoIsHidden(t *testing.T) {
 	}
 }
 
-func TestWriteTable(t *testing.T) {
-	c, err := Load(env{"FOREMAN_ADDR": "127.0.0.1:9", "FOREMAN_TOKEN": "hunter2", "FOREMAN_MAX_QUEUE": "none"}.get)
-	if err == nil {
-		t.Error("got no error; want one for FOREMAN_MAX_QUEUE")
+func TestUsage(t *testing.T) {
+	e := env{
+		"FOREMAN_ADDR":       "127.0.0.1:9",
+		"FOREMAN_TOKEN":      "hunter2",
+		"FOREMAN_OLLAMA_URL": "http://mac.lan:11434/v1",
+		"FOREMAN_MAX_QUEUE":  "none",
 	}
 	var b strings.Builder
-	if err := c.WriteTable(&b); err != nil {
+	if err := Usage(&b, e.get, []string{"FOREMAN_ADDR=127.0.0.1:9", "FOREMAN_TOKN=hunter2", "HOME=/"}); err != nil {
 		t.Fatal(err)
 	}
-	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
-	if got, want := len(lines), 1+len(variables); got != want {
-		t.Fatalf("got %d lines; want %d:\n%s", got, want, &b)
+	got := b.String()
+	for _, want := range []string{
+		"VARIABLE               IN FORCE                DEFAULT\n",
+		"FOREMAN_ADDR           127.0.0.1:9             :8080\n    address to listen on\n",
+		"FOREMAN_OLLAMA_URL     not usable: see below   http://localhost:11434\n",
+		"FOREMAN_TOKEN          (set)                   -\n",
+		"FOREMAN_EMBED_MODEL    -                       -\n",
+		"FOREMAN_MAX_QUEUE      not usable: see below   512\n",
+		`
+Not usable, so that foreman does not start:
+    FOREMAN_OLLAMA_URL="http://mac.lan:11434/v1": expected http://HOST:PORT or
+    https://HOST:PORT, without user info, query or fragment; give the root of
+    the host, without /v1 at the end
+    FOREMAN_MAX_QUEUE="none": expected a whole number from 0 to 1000000
+
+Unknown to foreman, so that they have no effect (misspelt?):
+    FOREMAN_TOKN
+`,
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("got\n%s\nwant in it\n%s", got, want)
+		}
 	}
-	// Columns are found again where the head has them.
-	starts := []int{0, strings.Index(lines[0], "IN FORCE"), strings.Index(lines[0], "DEFAULT"), strings.Index(lines[0], "MEANING"), -1}
-	for i, v := range variables {
-		inForce := v.fallback
-		switch v.name {
-		case "FOREMAN_ADDR":
-			inForce = "127.0.0.1:9"
-		case "FOREMAN_TOKEN":
-			inForce = "(set)"
-		case "FOREMAN_MAX_QUEUE":
-			inForce = "none"
+	for line := range strings.Lines(got) {
+		if len(line) > 80+len("\n") {
+			t.Errorf("longer than 80 columns: %s", line)
 		}
-		want := []string{v.name, inForce, v.fallback, v.meaning}
-		var got []string
-		for j := range want {
-			cell := lines[i+1][starts[j]:]
-			if starts[j+1] > 0 {
-				cell = lines[i+1][starts[j]:starts[j+1]]
-			}
-			got = append(got, strings.TrimSpace(cell))
+	}
+	if strings.Contains(got, "hunter2") {
+		t.Errorf("a secret is shown:\n%s", got)
+	}
+}
+
+// Every variable is there with its whole meaning.
+func TestUsageIsWhole(t *testing.T) {
+	var b strings.Builder
+	if err := Usage(&b, env{}.get, nil); err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Join(strings.Fields(b.String()), " ")
+	for _, v := range variables {
+		want := v.name + " " + orDash(v.fallback) + " " + orDash(v.fallback) + " " + v.meaning
+		if !strings.Contains(got, want) {
+			t.Errorf("got\n%s\nwant in it\n%s", got, want)
 		}
-		if !slices.Equal(got, want) {
-			t.Errorf("got %q; want %q", got, want)
+	}
+	for _, heading := range []string{"Not usable", "Unknown"} {
+		if strings.Contains(got, heading) {
+			t.Errorf("nothing is wrong, but it says %q", heading)
 		}
 	}
 }
 
-func TestWriteTableTellsOfErrors(t *testing.T) {
-	c, err := Load(env{}.get)
-	if err != nil {
-		t.Fatal(err)
+func TestWriteWrapped(t *testing.T) {
+	long := strings.Repeat("x", 90)
+	for text, want := range map[string]string{
+		"short":                              "    short\n",
+		strings.Repeat("x", 76):              "    " + strings.Repeat("x", 76) + "\n",
+		strings.Repeat("x", 76) + " y":       "    " + strings.Repeat("x", 76) + "\n    y\n",
+		strings.Repeat("x", 70) + " " + long: "    " + strings.Repeat("x", 70) + "\n    " + long + "\n",
+		long + " y":                          "    " + long + " y\n",
+	} {
+		var b strings.Builder
+		if writeWrapped(&b, text); b.String() != want {
+			t.Errorf("got\n%s; want\n%s", &b, want)
+		}
 	}
+}
+
+func TestUsageTellsOfErrors(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
 	w.Close()
-	if err := c.WriteTable(w); err == nil {
+	if err := Usage(w, env{}.get, nil); err == nil {
 		t.Error("got no error from a closed file")
 	}
 }
@@ -361,13 +434,13 @@ func TestUnknown(t *testing.T) {
 		"XFOREMAN_ADDR=:80":            "",
 		"":                             "",
 		"=C:=C:\\":                     "",
-		"FOREMAN_TOKN=hunter2":         "FOREMAN_TOKN (did you mean FOREMAN_TOKEN?)",
-		"FOREMAN_TAKAN=hunter2":        "FOREMAN_TAKAN (did you mean FOREMAN_TOKEN?)",
-		"FOREMAN_OLLAMA_TOKENS=x":      "FOREMAN_OLLAMA_TOKENS (did you mean FOREMAN_OLLAMA_TOKEN?)",
-		"FOREMAN_HOST=x":               "FOREMAN_HOST (did you mean FOREMAN_HOSTS?)",
-		"FOREMAN_MAXQUEUE=1":           "FOREMAN_MAXQUEUE (did you mean FOREMAN_MAX_QUEUE?)",
-		"FOREMAN_LOGLEVEL=x":           "FOREMAN_LOGLEVEL (did you mean FOREMAN_LOG_LEVEL?)",
-		"FOREMAN_OLAMA_UR=x":           "FOREMAN_OLAMA_UR (did you mean FOREMAN_OLLAMA_URL?)",
+		"FOREMAN_TOKN=hunter2":         "FOREMAN_TOKN",
+		"FOREMAN_TAKAN=hunter2":        "FOREMAN_TAKAN",
+		"FOREMAN_OLLAMA_TOKENS=x":      "FOREMAN_OLLAMA_TOKENS",
+		"FOREMAN_HOST=x":               "FOREMAN_HOST",
+		"FOREMAN_MAXQUEUE=1":           "FOREMAN_MAXQUEUE",
+		"FOREMAN_LOGLEVEL=x":           "FOREMAN_LOGLEVEL",
+		"FOREMAN_OLAMA_UR=x":           "FOREMAN_OLAMA_UR",
 		"FOREMAN_SERVICE_HOST=1.2.3.4": "FOREMAN_SERVICE_HOST",
 		"FOREMAN_SERVICE_PORT=80":      "FOREMAN_SERVICE_PORT",
 		"FOREMAN_PORT=tcp://1.2.3.4":   "FOREMAN_PORT",

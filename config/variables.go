@@ -18,26 +18,32 @@ type variable struct {
 	meaning  string
 	expected string                             // what a good value is, for the error
 	set      func(c *Config, value string) bool // reports whether value, never empty, is good
+	hint     func(value string) string          // what in particular is wrong with a bad value; may be nil or return ""
 	mask     func(value string) string          // what may be shown of it; nil: all
 }
 
 var variables = []variable{
 	{
-		name: "FOREMAN_ADDR", fallback: ":8080", meaning: "listen address",
+		name: "FOREMAN_ADDR", fallback: ":8080", meaning: "address to listen on",
 		expected: "HOST:PORT or :PORT",
 		set: func(c *Config, s string) bool {
 			c.Addr = s
 			_, port, err := net.SplitHostPort(s)
 			return err == nil && isPort(port)
 		},
+		hint: func(s string) string {
+			if _, port, err := net.SplitHostPort(s); err == nil && !isPort(port) {
+				return "the port must be a number from 0 to 65535"
+			}
+			return ""
+		},
 	}, {
-		name: "FOREMAN_OLLAMA_URL", fallback: "http://localhost:11434", meaning: "the Ollama host",
+		name: "FOREMAN_OLLAMA_URL", fallback: "http://localhost:11434", meaning: "root URL of the Ollama host, without /v1 or /api",
 		expected: "http://HOST:PORT or https://HOST:PORT, without user info, query or fragment",
 		set: func(c *Config, s string) bool {
 			u, err := url.Parse(s)
 			if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" ||
-				u.User != nil || u.RawQuery != "" || u.ForceQuery || strings.Contains(s, "#") ||
-				strings.HasSuffix(u.Host, ":") || u.Port() != "" && (!isPort(u.Port()) || strings.Trim(u.Port(), "0") == "") {
+				u.User != nil || u.RawQuery != "" || u.ForceQuery || strings.Contains(s, "#") || ollamaURLHint(s) != "" {
 				return false
 			}
 			u.Path = strings.TrimRight(u.Path, "/")
@@ -45,6 +51,7 @@ var variables = []variable{
 			c.OllamaURL = u
 			return true
 		},
+		hint: ollamaURLHint,
 		mask: maskURL,
 	}, {
 		name: "FOREMAN_OLLAMA_TOKEN", meaning: "bearer token sent to the Ollama host",
@@ -68,7 +75,7 @@ var variables = []variable{
 		set:      func(c *Config, s string) bool { c.Token = s; return isToken(s) },
 		mask:     mask,
 	}, {
-		name: "FOREMAN_HOSTS", meaning: "Host names accepted beside IP addresses and localhost, comma-separated; empty: any, or on a loopback address the local ones that Ollama accepts",
+		name: "FOREMAN_HOSTS", meaning: "accepted Host names, separated by commas, beside IP addresses and localhost; empty: any, or local names on a loopback FOREMAN_ADDR",
 		expected: "host names without port, with commas between, such as foreman.lan,gpu.example.com",
 		set: func(c *Config, s string) bool {
 			for host := range strings.SplitSeq(s, ",") {
@@ -81,7 +88,7 @@ var variables = []variable{
 			return true
 		},
 	}, {
-		name: "FOREMAN_MANAGE", fallback: "false", meaning: "let model management (pull, push, create, copy, delete) through",
+		name: "FOREMAN_MANAGE", fallback: "false", meaning: "let pull, push, create, copy and delete through",
 		expected: "true or false",
 		set: func(c *Config, s string) (ok bool) {
 			c.Manage, ok = s == "true", s == "true" || s == "false"
@@ -96,7 +103,7 @@ var variables = []variable{
 			return err == nil && 0 <= n && n <= 1_000_000
 		},
 	}, {
-		name: "FOREMAN_AFFINITY", fallback: "30s", meaning: "how long chats for the model served last may overtake earlier ones for another model; 0: strict order of arrival",
+		name: "FOREMAN_AFFINITY", fallback: "30s", meaning: "how long a chat may be overtaken by chats for the model that is already loaded; 0: strict order of arrival",
 		expected: "a duration such as 30s, or 0",
 		set:      duration(0, func(c *Config) *time.Duration { return &c.Affinity }),
 	}, {
@@ -104,22 +111,22 @@ var variables = []variable{
 		expected: "a duration such as 90s or 5m, or 0",
 		set:      duration(0, func(c *Config) *time.Duration { return &c.QueueTimeout }),
 	}, {
-		name: "FOREMAN_MAX_BODY", fallback: "64MiB", meaning: "largest body of a request (413); all waiting bodies together: 4 times that or 256MiB, the larger (503)",
+		name: "FOREMAN_MAX_BODY", fallback: "64MiB", meaning: "largest request body (else 413); all waiting bodies: 4 times that, at least 256MiB (else 503)",
 		expected: "a size from 1KiB to 1TiB, such as 64MiB or 500KB",
 		set: func(c *Config, s string) (ok bool) {
 			c.MaxBody, ok = parseSize(s)
 			return ok && c.MaxBody >= 1<<10
 		},
 	}, {
-		name: "FOREMAN_STALL_TIMEOUT", fallback: "10m", meaning: "longest silence of a host that still answers polls before the chat is given up (504, or cut if begun)",
+		name: "FOREMAN_STALL_TIMEOUT", fallback: "10m", meaning: "longest silence during a chat of an Ollama host that answers polls; then 504, or a cut if the answer has begun",
 		expected: "a duration of at least 1s, such as 10m",
 		set:      duration(time.Second, func(c *Config) *time.Duration { return &c.StallTimeout }),
 	}, {
-		name: "FOREMAN_DRAIN_TIMEOUT", fallback: "30s", meaning: "on SIGTERM, how long the running chat may go on",
+		name: "FOREMAN_DRAIN_TIMEOUT", fallback: "30s", meaning: "how long the running chat may go on after SIGTERM",
 		expected: "a duration such as 30s, or 0",
 		set:      duration(0, func(c *Config) *time.Duration { return &c.DrainTimeout }),
 	}, {
-		name: "FOREMAN_LOG_LEVEL", fallback: "info", meaning: "least severe record to log: debug, info, warn or error",
+		name: "FOREMAN_LOG_LEVEL", fallback: "info", meaning: "lowest level to log: debug, info, warn or error",
 		expected: "debug, info, warn or error",
 		set: func(c *Config, s string) bool {
 			return !strings.ContainsAny(s, "+-") && c.LogLevel.UnmarshalText([]byte(s)) == nil
@@ -158,6 +165,23 @@ func parseSize(s string) (int64, bool) {
 		return 0, false
 	}
 	return n * unit, true
+}
+
+// ollamaURLHint says what is wrong with a URL that is one of http or https, but
+// has a bad port or ends in the path of an API.
+func ollamaURLHint(s string) string {
+	u, err := url.Parse(s)
+	if err != nil || u.Hostname() == "" {
+		return ""
+	}
+	path := strings.TrimRight(u.Path, "/")
+	switch port := u.Port(); {
+	case strings.HasSuffix(u.Host, ":"), port != "" && (!isPort(port) || strings.Trim(port, "0") == ""):
+		return "the port must be a number from 1 to 65535"
+	case strings.HasSuffix(path, "/v1"), strings.HasSuffix(path, "/api"):
+		return "give the root of the host, without " + path[strings.LastIndexByte(path, '/'):] + " at the end"
+	}
+	return ""
 }
 
 func isPort(s string) bool {

@@ -8,35 +8,29 @@ import (
 	"foreman/gate"
 )
 
-// A guest asks for the model that he wants to talk to.
-type guest struct{ model string }
-
-func (g guest) Kind() string { return g.model }
-
 func Example() {
 	line := gate.New(512)
-	turn, err := line.Enter(context.Background(), guest{})
+	turn, err := line.Enter(context.Background(), gate.Request{ID: "first"})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer turn.Leave() // whatever happens
-	turn.Start(func(error) { fmt.Println("my turn") })
+	fmt.Println("my turn:", turn.Wait(context.Background()))
 
-	// Somebody else is next, and gets ready.
-	next, err := line.Enter(context.Background(), guest{})
+	// Somebody else is next, and gets ready before it waits for its turn.
+	next, err := line.Enter(context.Background(), gate.Request{ID: "second"})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer next.Leave()
-	next.Start(func(err error) { fmt.Println("next:", err) })
 
 	// A third has to wait, and may lose interest.
 	ctx, cancel := context.WithCancelCause(context.Background())
 	outcome := make(chan error)
 	go func() {
-		_, err := line.Enter(ctx, guest{})
+		_, err := line.Enter(ctx, gate.Request{ID: "third"})
 		outcome <- err
 	}()
 	cancel(errors.New("the client hung up"))
@@ -44,11 +38,9 @@ func Example() {
 
 	// Before the end, everybody in line is turned away.
 	line.Close()
-	_, err = line.Enter(context.Background(), guest{})
-	fmt.Println(err)
+	fmt.Println(next.Wait(context.Background()))
 	// Output:
-	// my turn
+	// my turn: <nil>
 	// the client hung up
-	// next: gate: closed
-	// gate: closed
+	// the gate is closed
 }

@@ -1,21 +1,20 @@
-// Package gate lets one visitor in at a time, in order of arrival.
+// Package gate gives one request at a time the turn, in order of arrival.
 //
 // A sync.Mutex alone will not do: its Lock is not first come, first served, and
 // a caller that has lost interest cannot leave it (golang.org/issue/40026). So
 // here the Mutex guards the line and is not the line. Whoever leaves hands the
-// turn directly to the next, so nobody can slip in between the two.
+// turn directly to the next, so that nobody can slip in between the two.
 //
-// Nor is time lost between the two: whoever is next is told so, and can get ready;
-// whoever leaves starts the next one on its own goroutine. See [Turn.Start].
+// A request waits in two steps. [Gate.Enter] returns when the request is next, so
+// that it can get ready while another has the turn; [Turn.Wait] returns when the
+// turn has come. Both wait on the goroutine of whoever calls them.
 //
-// One thing may change the order: visitors come in kinds, and where it costs to
-// change from one kind to another, as it does where each kind is a model to be
-// loaded, the gate stays with a kind for a while. See [Gate.Affinity].
+// One rule may change the order: requests have a kind, and where a change of kind
+// is expensive, as it is where each kind is a model to be loaded, the gate stays
+// with a kind for a while. See [Gate.Affinity].
 //
 // The gate knows nothing of HTTP or of Ollama, and it forgets everything when
-// the process ends. A persistent queue with a worker loop would take the place
-// of this package and keep the shape of [Gate.Enter]: wait until you are next,
-// say what is to be done when the turn comes, and leave.
+// the process ends.
 package gate
 
 import (
@@ -26,178 +25,198 @@ import (
 	"time"
 )
 
-// Errors of [Gate.Enter] and [Turn.Start]. Where the caller's context ended first,
-// Enter's error is the context's cause instead.
+// Errors of [Gate.Enter] and [Turn.Wait]. Where the caller's context has ended, the
+// error is the context's cause instead.
 var (
-	ErrFull   = errors.New("gate: the line is full")
-	ErrClosed = errors.New("gate: closed")
+	ErrFull   = errors.New("the line is full")
+	ErrClosed = errors.New("the gate is closed")
+
+	errLeft = errors.New("the place in line was given up")
 )
 
-// A Visitor is somebody who wants in.
-type Visitor interface {
-	// Kind is what the gate groups visitors by. It must not change.
-	Kind() string
-}
-
-// A Gate admits one visitor at a time. Make one with [New].
+// A Gate gives one request at a time the turn. Make one with [New].
 type Gate struct {
-	// Affinity is how long visitors of one kind may go before others that came
-	// earlier. The first in line is let in once the kind that was let in last has
+	// Affinity is how long requests of one kind may go before others that came
+	// earlier. The first in line gets the turn once the kind that had it last has
 	// had the gate for Affinity and the first itself has waited for as long; until
 	// then the next in line of that kind goes before it, if there is one. A kind's
-	// time begins when it takes over from another, and goes on while the gate is
-	// free. At 0 the order of arrival is strict; within a kind it always is.
+	// time begins when it takes over from another. At 0 the order of arrival is strict; within a kind it always is.
 	Affinity time.Duration
 
 	limit int // how many may wait
 
 	mu     sync.Mutex // guards what follows
 	closed bool
-	holder *Turn     // whose turn it is; nil: nobody's
-	kind   string    // of the last who was let in
+	holder *Turn     // who has the turn; nil: nobody
+	called *Turn     // who in line was told that it is next; nil: nobody
+	kind   string    // of whoever had the turn last
 	since  time.Time // when that kind's time began
 	line   list.List // of *Turn, in order of arrival
 }
 
-// A Turn is a visitor's, from when it is next.
-type Turn struct {
-	gate    *Gate
-	visitor Visitor
-	arrived time.Time
-	called  chan error // receives once, under Gate.mu: nil if it is next, or in
-
-	// Gate.mu guards these.
-	state state
-	place *list.Element // in Gate.line, while it waits or is next
-	start func(error)   // see Start
+// A Request is what the gate and those who look at the line know of a request.
+type Request struct {
+	Kind   string // requests are grouped by it; see [Gate.Affinity]
+	Client string // who asks
+	ID     string // tells the request from others
 }
 
-// The states of a turn, in this order.
-type state int
+// A Turn is a request's place in the line and, from when Wait returns nil, its turn.
+type Turn struct {
+	request Request
+	gate    *Gate
+	arrived time.Time
+	next    chan struct{} // closed when the request is next for the first time, or any later
+	settled chan struct{} // closed when it has the turn, or was turned away
 
-const (
-	waiting state = iota // in line
-	next                 // in line, and called: it is next, or was
-	in                   // it is its turn
-	out                  // it has left, or was turned away
-)
+	// Gate.mu guards these.
+	place *list.Element // in Gate.line; nil: not in line
+	began time.Time     // when it got the turn; zero: it has not
+	err   error         // why it was turned away
+}
 
-// New returns an open gate where at most limit visitors wait behind the holder.
+// New returns an open gate where at most limit requests wait behind the holder.
 func New(limit int) *Gate {
 	return &Gate{limit: limit}
 }
 
-// Enter waits until the visitor is next, or is let in at once. The caller must call
-// [Turn.Leave] in the end.
+// Enter joins the line and waits until the request is next, or has the turn if that
+// is free. The caller must call [Turn.Leave] in the end, whatever Wait returns. One
+// request at a time is next in this sense; another of the kind that has the turn may
+// still overtake it, see [Gate.Affinity], and then gets the turn without having been
+// next.
 //
 // The error is ErrFull if too many wait already, ErrClosed after [Gate.Close], or
-// the cause of ctx if ctx ended first.
-func (g *Gate) Enter(ctx context.Context, v Visitor) (*Turn, error) {
+// the cause of ctx if ctx has ended.
+func (g *Gate) Enter(ctx context.Context, r Request) (*Turn, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	t, err := g.join(v)
+	t, err := g.join(r)
 	if err != nil {
 		return nil, err
 	}
-	select {
-	case err = <-t.called:
-	case <-ctx.Done():
-	}
-	if err == nil && ctx.Err() != nil { // both at once, perhaps
-		err = context.Cause(ctx)
-	}
-	if err != nil {
+	if err := t.wait(ctx, t.next); err != nil {
 		t.Leave()
 		return nil, err
 	}
 	return t, nil
 }
 
-// Start says what is to be done as soon as the visitor is let in: f is called with
-// nil, at once if it is in already, and otherwise by the goroutine of whoever
-// leaves, which has nothing else to do before it. If the gate is closed before
-// that, f is called with ErrClosed. It is called once at most, and not if the
-// visitor has left before; it may still be running when Leave returns.
-func (t *Turn) Start(f func(error)) {
-	t.gate.mu.Lock()
-	state := t.state
-	t.start = f
-	t.gate.mu.Unlock()
-	switch state {
-	case in:
-		f(nil)
-	case out:
-		f(ErrClosed)
+// Wait waits until the request has the turn. It may be called again. The error is
+// ErrClosed after [Gate.Close], or the cause of ctx if ctx has ended, even if the turn
+// has come.
+func (t *Turn) Wait(ctx context.Context) error {
+	if err := t.wait(ctx, t.settled); err != nil {
+		return err
 	}
+	t.gate.mu.Lock()
+	defer t.gate.mu.Unlock()
+	t.gate.callLocked() // only now: whoever has the turn is awake first
+	return nil
 }
 
-// Leave ends the turn, or gives it up before it has come. It may be called again,
-// from anywhere.
+// wait waits for one of the turn's channels. If ctx has ended as well, that counts:
+// the caller has lost interest, and its Leave passes on a turn that came meanwhile.
+func (t *Turn) wait(ctx context.Context, event <-chan struct{}) error {
+	select {
+	case <-event:
+	case <-ctx.Done():
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	t.gate.mu.Lock()
+	defer t.gate.mu.Unlock()
+	return t.err
+}
+
+// Leave ends the turn, or gives up the place in line. It may be called again, from
+// any goroutine.
 func (t *Turn) Leave() {
 	g := t.gate
 	g.mu.Lock()
-	start := t.leaveLocked()
-	g.mu.Unlock()
-	if start == nil {
-		return
+	defer g.mu.Unlock()
+	switch {
+	case t.place != nil:
+		g.line.Remove(t.place)
+		t.place, t.err = nil, errLeft
+		t.callLocked()
+		close(t.settled)
+		if g.called == t {
+			g.called = nil
+		}
+		g.callLocked()
+	case g.holder == t:
+		g.holder = nil
+		if next := g.nextLocked(); next != nil {
+			g.line.Remove(next.place)
+			next.place = nil
+			g.admitLocked(next) // its Wait calls whoever is next then
+		}
 	}
-	start(nil)
-	g.mu.Lock()
-	g.callLocked() // only now: whoever is in comes first
-	g.mu.Unlock()
 }
 
 // Close turns away everybody in line and everybody who comes later. The holder
 // keeps its turn.
 func (g *Gate) Close() {
 	g.mu.Lock()
-	g.closed = true
-	var starts []func(error)
+	defer g.mu.Unlock()
+	g.closed, g.called = true, nil
 	for e := g.line.Front(); e != nil; e = g.line.Front() {
 		t := g.line.Remove(e).(*Turn)
-		if t.state == waiting {
-			t.called <- ErrClosed
-		} else if t.start != nil {
-			starts = append(starts, t.start)
-		}
-		t.state = out
-	}
-	g.mu.Unlock()
-	for _, start := range starts {
-		start(ErrClosed)
+		t.place, t.err = nil, ErrClosed
+		t.callLocked()
+		close(t.settled)
 	}
 }
 
-// Line returns who holds the turn, nil if nobody does; who waits, in order of
-// arrival; and who of these would have the turn next if it were given up now.
-func (g *Gate) Line() (holder Visitor, waiting []Visitor, next Visitor) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for e := g.line.Front(); e != nil; e = e.Next() {
-		waiting = append(waiting, e.Value.(*Turn).visitor)
-	}
-	if t := g.nextLocked(); t != nil {
-		next = t.visitor
-	}
-	if g.holder != nil {
-		holder = g.holder.visitor
-	}
-	return holder, waiting, next
-}
-
-// Len tells how many wait and whether somebody holds the turn.
+// Len tells how many wait and whether somebody has the turn.
 func (g *Gate) Len() (waiting int, busy bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.line.Len(), g.holder != nil
 }
 
-// join takes the free turn or a place at the end of the line.
-func (g *Gate) join(v Visitor) (*Turn, error) {
+// Holder returns the kind of the request that has the turn, and since when it has
+// it; "" if nobody has.
+func (g *Gate) Holder() (kind string, since time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	t := &Turn{gate: g, visitor: v, arrived: time.Now(), called: make(chan error, 1)}
+	if g.holder == nil {
+		return "", time.Time{}
+	}
+	return g.holder.request.Kind, g.holder.began
+}
+
+// A Place is a request in line, or the one that has the turn.
+type Place struct {
+	Request
+	Since time.Time // when it joined the line, or got the turn
+	Next  bool      // it would get the turn if that were given up now
+}
+
+// Line returns who has the turn, nil if nobody does, and who waits, in order of
+// arrival.
+func (g *Gate) Line() (holder *Place, waiting []Place) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.holder != nil {
+		holder = &Place{Request: g.holder.request, Since: g.holder.began}
+	}
+	next := g.nextLocked()
+	for e := g.line.Front(); e != nil; e = e.Next() {
+		t := e.Value.(*Turn)
+		waiting = append(waiting, Place{t.request, t.arrived, t == next})
+	}
+	return holder, waiting
+}
+
+// join takes the free turn or a place at the end of the line.
+func (g *Gate) join(r Request) (*Turn, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	t := &Turn{request: r, gate: g, arrived: time.Now(), next: make(chan struct{}), settled: make(chan struct{})}
 	switch {
 	case g.closed:
 		return nil, ErrClosed
@@ -212,34 +231,8 @@ func (g *Gate) join(v Visitor) (*Turn, error) {
 	return t, nil
 }
 
-// leaveLocked takes t out, and lets the next in if it was its turn. It returns
-// what that one wants to be done, if it is ready.
-func (t *Turn) leaveLocked() (start func(error)) {
-	g := t.gate
-	was := t.state
-	t.state = out
-	switch was {
-	case waiting:
-		g.line.Remove(t.place)
-	case next:
-		g.line.Remove(t.place)
-		g.callLocked()
-	case in:
-		g.holder = nil
-		if t := g.nextLocked(); t != nil {
-			g.line.Remove(t.place)
-			g.admitLocked(t)
-			if t.start != nil {
-				return t.start
-			}
-			g.callLocked()
-		}
-	}
-	return nil
-}
-
-// nextLocked returns whose turn it is: the first in line, or the first of the
-// kind that was let in last; see Affinity.
+// nextLocked returns whose turn comes next: the first in line, or the first of the
+// kind that had the turn last; see Affinity.
 func (g *Gate) nextLocked() *Turn {
 	e := g.line.Front()
 	if e == nil {
@@ -250,7 +243,7 @@ func (g *Gate) nextLocked() *Turn {
 		return first
 	}
 	for ; e != nil; e = e.Next() {
-		if t := e.Value.(*Turn); t.visitor.Kind() == g.kind {
+		if t := e.Value.(*Turn); t.request.Kind == g.kind {
 			return t
 		}
 	}
@@ -259,20 +252,31 @@ func (g *Gate) nextLocked() *Turn {
 
 // admitLocked gives t the turn.
 func (g *Gate) admitLocked(t *Turn) {
-	g.holder = t
-	if kind := t.visitor.Kind(); kind != g.kind {
-		g.kind, g.since = kind, time.Now()
+	g.holder, t.began = t, time.Now()
+	if g.called == t {
+		g.called = nil
 	}
-	if t.state == waiting {
-		t.called <- nil
+	if t.request.Kind != g.kind {
+		g.kind, g.since = t.request.Kind, t.began
 	}
-	t.state = in
+	t.callLocked()
+	close(t.settled)
 }
 
-// callLocked tells whoever is next that it is.
+// callLocked tells whoever is next that it is, one at a time: who overtakes that one
+// is not told, and gets ready when it has the turn.
 func (g *Gate) callLocked() {
-	if t := g.nextLocked(); t != nil && t.state == waiting {
-		t.state = next
-		t.called <- nil
+	if t := g.nextLocked(); t != nil && g.called == nil {
+		g.called = t
+		t.callLocked()
+	}
+}
+
+// callLocked lets Enter return.
+func (t *Turn) callLocked() {
+	select {
+	case <-t.next:
+	default:
+		close(t.next)
 	}
 }

@@ -1,5 +1,5 @@
-// Package inventory knows which models the target holds and whether the target
-// answers.
+// Package inventory knows which models the target holds, which of them are in its
+// memory, and whether the target answers.
 //
 // It polls the target, keeps the last good answer through outages and marks
 // itself degraded meanwhile. It never forgets a model because the target went
@@ -17,17 +17,9 @@ import (
 )
 
 const (
-	pollTimeout      = 4 * time.Second        // for one poll, from dialling to the last byte
-	hurriedInterval  = 250 * time.Millisecond // shortest time between two polls, whoever asks for them
-	degradedInterval = 5 * time.Second        // longest time between two polls while degraded
-)
-
-// Reasons to be degraded, coarse enough to be told to anybody.
-const (
-	Starting     = "starting" // no poll has ended yet
-	Unreachable  = "unreachable"
-	Unauthorized = "unauthorized"
-	BadAnswer    = "bad answer"
+	pollTimeout      = 4 * time.Second        // for one poll, from dialling to the last byte; as much for what is read after it
+	minInterval      = 250 * time.Millisecond // shortest time between the beginnings of two polls, whoever requests them
+	degradedInterval = 5 * time.Second        // longest time between the beginnings of two polls while degraded
 )
 
 // Errors that a source wraps to tell these failures from every other one.
@@ -45,116 +37,36 @@ var (
 
 // A source is the target as the inventory needs it.
 type source interface {
-	// Tags returns the body of the target's answer to GET /api/tags.
-	Tags(context.Context) ([]byte, error)
 	// Read returns the body of the target's answer to GET path.
 	Read(ctx context.Context, path string) ([]byte, error)
 }
 
-// State is what was known at one moment.
-type State struct {
-	Tags       []byte            // the target's last good answer to GET /api/tags; nil before the first
-	Kept       map[string]Answer // its last good answers to GET on the paths of Inventory.Keep
-	LastPoll   time.Time         // when Tags was read
-	Reason     string            // why the state is degraded; empty: it is not
-	Since      time.Time         // when it became, or ceased to be, degraded
-	Unanswered int               // polls in a row that ended in ErrUnreachable; those within 4 s of each other count once
-
-	models  models
-	err     error     // of the last poll
-	counted time.Time // when Unanswered last grew
-}
-
-// An Answer is what the target said, and when that was read.
-type Answer struct {
-	Body []byte
-	Read time.Time
-}
-
-// Degraded reports whether the last poll failed, or none has ended yet.
-func (s State) Degraded() bool { return s.Reason != "" }
-
-// Len returns how many models the target holds.
-func (s State) Len() int { return len(s.models.listed) }
-
-// Names returns the models that the target holds, as it tells them and in its
-// order. The caller must not change them.
-func (s State) Names() []string { return s.models.listed }
-
-// Holds reports whether the target holds the model by that name, spelt in any
-// way that Ollama accepts.
-func (s State) Holds(name string) bool { return s.models.named(name) != "" }
-
 // An Inventory polls a source while [Inventory.Run] runs. Make one with [New].
 type Inventory struct {
-	// Polled, if not nil, is called by Run after every poll with the state that
-	// the poll led to. It must not block.
-	Polled func(State)
-	// Keep are further paths that are read after a good poll, to be told while
-	// the target is away.
-	Keep []string
-
 	source   source
 	interval time.Duration
 	log      *slog.Logger
-	wake     chan struct{} // holds one token while a poll is wanted before its time
+	keep     []string
+	early    chan struct{} // holds one token while a poll is requested before its time
 
-	mu    sync.Mutex // guards what follows
-	state State
-	next  chan struct{} // closed when the next poll that begins has ended; nil: nobody waits for it
+	mu      sync.Mutex // guards what follows
+	state   State
+	changed chan struct{} // closed, and replaced, when state.Seq grows
+	polled  chan struct{} // closed when the next poll that begins has ended; nil: nobody waits for it
 }
 
 // New returns an inventory that will poll source every interval, and sooner
-// while degraded. It is degraded until the first poll.
-func New(source source, interval time.Duration, log *slog.Logger) *Inventory {
+// while degraded. The paths in keep are read after a good poll as well, to be
+// told while the target is away. The inventory is degraded until the first poll.
+func New(source source, interval time.Duration, log *slog.Logger, keep ...string) *Inventory {
 	return &Inventory{
 		source:   source,
 		interval: interval,
 		log:      log,
-		wake:     make(chan struct{}, 1),
+		keep:     keep,
+		early:    make(chan struct{}, 1),
 		state:    State{Reason: Starting, Since: time.Now(), err: errors.New("not polled yet")},
-	}
-}
-
-// Run polls until ctx ends.
-func (inv *Inventory) Run(ctx context.Context) {
-	var (
-		began time.Time // when the last poll did
-		timer = time.NewTimer(0)
-	)
-	defer timer.Stop()
-	for {
-		hurried := false
-		select {
-		case <-timer.C:
-		case <-inv.wake:
-			hurried = true
-			if !pause(ctx, hurriedInterval-time.Since(began)) {
-				return
-			}
-		case <-ctx.Done():
-			return
-		}
-		began = time.Now()
-		state := inv.poll(ctx)
-		if !hurried && !state.Degraded() {
-			inv.keep(ctx)
-		}
-		interval := inv.interval
-		if state.Degraded() {
-			interval = min(interval, degradedInterval)
-		}
-		timer.Reset(interval - time.Since(began))
-	}
-}
-
-// pause waits for d, and reports false if ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
+		changed:  make(chan struct{}),
 	}
 }
 
@@ -165,8 +77,28 @@ func (inv *Inventory) State() State {
 	return inv.state
 }
 
+// Next waits until State().Seq is greater than seen, and returns the state at that
+// time: the latest, whatever lay between. A change is a poll that failed or, after
+// a good poll, the end of the attempt to read the resident models. The error is the
+// cause of ctx, if that ended first.
+func (inv *Inventory) Next(ctx context.Context, seen uint64) (State, error) {
+	for {
+		inv.mu.Lock()
+		state, changed := inv.state, inv.changed
+		inv.mu.Unlock()
+		if state.Seq > seen {
+			return state, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return State{}, context.Cause(ctx)
+		}
+	}
+}
+
 // Check reports whether the target can be asked for a model, spelt in any way that
-// Ollama accepts, and returns the model's name as the target tells it: it can if it
+// Ollama accepts, and returns the model's name as the target spells it: it can if it
 // holds the model and was not found unreachable. Before Check says no it polls
 // once, in common with everybody who asks at that moment.
 //
@@ -214,91 +146,202 @@ func (inv *Inventory) Reachable(ctx context.Context) error {
 	return nil
 }
 
-// Refresh asks for a poll at once, because a request could not reach the target
+// Refresh requests a poll at once, because a request could not reach the target
 // or the target's models were changed. It does not wait for it. While the target
 // is known to be unreachable the ordinary polls are frequent enough.
 func (inv *Inventory) Refresh() {
 	if inv.State().Reason != Unreachable {
-		inv.hurry()
+		inv.requestPoll()
 	}
 }
 
-// Repoll asks for a poll and waits for it: one that begins after this call, so
+// Repoll requests a poll and waits for it: one that begins after this call, so
 // that it knows what was changed until now. All who call while a poll is under
 // way share the next one. The error is the cause of ctx, if that ended first.
 func (inv *Inventory) Repoll(ctx context.Context) error {
 	inv.mu.Lock()
-	if inv.next == nil {
-		inv.next = make(chan struct{})
+	if inv.polled == nil {
+		inv.polled = make(chan struct{})
 	}
-	ended := inv.next
+	polled := inv.polled
 	inv.mu.Unlock()
-	inv.hurry()
+	inv.requestPoll()
 	select {
-	case <-ended:
+	case <-polled:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
 
-func (inv *Inventory) hurry() {
+func (inv *Inventory) requestPoll() {
 	select {
-	case inv.wake <- struct{}{}:
-	default: // already wanted
+	case inv.early <- struct{}{}:
+	default: // already requested
 	}
 }
 
-// poll asks the source once and moves to the state that its answer leads to.
-func (inv *Inventory) poll(ctx context.Context) State {
+// Run polls until ctx ends.
+func (inv *Inventory) Run(ctx context.Context) {
+	// Nobody waits for what is read after a poll, so the polls must not either.
+	good := make(chan bool, 1) // holds a token after a good poll; true: read the kept paths as well
+	var reader sync.WaitGroup
+	reader.Go(func() { inv.readAfterPolls(ctx, good) })
+	inv.runPolls(ctx, good)
+	reader.Wait()
+}
+
+// runPolls polls until ctx ends, and puts a token into good after each good poll.
+func (inv *Inventory) runPolls(ctx context.Context, good chan bool) {
+	var (
+		began time.Time // when the last poll did
+		timer = time.NewTimer(0)
+	)
+	defer timer.Stop()
+	for {
+		ordinary := true
+		select {
+		case <-timer.C:
+		case <-inv.early:
+			ordinary = false
+			if !pause(ctx, minInterval-time.Since(began)) {
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+		began = time.Now()
+		interval := inv.interval
+		if inv.poll(ctx) {
+			keep := ordinary
+			select {
+			case before := <-good: // not taken yet
+				keep = keep || before
+			default:
+			}
+			good <- keep
+		} else {
+			interval = min(interval, degradedInterval)
+		}
+		timer.Reset(interval - time.Since(began))
+	}
+}
+
+// pause waits for d, and reports false if ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// poll reads the models of the source once, changes the state accordingly and
+// reports whether the poll was good.
+func (inv *Inventory) poll(ctx context.Context) bool {
 	inv.mu.Lock()
-	ended := inv.next
-	inv.next = nil
+	polled := inv.polled
+	inv.polled = nil
 	inv.mu.Unlock()
 
 	limited, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
-	tags, err := inv.source.Tags(limited)
+	tags, err := inv.source.Read(limited, "/api/tags")
 	var held models
 	if err == nil {
 		held, err = readModels(tags)
 	}
 	if ctx.Err() != nil {
-		return inv.State() // foreman is stopping: that says nothing of the target, and nothing to those who wait
+		return false // foreman is stopping: that says nothing of the target, and nothing to those who wait
 	}
 
 	inv.mu.Lock()
 	before := inv.state
-	after := before.next(err)
+	after := before.after(err)
 	if err == nil {
 		after.Tags, after.models, after.LastPoll = tags, held, time.Now()
 	}
 	inv.state = after
+	if err != nil {
+		inv.tellLocked()
+	}
 	inv.mu.Unlock()
 
 	inv.logChange(before, after, err)
-	if inv.Polled != nil {
-		inv.Polled(after)
+	if polled != nil {
+		close(polled)
 	}
-	if ended != nil {
-		close(ended)
-	}
-	return after
+	return err == nil
 }
 
-// keep reads the further paths, after an ordinary poll. What cannot be read now,
-// and older versions of Ollama lack some, stays as it was.
-func (inv *Inventory) keep(ctx context.Context) {
-	if len(inv.Keep) == 0 {
+// tellLocked lets Next tell of the state.
+func (inv *Inventory) tellLocked() {
+	inv.state.Seq++
+	close(inv.changed)
+	inv.changed = make(chan struct{})
+}
+
+// readAfterPolls reads, for each token in good, what is of use after a good poll,
+// until ctx ends.
+func (inv *Inventory) readAfterPolls(ctx context.Context, good <-chan bool) {
+	for {
+		select {
+		case keep := <-good:
+			state := inv.State()
+			if state.Degraded() {
+				continue // since the token came; the next good poll brings another
+			}
+			inv.readResident(ctx, state.Since)
+			if keep {
+				inv.readKept(ctx)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// readResident reads which models are resident. since is the State.Since of the
+// state that the answer is for.
+func (inv *Inventory) readResident(ctx context.Context, since time.Time) {
+	limited, cancel := context.WithTimeout(ctx, pollTimeout)
+	defer cancel()
+	ps, err := inv.source.Read(limited, "/api/ps")
+	var resident []Resident
+	if err == nil {
+		resident, err = readResident(ps)
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	var read time.Time
+	if err == nil {
+		read = time.Now()
+	} else {
+		inv.log.Debug("resident models not read", "err", err)
+	}
+
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	if !inv.state.Since.Equal(since) {
+		return // an outage began meanwhile; after it they are read anew
+	}
+	inv.state.Resident, inv.state.ResidentRead = resident, read
+	inv.tellLocked()
+}
+
+// readKept reads the kept paths. What cannot be read now, and older versions of
+// Ollama lack some, stays as it was.
+func (inv *Inventory) readKept(ctx context.Context) {
+	if len(inv.keep) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
-	kept := maps.Clone(inv.State().Kept)
-	if kept == nil {
-		kept = map[string]Answer{}
-	}
-	for _, path := range inv.Keep {
+	kept := make(map[string]Answer)
+	maps.Copy(kept, inv.State().Kept)
+	for _, path := range inv.keep {
 		if body, err := inv.source.Read(ctx, path); err == nil {
 			kept[path] = Answer{body, time.Now()}
 		}
@@ -306,28 +349,6 @@ func (inv *Inventory) keep(ctx context.Context) {
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
 	inv.state.Kept = kept
-}
-
-// next returns s as a poll that ended with err leaves it, but for the models.
-func (s State) next(err error) State {
-	unanswered, reason := 0, ""
-	switch {
-	case err == nil:
-	case errors.Is(err, ErrUnreachable):
-		unanswered, reason = s.Unanswered, Unreachable
-		if unanswered == 0 || time.Since(s.counted) >= pollTimeout { // many who ask make many polls
-			unanswered, s.counted = unanswered+1, time.Now()
-		}
-	case errors.Is(err, ErrUnauthorized):
-		reason = Unauthorized
-	default:
-		reason = BadAnswer
-	}
-	if (reason == "") != (s.Reason == "") {
-		s.Since = time.Now()
-	}
-	s.Reason, s.Unanswered, s.err = reason, unanswered, err
-	return s
 }
 
 // logChange writes one record when the reason to be degraded changes.

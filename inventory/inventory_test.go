@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -15,99 +14,81 @@ import (
 	"time"
 )
 
-// Answers of a source.
+const second = time.Second
+
+// What the target answers to GET /api/tags.
 const (
 	none = `{"models":[]}`
 	chat = `{"models":[{"name":"chat:latest"}]}`
 	both = `{"models":[{"name":"chat:latest"},{"name":"embed:latest"}]}`
 )
 
-// Errors as the way to the target has them.
+// Errors as the package target returns them.
 var (
 	errRefused  = fmt.Errorf("GET /api/tags: %w: connection refused", ErrUnreachable)
 	errToken    = fmt.Errorf("GET /api/tags: %w: 401 Unauthorized", ErrUnauthorized)
 	errInternal = errors.New("GET /api/tags: answered 500 Internal Server Error")
-	errRedirect = errors.New("GET /api/tags: answered 302 Found")
 )
 
-// A fakeSource answers what it is told to and notes when it is asked.
+// A fakeSource answers as it is told to, by path, and notes when it is asked.
 type fakeSource struct {
-	mu     sync.Mutex // guards what follows
-	answer func(context.Context) ([]byte, error)
-	polls  []time.Time
-	other  map[string]string // answers on other paths than that of the models
+	began time.Time
+
+	mu      sync.Mutex // guards what follows
+	answers map[string]func(context.Context) ([]byte, error)
+	asked   map[string][]time.Duration // since began
 }
 
-func (s *fakeSource) Tags(ctx context.Context) ([]byte, error) {
+func (s *fakeSource) Read(ctx context.Context, path string) ([]byte, error) {
 	s.mu.Lock()
-	s.polls = append(s.polls, time.Now())
-	answer := s.answer
+	s.asked[path] = append(s.asked[path], time.Since(s.began))
+	answer := s.answers[path]
 	s.mu.Unlock()
+	if answer == nil {
+		return nil, fmt.Errorf("GET %s: answered 404 Not Found", path)
+	}
 	return answer(ctx)
 }
 
-// say makes the source answer with tags, or err.
-func (s *fakeSource) say(tags string, err error) {
-	s.do(func(context.Context) ([]byte, error) { return []byte(tags), err })
-}
-
-func (s *fakeSource) do(answer func(context.Context) ([]byte, error)) {
+// answer sets the answer to GET path, and how long it takes.
+func (s *fakeSource) answer(path string, takes time.Duration, body string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.answer = answer
-}
-
-// since returns the times of the polls, and forgets them.
-func (s *fakeSource) since(began time.Time) (times []time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, at := range s.polls {
-		times = append(times, at.Sub(began))
+	s.answers[path] = func(ctx context.Context) ([]byte, error) {
+		if !pause(ctx, takes) {
+			return nil, fmt.Errorf("GET %s: %w: %w", path, ErrUnreachable, ctx.Err())
+		}
+		return []byte(body), err
 	}
-	s.polls = nil
-	return times
 }
 
-func (s *fakeSource) Read(_ context.Context, path string) ([]byte, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if body, ok := s.other[path]; ok {
-		return []byte(body), nil
-	}
-	return nil, errors.New("an old version")
-}
+// tags sets the answer to GET /api/tags.
+func (s *fakeSource) tags(body string, err error) { s.answer("/api/tags", 0, body, err) }
 
-// hang is a host that is asleep: nothing comes.
-func hang(ctx context.Context) ([]byte, error) {
-	<-ctx.Done()
-	return nil, fmt.Errorf("%w: %w", ErrUnreachable, ctx.Err())
-}
+// hang makes the source answer nothing on path.
+func (s *fakeSource) hang(path string) { s.answer(path, time.Hour, "", nil) }
 
 // A bed is an inventory that runs in a bubble.
 type bed struct {
 	*Inventory
 	*fakeSource
-	began time.Time
-	log   *bytes.Buffer
+	log  bytes.Buffer
+	stop context.CancelFunc
+	done chan struct{} // closed when Run has returned
 }
 
-// newBed runs an inventory of a source that says tags or err at first, and
-// returns when the first poll has ended.
-func newBed(t *testing.T, interval time.Duration, tags string, err error) *bed {
+// newBed runs an inventory of a source that answers the first poll with tags or
+// err, and returns when that poll has ended.
+func newBed(t *testing.T, interval time.Duration, tags string, err error, keep ...string) *bed {
 	t.Helper()
-	b := &bed{fakeSource: new(fakeSource), began: time.Now(), log: new(bytes.Buffer)}
-	b.say(tags, err)
-	b.Inventory = New(b.fakeSource, interval, logger(b.log))
-	var running sync.WaitGroup
-	running.Go(func() { b.Run(t.Context()) })
-	t.Cleanup(running.Wait) // t.Context ends before
-	synctest.Wait()
-	return b
-}
-
-// logger logs to w, without the time.
-func logger(w io.Writer) *slog.Logger {
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{
+	b := &bed{done: make(chan struct{}), fakeSource: &fakeSource{
+		began:   time.Now(),
+		answers: make(map[string]func(context.Context) ([]byte, error)),
+		asked:   make(map[string][]time.Duration),
+	}}
+	b.tags(tags, err)
+	b.answer("/api/ps", 0, none, nil)
+	b.Inventory = New(b.fakeSource, interval, slog.New(slog.NewTextHandler(&b.log, &slog.HandlerOptions{
 		Level: slog.LevelDebug,
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey {
@@ -115,7 +96,13 @@ func logger(w io.Writer) *slog.Logger {
 			}
 			return a
 		},
-	}))
+	})), keep...)
+	ctx, stop := context.WithCancel(t.Context())
+	b.stop = stop
+	go func() { defer close(b.done); b.Run(ctx) }()
+	t.Cleanup(func() { stop(); <-b.done })
+	synctest.Wait()
+	return b
 }
 
 // sleep lets virtual time pass, and what is due at its end happen.
@@ -124,11 +111,27 @@ func sleep(d time.Duration) {
 	synctest.Wait()
 }
 
+// limited returns the context of a call that must return within a minute.
+func limited(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// wantAsked checks when path was asked for since the last call.
+func (b *bed) wantAsked(t *testing.T, path string, want ...time.Duration) {
+	t.Helper()
+	b.fakeSource.mu.Lock()
+	defer b.fakeSource.mu.Unlock()
+	if got := b.asked[path]; !slices.Equal(got, want) {
+		t.Errorf("%s: asked for at %v; want %v", path, got, want)
+	}
+	b.asked[path] = nil
+}
+
 func (b *bed) wantPolls(t *testing.T, want ...time.Duration) {
 	t.Helper()
-	if got := b.since(b.began); !slices.Equal(got, want) {
-		t.Errorf("got polls at %v; want %v", got, want)
-	}
+	b.wantAsked(t, "/api/tags", want...)
 }
 
 func (b *bed) wantLog(t *testing.T, want ...string) {
@@ -138,20 +141,27 @@ func (b *bed) wantLog(t *testing.T, want ...string) {
 	}
 }
 
+// wantCheck checks what Check says of a model.
 func (b *bed) wantCheck(t *testing.T, model string, want error) {
 	t.Helper()
-	if _, got := b.Check(t.Context(), model); got != want && (want == nil || !errors.Is(got, want)) {
+	if _, got := b.Check(limited(t), model); got != want && (want == nil || !errors.Is(got, want)) {
 		t.Errorf("Check(%q): got %v; want %v", model, got, want)
 	}
 }
 
-const second = time.Second
+// wantTime checks how much time has passed.
+func (b *bed) wantTime(t *testing.T, want time.Duration) {
+	t.Helper()
+	if got := time.Since(b.began); got != want {
+		t.Errorf("got to here after %v; want %v", got, want)
+	}
+}
 
 func TestBeforeTheFirstPoll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		inv := New(new(fakeSource), 30*second, slog.New(slog.DiscardHandler))
-		state := inv.State()
-		if state.Reason != Starting || !state.Degraded() || state.Tags != nil || !state.LastPoll.IsZero() || state.Len() != 0 || !state.Since.Equal(time.Now()) {
+		state := New(nil, 30*second, slog.New(slog.DiscardHandler)).State()
+		if state.Seq != 0 || state.Reason != Starting || !state.Degraded() || state.Tags != nil || !state.LastPoll.IsZero() ||
+			state.Len() != 0 || !state.Since.Equal(time.Now()) || !state.ResidentRead.IsZero() || state.Polls != (Polls{}) {
 			t.Errorf("got %+v; want nothing known", state)
 		}
 	})
@@ -162,55 +172,40 @@ func TestPollsEveryInterval(t *testing.T) {
 		b := newBed(t, 30*second, chat, nil)
 		sleep(60 * second)
 		b.wantPolls(t, 0, 30*second, 60*second)
+		b.wantAsked(t, "/api/ps", 0, 30*second, 60*second)
 		b.wantLog(t, `level=INFO msg="target ready" models=1`)
 		state := b.State()
-		if state.Degraded() || string(state.Tags) != chat || state.LastPoll.Sub(b.began) != 60*second || !state.Since.Equal(b.began) || state.Unanswered != 0 {
+		if state.Degraded() || string(state.Tags) != chat || state.LastPoll.Sub(b.began) != 60*second || !state.Since.Equal(b.began) || state.Polls != (Polls{OK: 3}) {
 			t.Errorf("got %+v; want it good, of %s and as polled last", state, chat)
 		}
 
-		// The inventory is what the target holds now.
-		b.say(both, nil)
-		sleep(30 * second)
+		// The inventory is what the target holds now. A poll's time is part of the interval.
+		b.answer("/api/tags", 3*second, both, nil)
+		sleep(33 * second)
 		if state := b.State(); state.Len() != 2 || !state.Holds("embed") {
 			t.Errorf("got %d models; want 2", state.Len())
 		}
-		b.say(none, nil)
-		sleep(30 * second)
+		b.tags(none, nil)
+		sleep(27 * second)
+		b.wantPolls(t, 90*second, 120*second)
 		if state := b.State(); state.Len() != 0 || state.Holds("embed") || state.Degraded() {
 			t.Errorf("got %d models; want none", state.Len())
 		}
 	})
 }
 
-func TestAPollsTimeIsPartOfTheInterval(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 10*second, chat, nil)
-		b.do(func(context.Context) ([]byte, error) { time.Sleep(3 * second); return []byte(chat), nil })
-		sleep(35 * second)
-		b.wantPolls(t, 0, 10*second, 20*second, 30*second)
-	})
-}
-
 func TestPollsSoonerWhileDegraded(t *testing.T) {
 	for interval, want := range map[time.Duration][]time.Duration{
-		30 * second: {0, 5 * second, 10 * second},
-		2 * second:  {0, 2 * second, 4 * second, 6 * second, 8 * second, 10 * second},
+		30 * second: {0, 5 * second, 10 * second, 40 * second},
+		4 * second:  {0, 4 * second, 8 * second, 12 * second, 16 * second, 20 * second, 24 * second, 28 * second, 32 * second, 36 * second, 40 * second},
 	} {
 		for _, err := range []error{errRefused, errToken, errInternal} {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBed(t, interval, "", err)
-				sleep(10 * second)
+				sleep(9 * second)
+				b.tags(chat, nil)
+				sleep(31 * second)
 				b.wantPolls(t, want...)
-				b.say(chat, nil)
-				sleep(interval + 5*second)
-				if b.State().Degraded() {
-					t.Error("still degraded")
-				}
-				b.since(b.began)
-				sleep(interval)
-				if got := b.since(b.began); len(got) != 1 {
-					t.Errorf("got polls at %v in an interval of %v after the outage; want one", got, interval)
-				}
 			})
 		}
 	}
@@ -219,7 +214,7 @@ func TestPollsSoonerWhileDegraded(t *testing.T) {
 func TestAPollThatHangsIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, 30*second, chat, nil)
-		b.do(hang)
+		b.hang("/api/tags")
 		sleep(33 * second)
 		if b.State().Degraded() {
 			t.Error("degraded before the poll was given up")
@@ -230,51 +225,41 @@ func TestAPollThatHangsIsGivenUp(t *testing.T) {
 		}
 		sleep(9 * second)
 		b.wantPolls(t, 0, 30*second, 35*second, 40*second)
-		if got, want := b.State().Unanswered, 2; got != want {
-			t.Errorf("got %d unanswered; want %d", got, want)
+		if got := b.State().Unanswered; got != 2 {
+			t.Errorf("got %d unanswered; want 2", got)
 		}
 	})
 }
 
 func TestOutages(t *testing.T) {
 	for _, tt := range []struct {
-		tags   string
-		err    error
-		reason string
-		logged string
+		tags       string
+		err        error
+		reason     string
+		unanswered int
+		polls      Polls
+		logged     string
 	}{
-		{"", errRefused, Unreachable, errRefused.Error()},
-		{"", errToken, Unauthorized, errToken.Error()},
-		{"", errInternal, BadAnswer, errInternal.Error()},
-		{"", errRedirect, BadAnswer, errRedirect.Error()},
-		{"<html>", nil, BadAnswer, "models: invalid character '<' looking for beginning of value"},
-		{"{}", nil, BadAnswer, "models: the answer has no 'models'"},
-		{none, errInternal, BadAnswer, errInternal.Error()}, // an error counts, whatever came with it
+		{"", errRefused, Unreachable, 3, Polls{1, 3, 0, 0}, `reason=unreachable err="GET /api/tags: target unreachable: connection refused"`},
+		{"", errToken, Unauthorized, 0, Polls{1, 0, 3, 0}, `reason=unauthorized err="GET /api/tags: target refused foreman: 401 Unauthorized"`},
+		{"", errInternal, BadAnswer, 0, Polls{1, 0, 0, 3}, `reason="bad answer" err="GET /api/tags: answered 500 Internal Server Error"`},
+		{"{}", nil, BadAnswer, 0, Polls{1, 0, 0, 3}, `reason="bad answer" err="models: the answer has no \"models\""`},
+		{none, errInternal, BadAnswer, 0, Polls{1, 0, 0, 3}, `reason="bad answer" err="GET /api/tags: answered 500 Internal Server Error"`}, // an error counts, whatever came with it
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBed(t, 30*second, both, nil)
 			sleep(10 * second)
-			b.say(tt.tags, tt.err)
+			b.tags(tt.tags, tt.err)
 			sleep(32 * second) // polls at 30, 35 and 40 s
 			state := b.State()
-			if state.Reason != tt.reason || !state.Degraded() {
-				t.Errorf("%v: got reason %q; want %q", tt.err, state.Reason, tt.reason)
+			if state.Reason != tt.reason || !state.Degraded() || state.Since.Sub(b.began) != 30*second || state.Unanswered != tt.unanswered || state.Polls != tt.polls {
+				t.Errorf("%v: got %+v; want %q since 30s, %d unanswered, polls %v", tt.err, state, tt.reason, tt.unanswered, tt.polls)
 			}
 			if string(state.Tags) != both || !state.Holds("embed") || state.Len() != 2 || !state.LastPoll.Equal(b.began) {
 				t.Errorf("%v: got %+v; want the last-known models and their time kept", tt.err, state)
 			}
-			if got := state.Since.Sub(b.began); got != 30*second {
-				t.Errorf("%v: got degraded since %v; want 30s", tt.err, got)
-			}
-			want := 0
-			if tt.reason == Unreachable {
-				want = 3
-			}
-			if state.Unanswered != want {
-				t.Errorf("%v: got %d unanswered; want %d", tt.err, state.Unanswered, want)
-			}
 
-			b.say(chat, nil)
+			b.tags(chat, nil)
 			sleep(3 * second)
 			state = b.State()
 			if state.Degraded() || string(state.Tags) != chat || state.Holds("embed") || state.Unanswered != 0 ||
@@ -284,124 +269,235 @@ func TestOutages(t *testing.T) {
 			sleep(60 * second)
 			b.wantLog(t,
 				`level=INFO msg="target ready" models=2`,
-				fmt.Sprintf(`level=WARN msg="target degraded" reason=%s err=%s models_kept=2`, quoted(tt.reason), quoted(strings.ReplaceAll(tt.logged, "'models'", `"models"`))),
+				`level=WARN msg="target degraded" `+tt.logged+` models_kept=2`,
 				`level=INFO msg="target recovered" models=1 outage=15s`)
 		})
 	}
 }
 
-// quoted is how a text handler writes a string.
-func quoted(s string) string {
-	if strings.ContainsAny(s, ` "`) {
-		return fmt.Sprintf("%q", s)
-	}
-	return s
-}
-
-func TestDegradedFromTheStart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 30*second, "", errRefused)
-		state := b.State()
-		if state.Reason != Unreachable || state.Tags != nil || !state.LastPoll.IsZero() || state.Unanswered != 1 {
-			t.Errorf("got %+v; want it unreachable and empty", state)
-		}
-		b.say(chat, nil)
-		sleep(5 * second)
-		b.wantLog(t,
-			`level=WARN msg="target degraded" reason=unreachable err="GET /api/tags: target unreachable: connection refused" models_kept=0`,
-			`level=INFO msg="target recovered" models=1 outage=5s`)
-	})
-}
-
 // An outage that changes its nature is one outage, with a record for each.
 func TestReasonsChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 5*second, chat, nil)
+		b := newBed(t, 5*second, "", errRefused)
 		for _, step := range []struct {
 			err            error
 			wantUnanswered int
-		}{{errRefused, 1}, {errRefused, 2}, {errInternal, 0}, {errRefused, 1}, {errToken, 0}} {
-			b.say("", step.err)
+		}{{errRefused, 2}, {errInternal, 0}, {errRefused, 1}, {errToken, 0}} {
+			b.tags("", step.err)
 			sleep(5 * second)
-			state := b.State()
-			if state.Unanswered != step.wantUnanswered {
-				t.Errorf("%v: got %d unanswered; want %d", step.err, state.Unanswered, step.wantUnanswered)
-			}
-			if got := state.Since.Sub(b.began); got != 5*second {
-				t.Errorf("%v: got degraded since %v; want 5s", step.err, got)
+			if state := b.State(); state.Unanswered != step.wantUnanswered || !state.Since.Equal(b.began) {
+				t.Errorf("%v: got %d unanswered, since %v; want %d and the start", step.err, state.Unanswered, state.Since, step.wantUnanswered)
 			}
 		}
-		b.say(chat, nil)
+		b.tags(chat, nil)
 		sleep(5 * second)
 		b.wantLog(t,
-			`level=INFO msg="target ready" models=1`,
-			`level=WARN msg="target degraded" reason=unreachable err="GET /api/tags: target unreachable: connection refused" models_kept=1`,
-			`level=WARN msg="target degraded" reason="bad answer" err="GET /api/tags: answered 500 Internal Server Error" models_kept=1`,
-			`level=WARN msg="target degraded" reason=unreachable err="GET /api/tags: target unreachable: connection refused" models_kept=1`,
-			`level=WARN msg="target degraded" reason=unauthorized err="GET /api/tags: target refused foreman: 401 Unauthorized" models_kept=1`,
+			`level=WARN msg="target degraded" reason=unreachable err="GET /api/tags: target unreachable: connection refused" models_kept=0`,
+			`level=WARN msg="target degraded" reason="bad answer" err="GET /api/tags: answered 500 Internal Server Error" models_kept=0`,
+			`level=WARN msg="target degraded" reason=unreachable err="GET /api/tags: target unreachable: connection refused" models_kept=0`,
+			`level=WARN msg="target degraded" reason=unauthorized err="GET /api/tags: target refused foreman: 401 Unauthorized" models_kept=0`,
 			`level=INFO msg="target recovered" models=1 outage=25s`)
 	})
 }
 
-func TestPolledIsToldOfEveryPoll(t *testing.T) {
+// Next tells of each failed poll at its end, and of each good one when the
+// resident models have been read.
+func TestNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		source := new(fakeSource)
-		source.say(chat, nil)
-		var told []State
-		inv := New(source, 5*second, slog.New(slog.DiscardHandler))
-		inv.Polled = func(state State) {
-			if now := inv.State(); now.Reason != state.Reason || now.LastPoll != state.LastPoll {
-				t.Errorf("told %+v while the state is %+v", state, now)
+		b := newBed(t, 5*second, chat, nil)
+		var told []string
+		go func() {
+			for seen := uint64(0); ; {
+				state, err := b.Next(t.Context(), seen)
+				if err != nil {
+					return
+				}
+				seen = state.Seq
+				told = append(told, fmt.Sprintf("%v: %d %q %t", time.Since(b.began), state.Len(), state.Reason, state.ResidentRead.IsZero()))
 			}
-			told = append(told, state)
+		}()
+		b.answer("/api/ps", second, none, nil)
+		sleep(8 * second)
+		b.tags("", errRefused)
+		sleep(5 * second)
+		b.tags(both, nil)
+		b.answer("/api/ps", second, "", errInternal)
+		sleep(5 * second)
+		if want := []string{`0s: 1 "" false`, `6s: 1 "" false`, `10s: 1 "unreachable" true`, `16s: 2 "" true`}; !slices.Equal(told, want) {
+			t.Errorf("told of %q; want %q", told, want)
 		}
-		go inv.Run(t.Context())
-		sleep(5 * second)
-		source.say("", errRefused)
-		sleep(5 * second)
-		source.say(both, nil)
-		sleep(5 * second)
-		var got []string
-		for _, state := range told {
-			got = append(got, fmt.Sprintf("%q %d", state.Reason, state.Len()))
+
+		// Whoever was busy meanwhile is told of the latest state at once.
+		if state, err := b.Next(limited(t), 1); err != nil || state.Seq != 4 || state.Len() != 2 {
+			t.Errorf("got %+v, %v; want the latest state", state, err)
 		}
-		if want := []string{`"" 1`, `"" 1`, `"unreachable" 1`, `"" 2`}; !slices.Equal(got, want) {
-			t.Errorf("got %v; want %v", got, want)
+		b.wantTime(t, 18*second)
+	})
+}
+
+func TestNextIsCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, 30*second, chat, nil)
+		errLeft := errors.New("left")
+		ctx, cancel := context.WithTimeoutCause(t.Context(), second, errLeft)
+		defer cancel()
+		if _, err := b.Next(ctx, b.State().Seq); err != errLeft {
+			t.Errorf("got %v; want %v", err, errLeft)
+		}
+		b.wantTime(t, second)
+	})
+}
+
+func TestResident(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const ps = `{"models":[{"name":"Chat:latest"}]}`
+		b := newBed(t, 30*second, chat, nil)
+		b.answer("/api/ps", 0, ps, nil)
+		b.wantCheck(t, "new", ErrNotFound) // a poll before its time
+		synctest.Wait()
+		state := b.State()
+		if want := []Resident{{Name: "Chat:latest"}}; !slices.Equal(state.Resident, want) || !state.ResidentRead.Equal(time.Now()) {
+			t.Errorf("got %v of %v; want %v of now", state.Resident, state.ResidentRead, want)
+		}
+		for model, want := range map[string]bool{"chat": true, "library/CHAT:latest": true, "chat:7b": false, "": false} {
+			if got := state.IsResident(model); got != want {
+				t.Errorf("IsResident(%q): got %t; want %t", model, got, want)
+			}
+		}
+
+		wantUnknown := func(why string) {
+			t.Helper()
+			if state := b.State(); !state.ResidentRead.IsZero() || state.IsResident("chat") {
+				t.Errorf("%s: got %v of %v; want nothing known", why, state.Resident, state.ResidentRead)
+			}
+			b.answer("/api/ps", 0, ps, nil)
+			b.tags(chat, nil)
+			sleep(30 * second)
+			if state := b.State(); state.ResidentRead.IsZero() || !state.IsResident("chat") {
+				t.Errorf("after %s: got %v of %v; want it known again", why, state.Resident, state.ResidentRead)
+			}
+		}
+		b.answer("/api/ps", 0, ps, errInternal)
+		sleep(30 * second)
+		wantUnknown("an error")
+		b.answer("/api/ps", 0, "<html>", nil)
+		sleep(30 * second)
+		wantUnknown("not an Ollama")
+		b.hang("/api/ps")
+		sleep(34 * second)
+		wantUnknown("no answer within 4 s")
+		b.tags("", errInternal)
+		sleep(30 * second)
+		wantUnknown("degraded")
+	})
+}
+
+// What was resident before an outage is not told after it.
+func TestResidentDuringAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, 30*second, chat, nil)
+		b.answer("/api/ps", 3*second, chat, nil) // until 33 s
+		sleep(31 * second)
+		b.wantCheck(t, "new", ErrNotFound) // a good poll, and then a bad one
+		b.tags("", errRefused)
+		b.wantCheck(t, "new", ErrUnreachable)
+		seq := b.State().Seq
+		sleep(3 * second)
+		if state := b.State(); state.Seq != seq || state.IsResident("chat") {
+			t.Errorf("got %+v; want nothing of the answer that came after the outage began", state)
+		}
+		sleep(30 * second)
+		b.wantAsked(t, "/api/ps", 0, 30*second) // none while degraded
+	})
+}
+
+// A poll that ends while /api/ps is being read is followed by another reading.
+func TestResidentIsReadAfterThePoll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, 30*second, chat, nil)
+		b.answer("/api/ps", 3*second, none, nil)
+		sleep(31 * second)
+		b.answer("/api/ps", 0, chat, nil)
+		for range 3 {
+			b.wantCheck(t, "new", ErrNotFound)
+		}
+		sleep(5 * second)
+		b.wantAsked(t, "/api/ps", 0, 30*second, 33*second)
+		if state := b.State(); !state.IsResident("chat") {
+			t.Errorf("got %v; want what was resident at the last poll", state.Resident)
 		}
 	})
 }
 
+// Nothing that is read beside the models delays a poll or those who wait for one.
+func TestPollsDoNotWaitForOtherReadings(t *testing.T) {
+	for _, path := range []string{"/kept", "/api/ps"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, 2*second, chat, nil, "/kept")
+			b.hang(path)
+			sleep(2 * second) // the reading hangs until 6 s
+			b.tags(both, nil)
+			b.wantCheck(t, "embed", nil)
+			b.wantTime(t, 2*second+minInterval)
+			b.Refresh()
+			sleep(minInterval)
+			b.tags(chat, nil)
+			sleep(2 * second)
+			b.wantPolls(t, 0, 2*second, 2*second+minInterval, 2*second+2*minInterval, 4*second+2*minInterval)
+			if b.State().Holds("embed") {
+				t.Errorf("%s: the last poll was not told", path)
+			}
+			sleep(2 * second)
+			b.wantAsked(t, path, 0, 2*second, 6*second) // given up, and read anew
+		})
+	}
+}
+
 func TestKeep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		source := new(fakeSource)
-		source.say(chat, nil)
-		inv := New(source, 5*second, slog.New(slog.DiscardHandler))
-		inv.Keep = []string{"/v1/models", "/api/version", "/new"}
-		go inv.Run(t.Context())
+		b := newBed(t, 5*second, chat, nil, "/models", "/version", "/new")
+		sleep(second)
 		for i, step := range []struct {
-			other map[string]string
-			err   error // of the poll itself
-			want  string
+			models, version string // "": 404
+			err             error  // of the poll itself
+			want            string
 		}{
-			{nil, nil, "map[]"},
-			{map[string]string{"/v1/models": "m1", "/api/version": "v1", "/not/kept": "x"}, nil, "map[/api/version:v1 0s /v1/models:m1 0s]"},
-			{map[string]string{"/v1/models": "m2", "/api/version": "v2"}, nil, "map[/api/version:v2 0s /v1/models:m2 0s]"},
-			{map[string]string{"/v1/models": "m3"}, errRefused, "map[/api/version:v2 5s /v1/models:m2 5s]"}, // not asked for
-			{map[string]string{"/v1/models": "m4"}, nil, "map[/api/version:v2 10s /v1/models:m4 0s]"},       // the last good one of each
+			{"", "", nil, "map[]"},
+			{"m1", "v1", nil, "map[/models:m1 1s /version:v1 1s]"},
+			{"m2", "v2", nil, "map[/models:m2 1s /version:v2 1s]"},
+			{"m3", "v3", errRefused, "map[/models:m2 6s /version:v2 6s]"}, // not asked for
+			{"m4", "", nil, "map[/models:m4 1s /version:v2 11s]"},         // the last good one of each
 		} {
-			source.mu.Lock()
-			source.other = step.other
-			source.mu.Unlock()
-			source.say(chat, step.err)
+			for path, body := range map[string]string{"/models": step.models, "/version": step.version} {
+				var err error
+				if body == "" {
+					err = errInternal
+				}
+				b.answer(path, 0, body, err)
+			}
+			b.tags(chat, step.err)
 			sleep(5 * second)
 			got := make(map[string]string)
-			for path, answer := range inv.State().Kept {
+			for path, answer := range b.State().Kept {
 				got[path] = fmt.Sprintf("%s %v", answer.Body, time.Since(answer.Read))
 			}
 			if got := fmt.Sprint(got); got != step.want {
 				t.Errorf("step %d: got %s; want %s", i, got, step.want)
 			}
 		}
+	})
+}
+
+// An ordinary poll has the kept paths read, even if one before its time ends
+// before their turn comes.
+func TestKeptPathsAfterTwoPolls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, 2*second, chat, nil, "/kept")
+		b.answer("/api/ps", 3*second, none, nil)
+		sleep(4*second + second/2) // the reading after the poll at 2 s ends at 5 s
+		b.wantCheck(t, "new", ErrNotFound)
+		sleep(4 * second)
+		b.wantAsked(t, "/kept", 0, 5*second, 8*second)
 	})
 }
 
@@ -413,9 +509,9 @@ func TestRefresh(t *testing.T) {
 		sleep(35 * second)
 		b.wantPolls(t, 0, 10*second, 40*second) // the interval began anew
 
-		// What is asked for during a poll is not known to that poll. Ten wishes
-		// are one more.
-		b.do(func(context.Context) ([]byte, error) { time.Sleep(2 * second); return []byte(chat), nil })
+		// What is requested during a poll is not known to that poll. Ten requests
+		// are one more poll.
+		b.answer("/api/tags", 2*second, chat, nil)
 		b.Refresh() // at 45 s
 		sleep(1 * second)
 		for range 10 {
@@ -433,7 +529,7 @@ func TestRefreshWhileUnreachable(t *testing.T) {
 		b.Refresh()
 		sleep(3 * second)
 		b.wantPolls(t, 0)
-		b.say("", errInternal)
+		b.tags("", errInternal)
 		sleep(2 * second)
 		b.Refresh() // it answers, so it may
 		synctest.Wait()
@@ -441,68 +537,94 @@ func TestRefreshWhileUnreachable(t *testing.T) {
 	})
 }
 
-func TestCheck(t *testing.T) {
+func TestReachable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 30*second, chat, nil)
-		b.wantCheck(t, "CHAT:latest", nil)
-		b.wantPolls(t, 0) // no more than the first
+		b := newBed(t, 30*second, "", errInternal)
+		if err := b.Reachable(limited(t)); err != nil {
+			t.Errorf("got %v; want nil of a target that answers", err)
+		}
+		b.wantPolls(t, 0)
+		b.tags("", errRefused)
+		sleep(5 * second)
+		if err := b.Reachable(limited(t)); !errors.Is(err, ErrUnreachable) {
+			t.Errorf("got %v; want %v", err, ErrUnreachable)
+		}
+		b.tags("", errInternal)
+		if err := b.Reachable(limited(t)); err != nil {
+			t.Errorf("got %v; want nil as soon as it answers", err)
+		}
+		b.wantPolls(t, 5*second, 5*second+minInterval, 5*second+2*minInterval)
 
-		const soon = second / 4 // after the poll before, however much is asked
-		b.wantCheck(t, "embed", ErrNotFound)
-		synctest.Wait()
-		b.wantPolls(t, soon)
-
-		b.say(both, nil) // pulled meanwhile
-		b.wantCheck(t, "embed", nil)
-		b.wantPolls(t, 2*soon)
-
-		b.say("", errInternal)
-		sleep(30 * second)
-		b.wantPolls(t, 30*second+2*soon)
-		b.wantCheck(t, "embed", nil) // known, and the target answers
-		b.wantPolls(t)
-		b.wantCheck(t, "new", ErrDegraded)
-		b.wantCheck(t, "new", errInternal)
-
-		b.say("", errToken)
-		b.wantCheck(t, "new", ErrDegraded)
-		b.wantCheck(t, "new", ErrUnauthorized)
-		b.wantCheck(t, "embed", nil)
-
-		b.say("", errRefused)
-		b.wantCheck(t, "new", ErrUnreachable)
-		b.since(b.began)
-		b.wantCheck(t, "embed", ErrUnreachable) // known, but of no use
-		synctest.Wait()
-		b.wantPolls(t, 30*second+8*soon) // not without having asked again
-
-		b.say(both, nil)
-		b.wantCheck(t, "embed", nil) // back, and found out at once
-		b.wantLog(t,
-			`level=INFO msg="target ready" models=1`,
-			`level=WARN msg="target degraded" reason="bad answer" err="GET /api/tags: answered 500 Internal Server Error" models_kept=2`,
-			`level=WARN msg="target degraded" reason=unauthorized err="GET /api/tags: target refused foreman: 401 Unauthorized" models_kept=2`,
-			`level=WARN msg="target degraded" reason=unreachable err="GET /api/tags: target unreachable: connection refused" models_kept=2`,
-			`level=INFO msg="target recovered" models=2 outage=1.75s`)
+		b.tags("", errRefused)
+		sleep(6 * second)
+		b.hang("/api/tags")
+		ctx, cancel := context.WithTimeout(t.Context(), second)
+		defer cancel()
+		if err := b.Reachable(ctx); err != context.DeadlineExceeded {
+			t.Errorf("got %v; want %v", err, context.DeadlineExceeded)
+		}
 	})
 }
 
-// One client that asks for an unknown model again and again does not make foreman
-// poll as fast as the target answers.
-func TestManyChecksOneAfterTheOther(t *testing.T) {
+func TestCheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, 30*second, chat, nil)
-		b.Keep = []string{"/kept"}
-		b.since(b.began)
+		if name, err := b.Check(limited(t), "CHAT"); name != "chat:latest" || err != nil {
+			t.Errorf("got %q, %v; want the target's spelling", name, err)
+		}
+		for _, model := range []string{"", "not a name", "chat:", strings.Repeat("x", 5000)} {
+			b.wantCheck(t, model, ErrNotFound)
+		}
+		b.wantPolls(t, 0) // no more than the first
+
+		b.wantCheck(t, "embed", ErrNotFound)
+		b.wantPolls(t, minInterval)
+		b.tags(both, nil) // pulled meanwhile
+		b.wantCheck(t, "embed", nil)
+		b.wantPolls(t, 2*minInterval)
+
+		b.tags("", errInternal)
+		sleep(30 * second)
+		b.wantPolls(t, 30*second+2*minInterval)
+		b.wantCheck(t, "embed", nil) // known, and the target answers
+		b.wantPolls(t)
+
+		b.tags("", errRefused)
+		sleep(5 * second)
+		b.wantPolls(t, 35*second+2*minInterval)
+		b.wantCheck(t, "embed", ErrUnreachable) // known, but of no use
+		b.wantPolls(t, 35*second+3*minInterval) // not without having asked again
+		b.tags(both, nil)
+		b.wantCheck(t, "embed", nil) // back, and found out at once
+	})
+}
+
+// The errors are told apart by errors.Is, so none may be another as well.
+func TestCheckErrorsAreApart(t *testing.T) {
+	all := []error{ErrNotFound, ErrDegraded, ErrUnreachable, ErrUnauthorized}
+	for err, want := range map[error][]error{nil: {ErrNotFound}, errInternal: {ErrDegraded}, errToken: {ErrDegraded, ErrUnauthorized}, errRefused: {ErrUnreachable}} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, 30*second, chat, err)
+			_, got := b.Check(limited(t), "new")
+			for _, e := range all {
+				if errors.Is(got, e) != slices.Contains(want, e) {
+					t.Errorf("%v: is it %q? %t", got, e, errors.Is(got, e))
+				}
+			}
+		})
+	}
+}
+
+// A client that asks for an unknown model again and again does not make foreman
+// poll as fast as the target answers, nor read the kept paths.
+func TestManyChecksOneAfterTheOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, 30*second, chat, nil, "/kept")
 		for range 40 {
 			b.wantCheck(t, "unknown", ErrNotFound)
 		}
-		if got := time.Since(b.began); got != 10*second {
-			t.Errorf("40 polls took %v; want 10 s", got)
-		}
-		if got := b.State().Kept; got != nil {
-			t.Errorf("kept: %v; want nothing read but what was asked for", got)
-		}
+		b.wantTime(t, 40*minInterval)
+		b.wantAsked(t, "/kept", 0)
 	})
 }
 
@@ -510,7 +632,7 @@ func TestManyChecksOneAfterTheOther(t *testing.T) {
 func TestPollsAtOneMomentCountOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, 30*second, chat, nil)
-		b.say("", errRefused)
+		b.tags("", errRefused)
 		for want := 1; want <= 3; want++ {
 			for range 3 {
 				b.wantCheck(t, "unknown", ErrUnreachable)
@@ -523,179 +645,78 @@ func TestPollsAtOneMomentCountOnce(t *testing.T) {
 	})
 }
 
-// The errors are told apart by errors.Is, so none may be another as well.
-func TestCheckErrorsAreApart(t *testing.T) {
-	all := []error{ErrNotFound, ErrDegraded, ErrUnreachable}
-	for err, want := range map[error]error{nil: ErrNotFound, errInternal: ErrDegraded, errToken: ErrDegraded, errRefused: ErrUnreachable} {
+// A poll that began before the question may have missed what it asks about. All
+// who ask share the next one.
+func TestChecksDuringAPollShareTheNext(t *testing.T) {
+	for _, tt := range []struct {
+		err, want error
+	}{{nil, nil}, {errRefused, ErrUnreachable}} {
 		synctest.Test(t, func(t *testing.T) {
-			b := newBed(t, 30*second, chat, err)
-			_, got := b.Check(t.Context(), "new")
-			for _, e := range all {
-				if errors.Is(got, e) != (e == want) {
-					t.Errorf("%v: is it %q? %t", got, e, errors.Is(got, e))
-				}
+			b := newBed(t, 30*second, chat, nil)
+			b.answer("/api/tags", 2*second, chat, nil)
+			sleep(31 * second) // in the middle of a poll
+			b.answer("/api/tags", 2*second, both, tt.err)
+			var all sync.WaitGroup
+			for range 60 {
+				all.Go(func() { b.wantCheck(t, "embed", tt.want) })
 			}
+			all.Wait()
+			b.wantTime(t, 34*second) // the end of the next poll
+			b.wantPolls(t, 0, 30*second, 32*second)
 		})
 	}
-}
-
-func TestCheckOfWhatIsNoNameCostsNoPoll(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 30*second, chat, nil)
-		for _, model := range []string{"", "not a name", "chat:", strings.Repeat("x", 5000)} {
-			b.wantCheck(t, model, ErrNotFound)
-		}
-		synctest.Wait()
-		b.wantPolls(t, 0)
-	})
-}
-
-func TestSixtyChecksCostOneOrTwoPolls(t *testing.T) {
-	for name, tt := range map[string]struct {
-		after error // what the target does when they come
-		want  error
-	}{"missing": {nil, ErrNotFound}, "unreachable": {errRefused, ErrUnreachable}} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				b := newBed(t, 30*second, chat, nil)
-				b.do(func(context.Context) ([]byte, error) { time.Sleep(second); return []byte(chat), tt.after })
-				sleep(10 * second)
-				b.since(b.began)
-				var all sync.WaitGroup
-				for i := range 60 {
-					all.Go(func() { b.wantCheck(t, fmt.Sprint("unknown", i), tt.want) })
-				}
-				all.Wait()
-				synctest.Wait()
-				if took := time.Since(b.began) - 10*second; took > 2*second {
-					t.Errorf("answered after %v; want two polls at most", took)
-				}
-				sleep(2 * second)
-				if got := b.since(b.began); len(got) < 1 || len(got) > 2 {
-					t.Errorf("got polls at %v; want one or two", got)
-				}
-			})
-		})
-	}
-}
-
-// A poll that began before the question may have missed what it asks about.
-func TestCheckDuringAPollWaitsForTheNext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 30*second, chat, nil)
-		b.do(func(context.Context) ([]byte, error) { time.Sleep(2 * second); return []byte(chat), nil })
-		sleep(31 * second) // in the middle of a poll
-		b.do(func(context.Context) ([]byte, error) { time.Sleep(2 * second); return []byte(both), nil })
-		var all sync.WaitGroup
-		for range 60 {
-			all.Go(func() { b.wantCheck(t, "embed", nil) })
-		}
-		all.Wait()
-		if got := time.Since(b.began); got != 34*second {
-			t.Errorf("answered after %v; want 34s, the end of the next poll", got)
-		}
-		sleep(second)
-		b.wantPolls(t, 0, 30*second, 32*second)
-	})
-}
-
-// Whether the target is back is asked after the question, too.
-func TestCheckWhileUnreachableAsksAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 30*second, chat, nil)
-		b.do(hang)
-		sleep(36 * second) // in the second poll that hangs
-		b.say(chat, nil)
-		b.wantCheck(t, "chat", nil)
-		if got := time.Since(b.began); got != 39*second {
-			t.Errorf("answered after %v; want 39s, when the poll was given up", got)
-		}
-		b.wantPolls(t, 0, 30*second, 35*second, 39*second)
-	})
 }
 
 func TestCheckIsCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, 30*second, chat, nil)
-		b.do(hang)
+		b.hang("/api/tags")
+		var other sync.WaitGroup
+		other.Go(func() { b.wantCheck(t, "newer", ErrUnreachable) }) // waits on
 		errLeft := errors.New("the client left")
-		ctx, cancel := context.WithCancelCause(t.Context())
-		got := make(chan error)
-		go func() {
-			_, err := b.Check(ctx, "new")
-			got <- err
-		}()
-		go b.wantCheck(t, "newer", ErrUnreachable) // others wait on
-		sleep(1 * second)
-		cancel(errLeft)
-		if err := <-got; err != errLeft {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), second, errLeft)
+		defer cancel()
+		if _, err := b.Check(ctx, "new"); err != errLeft {
 			t.Errorf("got %v; want %v", err, errLeft)
 		}
-		if took := time.Since(b.began); took != 1*second {
-			t.Errorf("answered after %v; want 1s", took)
-		}
-		sleep(10 * second)
+		b.wantTime(t, second)
+		other.Wait()
 	})
 }
 
-func TestRunEndsWithItsContext(t *testing.T) {
-	for name, answer := range map[string]func(context.Context) ([]byte, error){
-		"between polls": func(context.Context) ([]byte, error) { return []byte(chat), nil },
-		"in a poll":     hang,
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				source, log := new(fakeSource), new(bytes.Buffer)
-				source.say(chat, nil)
-				polled := 0
-				inv := New(source, 10*second, logger(log))
-				inv.Polled = func(State) { polled++ }
-				ctx, cancel := context.WithCancel(t.Context())
-				done := make(chan struct{})
-				go func() { defer close(done); inv.Run(ctx) }()
-				synctest.Wait()
-				source.do(answer)
-				sleep(11 * second)
-				before, wasPolled := inv.State(), polled
-				cancel()
-				<-done
-				if took := time.Since(before.Since); took != 11*second {
-					t.Errorf("Run ended after %v; want 11s", took)
+// Run ends with its context, whatever it does, and waits for all that it began.
+// That says nothing of the target, and nothing to those who wait for a poll.
+func TestRunEnds(t *testing.T) {
+	for path, during := range map[string]string{"": "nothing", "/api/tags": "a poll", "/api/ps": "a reading", "/kept": "a reading"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, 30*second, chat, nil, "/kept")
+			if path != "" {
+				b.fakeSource.mu.Lock()
+				b.answers[path] = func(ctx context.Context) ([]byte, error) {
+					defer time.Sleep(second) // it takes its time to end
+					<-ctx.Done()
+					return nil, ctx.Err()
 				}
-				// Stopping says nothing of the target.
-				if after := inv.State(); after.Reason != "" || after.LastPoll != before.LastPoll || polled != wasPolled {
-					t.Errorf("got %+v after the end; want %+v", after, before)
-				}
-				if got, want := log.String(), "level=INFO msg=\"target ready\" models=1\n"; got != want {
-					t.Errorf("got log\n%s\nwant\n%s", got, want)
-				}
-			})
+				b.fakeSource.mu.Unlock()
+			}
+			sleep(31 * second)
+			before := b.State()
+			b.stop()
+			select {
+			case <-b.done:
+			case <-time.After(time.Minute):
+				t.Fatalf("during %s: Run does not end with its context", during)
+			}
+			if path != "" {
+				b.wantTime(t, 32*second)
+			} else {
+				b.wantTime(t, 31*second)
+			}
+			if after := b.State(); after.Seq != before.Seq || after.Reason != "" || !after.ResidentRead.Equal(before.ResidentRead) {
+				t.Errorf("during %s: got %+v after the end; want %+v", during, after, before)
+			}
+			b.wantCheck(t, "new", context.DeadlineExceeded)
+			b.wantLog(t, `level=INFO msg="target ready" models=1`)
 		})
 	}
-}
-
-// A check that waits when foreman ends is ended by its own context, which ends
-// too, and not by a guess that the model does not exist.
-func TestCheckWhenRunEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		source := new(fakeSource)
-		source.say(chat, nil)
-		inv := New(source, 30*second, slog.New(slog.DiscardHandler))
-		running, stop := context.WithCancel(t.Context())
-		go inv.Run(running)
-		synctest.Wait()
-		source.do(hang)
-		errStopping := errors.New("stopping")
-		request, cancel := context.WithCancelCause(t.Context())
-		var got error
-		go func() { _, got = inv.Check(request, "new") }()
-		sleep(1 * second)
-		stop()
-		synctest.Wait()
-		cancel(errStopping)
-		synctest.Wait()
-		if got != errStopping {
-			t.Errorf("got %v; want %v", got, errStopping)
-		}
-	})
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestReadModels(t *testing.T) {
@@ -41,7 +42,7 @@ func TestReadModels(t *testing.T) {
 	}
 }
 
-// Names are told as the target tells them, however they are asked for.
+// Names are spelt as the target spells them, however they are asked for.
 func TestNamesAreTheTargets(t *testing.T) {
 	m, err := readModels([]byte(`{"models":[{"name":"B:7b","model":"b:7B"},{"model":"hf.co/x/Y:Z"},{"name":"a"}]}`))
 	if err != nil {
@@ -87,7 +88,26 @@ func TestNotAnOllama(t *testing.T) {
 	}
 }
 
-// FuzzReadModels: nothing makes the reader panic; what it accepts is JSON, and
+func TestReadResident(t *testing.T) {
+	expires := time.Date(2318, 1, 1, 0, 0, 0, 0, time.UTC)
+	for ps, want := range map[string][]Resident{
+		`{"models":[]}`:   {},
+		`{"models":null}`: {},
+		`{"models":[{"name":"a:1","model":"b","size":7,"size_vram":5,"expires_at":"2318-01-01T00:00:00Z"},{"model":"c"}]}`: {{"a:1", 7, 5, expires}, {Name: "c"}},
+		`{"models":[{"name":"a","expires_at":"soon"},{"name":"b","expires_at":7},{"name":"c","expires_at":null}]}`:         {{Name: "a"}, {Name: "b"}, {Name: "c"}},
+	} {
+		if got, err := readResident([]byte(ps)); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: got %v, %v; want %v", ps, got, err, want)
+		}
+	}
+	for _, ps := range []string{"<html>", "{}", `{"models":[{"name":7}]}`, `{"models":[{"size":1e99}]}`} {
+		if got, err := readResident([]byte(ps)); err == nil {
+			t.Errorf("%s: got %v; want an error", ps, got)
+		}
+	}
+}
+
+// FuzzReadModels: nothing makes the readers panic; what they accept is JSON, and
 // each name in it is found again in all its spellings.
 func FuzzReadModels(f *testing.F) {
 	tags, err := os.ReadFile("../testdata/tags.json")
@@ -96,6 +116,11 @@ func FuzzReadModels(f *testing.F) {
 	}
 	f.Add(tags)
 	f.Fuzz(func(t *testing.T, tags []byte) {
+		if resident, err := readResident(tags); err == nil {
+			if m, err := readModels(tags); err != nil || len(resident) != len(m.listed) {
+				t.Errorf("got %d resident; want %d, %v", len(resident), len(m.listed), err)
+			}
+		}
 		m, err := readModels(tags)
 		if err != nil {
 			return

@@ -9,14 +9,16 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"foreman/proxy/target"
 )
 
 // admit reports why a request may not come in, if so: it comes from foreman
 // itself, names a Host that is not accepted, or lacks the token.
 func (p *Proxy) admit(r *http.Request, rt *route, class class) error {
 	switch {
-	case p.Target.isLoop(r):
-		return errLoop
+	case p.Target.IsLoop(r):
+		return target.ErrLoop
 	case !p.acceptsHost(r.Host):
 		return errHost
 	case rt.path == healthPath, rt.path == readyPath, isPreflight(r, class):

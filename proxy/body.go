@@ -180,11 +180,6 @@ func (p *Proxy) grow(body []byte, declared, limit int64) ([]byte, error) {
 		size = min(size, declared)
 	}
 	size = min(size, limit+1)
-	if size > 1792 && size <= 2<<10 {
-		// net/http's buffers of 2 KB are not touched while a chat waits, and so take
-		// no memory, unless something of that size shares their pages.
-		size = 2304
-	}
 	if !p.bodies.take(size - int64(cap(body))) {
 		return body, errNoRoom
 	}

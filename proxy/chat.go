@@ -2,165 +2,165 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
-	"runtime/debug"
+	"net/url"
+	"runtime"
 	"time"
 
 	"foreman/gate"
 	"foreman/inventory"
+	"foreman/proxy/target"
 )
 
-// chat is the middleware before the worker model: it reads the body, checks the
-// model and waits for the turn, in this order, and then passes the request on.
-func (p *Proxy) chat(x *exchange, r *http.Request) error {
+// A chat is what a client asks of the worker model, read to its end and for a model
+// that the target holds. It is data: a persistent queue could keep it, and have
+// [Proxy.run] run it later, into any exchange.
+type chat struct {
+	ID      string // X-Request-Id
+	Client  string // address of who asks
+	Arrived time.Time
+	Model   string // as the target tells its name
+	Host    string // that the client asked
+	Path    string
+	Query   string
+	Header  http.Header
+	Body    []byte
+}
+
+// serveChat serves a request for the worker model: it reads the body, checks the
+// model, waits in line until the chat is next, and runs it. The chat has its turn
+// from when awaitTurn returns, in the middle of run, until endCall, when the target
+// has said all; or until this function returns, whatever happened.
+func (p *Proxy) serveChat(x *exchange, r *http.Request) error {
 	body, err := p.readBody(x, r)
 	defer func() { p.bodies.give(int64(cap(body))) }()
-	if err == nil {
-		x.bodyRead = true
-		onOtherStack(func() { err = p.checkModel(x, r.Context(), body) })
-	}
 	if err != nil {
 		return err
 	}
-	turn, err := p.enter(x, r.Context())
-	if err != nil {
+	x.bodyRead = true
+	if err := p.checkModel(x, r.Context(), body); err != nil {
 		return err
 	}
-	return p.turn(x, r, body, turn)
+	c := &chat{
+		ID: x.ID, Client: x.Client, Arrived: x.Began, Model: x.Model,
+		Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery, Header: r.Header, Body: body,
+	}
+
+	patience, cancel := p.patience(r.Context())
+	defer cancel()
+	x.joined = time.Now()
+	turn, err := p.Gate.Enter(patience, gate.Request{Kind: c.Model, Client: c.Client, ID: c.ID})
+	if err != nil {
+		p.leftLine(x, err)
+		return err
+	}
+	defer turn.Leave()
+	x.turn, x.patience = turn, patience
+	return p.run(r.Context(), c, x)
 }
 
 // checkModel checks the model that a chat's body names.
-func (p *Proxy) checkModel(x *exchange, ctx context.Context, body []byte) (err error) {
-	if x.asked, err = readModel(body); err != nil {
+func (p *Proxy) checkModel(x *exchange, ctx context.Context, body []byte) error {
+	asked, err := readModel(body)
+	if err != nil {
 		return err
 	}
-	if x.model, err = p.Inventory.Check(ctx, x.asked); err != nil {
-		return fmt.Errorf("model %.100q: %w", x.asked, err)
+	x.Model = asked
+	name, err := p.Inventory.Check(ctx, asked)
+	if err != nil {
+		return fmt.Errorf("model %.100q: %w", asked, err)
+	}
+	x.Model = name
+	return nil
+}
+
+// patience returns a context that ends when a chat has waited too long for its turn.
+func (p *Proxy) patience(ctx context.Context) (context.Context, context.CancelFunc) {
+	if p.QueueTimeout == 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, p.QueueTimeout, errQueueTimeout)
+}
+
+// run carries a chat through the ReverseProxy, to the target and back.
+func (p *Proxy) run(ctx context.Context, c *chat, x *exchange) error {
+	r := (&http.Request{
+		Method: http.MethodPost,
+		URL:    &url.URL{Path: c.Path, RawQuery: c.Query},
+		Proto:  "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Host:   c.Host,
+		Header: c.Header,
+	}).WithContext(ctx)
+	inMemory(r, c.Body)
+	return p.forward(x, r, p.StallTimeout)
+}
+
+// roundTrip is the ReverseProxy's transport. The request is built by now, and a chat
+// that is next has a connection opened for it and waits there for its turn: nothing
+// is left to do then but to send it.
+func (p *Proxy) roundTrip(r *http.Request) (*http.Response, error) {
+	c := callOf(r)
+	// The call's own context, without ReverseProxy's trace, which would send the
+	// target's informational answers on to a client that has asked for none.
+	var ctx context.Context = c
+	if c.x.turn == nil {
+		p.beginCall(c)
+	} else {
+		since := p.Inventory.State().Since
+		ctx = target.WithHold(c, func() error { return p.awaitTurn(c, since) })
+	}
+	return p.Target.RoundTrip(r.WithContext(ctx))
+}
+
+// awaitTurn waits for a chat's turn, and then sees if the target can be asked: much
+// may have happened meanwhile. One poll that failed is asked for again before a whole
+// line is turned away; a host that is away for longer is not, and the line gets its
+// answer at once. If there was an outage after since, when the chat's connection was
+// not yet open, the way to the target may be another one: that connection is stale.
+func (p *Proxy) awaitTurn(c *call, since time.Time) error {
+	if c.x.call != nil {
+		return nil // it has its turn
+	}
+	err := c.x.turn.Wait(c.x.patience)
+	p.leftLine(c.x, err)
+	if err != nil {
+		return err
+	}
+	p.beginCall(c)
+	if p.Inventory.State().Unanswered >= asleepAfter {
+		return inventory.ErrUnreachable
+	}
+	if err := p.Inventory.Reachable(c); err != nil {
+		return err
+	}
+	if !p.Inventory.State().Since.Equal(since) {
+		return target.ErrStale
 	}
 	return nil
 }
 
-// onOtherStack runs f, which needs much stack, on a goroutine of its own. What a
-// stack has grown to it keeps, and this goroutine's chat may wait for hours.
-func onOtherStack(f func()) {
-	done := make(chan any)
-	go func() {
-		defer func() {
-			e := recover()
-			if e != nil {
-				e = fmt.Errorf("%v\n%s", e, debug.Stack()) // this stack is the one that tells
-			}
-			done <- e
-		}()
-		f()
-	}()
-	if e := <-done; e != nil {
-		panic(e)
-	}
+// beginCall notes that a call may be sent from now on.
+func (p *Proxy) beginCall(c *call) {
+	c.x.call = c
+	p.calls.begin(c)
 }
 
-// enter waits until the chat is next or let in, no longer than a client is to wait.
-func (p *Proxy) enter(x *exchange, ctx context.Context) (*gate.Turn, error) {
-	if p.QueueTimeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, p.QueueTimeout, errQueueTimeout)
-		defer cancel()
-	}
-	x.joined = time.Now()
-	turn, err := p.Gate.Enter(ctx, x)
-	if err != nil && !errors.Is(err, gate.ErrFull) { // who never stood in line did not wait
-		x.queued = time.Since(x.joined)
-		p.waited(x)
-	}
-	return turn, err
-}
-
-// waited counts how long a chat has waited for its turn, which has come or will not
-// come any more.
-func (p *Proxy) waited(x *exchange) {
-	p.metrics.observe("foreman_queue_wait_seconds", "", x.queued)
-}
-
-// turn gets a chat ready that is next, and passes it on when its turn has come.
-func (p *Proxy) turn(x *exchange, r *http.Request, body []byte, turn *gate.Turn) error {
-	j := p.newTurn(r.Context(), x, turn)
-	defer func() {
-		j.end()
-		if !x.hadTurn() {
-			x.queued = time.Since(x.joined)
-			p.waited(x)
-		}
-	}()
-	if p.QueueTimeout > 0 {
-		timer := time.AfterFunc(time.Until(x.joined.Add(p.QueueTimeout)), func() {
-			if j.launch.giveUp() {
-				j.cancel(errQueueTimeout)
-			}
-		})
-		defer timer.Stop()
-	}
-	turn.Start(func(err error) { p.beginTurn(j, err) })
-	r = r.WithContext(j)
-	inMemory(r, body)
-	return p.forward(x, r)
-}
-
-// newTurn returns the job of a chat, which begins when its turn comes.
-func (p *Proxy) newTurn(ctx context.Context, x *exchange, turn *gate.Turn) *job {
-	j := newJob(ctx, x)
-	j.launch = newLaunch(j.Done())
-	j.stall = p.StallTimeout
-	j.end = func() { // each of these may come twice
-		j.launch.end(j.complete.Load())
-		turn.Leave()
-		p.running.CompareAndSwap(j, nil)
-		p.jobs.remove(j)
-	}
-	return j
-}
-
-// beginTurn begins the job of a chat whose turn has come, or will not come because
-// of err. The target is asked if it can be and if the client is still there: much
-// may have happened while the chat waited.
-func (p *Proxy) beginTurn(j *job, err error) {
-	if err != nil {
-		j.cancel(err)
+// leftLine notes how long a chat has waited for its turn, which has come or, for err,
+// will not come any more. Who never stood in line did not wait.
+func (p *Proxy) leftLine(x *exchange, err error) {
+	if err == gate.ErrFull {
 		return
 	}
-	began := j.launch.begin(func() {
-		j.x.queued = time.Since(j.x.joined)
-		p.begin(j)
-		p.running.Store(j)
-	})
-	if !began {
-		return
-	}
-	p.waited(j.x)
-	switch state := p.Inventory.State(); {
-	case j.x.hungUp():
-		j.cancel(context.Canceled)
-	case state.Unanswered == 0 && state.Reason != inventory.Unreachable:
-		// After an outage the way to the host may be another one.
-		j.launch.release(state.Since.After(j.launch.since))
-	default:
-		go func() {
-			if err := p.stillThere(j); err != nil {
-				j.cancel(err)
-				return
-			}
-			j.launch.release(true)
-		}()
-	}
+	x.Queued = time.Since(x.joined)
+	p.metrics.queueWait.Observe(x.Queued)
 }
 
-// stillThere reports whether the target can be asked for anything. One poll that
-// failed is asked for again before a whole line is turned away; a host that is
-// away for longer is not, and the line gets its answer at once.
-func (p *Proxy) stillThere(ctx context.Context) error {
-	if p.Inventory.State().Unanswered >= asleepAfter {
-		return inventory.ErrUnreachable
+// endCall ends a call, and a chat's turn with it. It may be called twice.
+func (p *Proxy) endCall(c *call) {
+	p.calls.end(c)
+	if c.x.turn != nil {
+		c.x.turn.Leave()
+		runtime.Gosched() // who has the turn now goes first: what is left to do here can wait
 	}
-	return p.Inventory.Reachable(ctx)
 }

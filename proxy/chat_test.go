@@ -1,37 +1,22 @@
 package proxy
 
 import (
-	"fmt"
+	"bytes"
+	"context"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"foreman/gate"
+	"foreman/inventory"
 )
-
-// A barrier stops requests at the stub, after their body was read, until
-// the test or the client lets them go.
-type barrier struct {
-	arrived chan struct{} // one for each request that came
-	release chan struct{} // one for each that may go on; closed: all
-}
-
-func newBarrier() barrier { return barrier{make(chan struct{}, 1000), make(chan struct{})} }
-
-func (b barrier) then(next http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		io.Copy(io.Discard, r.Body)
-		b.arrived <- struct{}{}
-		select {
-		case <-b.release:
-			next(w, r)
-		case <-r.Context().Done():
-		}
-	}
-}
 
 func TestTagsAndPSProxied(t *testing.T) {
 	stub := newStub(t)
@@ -224,7 +209,7 @@ func TestBodyReachesTheTargetUnchanged(t *testing.T) {
 func TestServerTimingTellsTheWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, f := timedFront(t, nil)
-		turn, err := f.Gate.Enter(t.Context(), &exchange{request: new(http.Request)})
+		turn, err := f.Gate.Enter(t.Context(), gate.Request{Kind: "chat:latest"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -265,20 +250,445 @@ func TestTurnEndsWithTheTargetsLastByte(t *testing.T) {
 	if a := f.do(t, "POST", "/api/chat", chatBody, "X-Request-Id", "next"); a.status != 200 {
 		t.Errorf("next chat: %d %s; want 200", a.status, a.body)
 	}
-	if got := f.log.access(1)[0]["id"]; got != "next" {
+	if got := f.log.access(t, 1)[0]["id"]; got != "next" {
 		t.Errorf("the first to be done is %v; want next: the slow client has not read a byte", got)
 	}
 }
 
-// A panic on another goroutine would end the process; the handler's is caught.
-func TestOnOtherStackPanics(t *testing.T) {
-	defer func() {
-		got := fmt.Sprint(recover())
-		if !strings.HasPrefix(got, "a defect\n") || !strings.Contains(got, "defective") {
-			t.Errorf("recovered %v; want what the function panicked with, and where", got)
+// A chat whose turn comes before it was next (the one ahead of it gives up at once),
+// just after one missed poll, on a new connection.
+func TestFaultOneMissedPollBeforeAnUnpreparedChat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		f, network := newFrontIn(t, target, nil)
+		first, err := f.Gate.Enter(t.Context(), gate.Request{Kind: "chat:latest"})
+		if err != nil {
+			t.Fatal(err)
 		}
-	}()
-	onOtherStack(defective)
+		second, err := f.Gate.Enter(t.Context(), gate.Request{Kind: "chat:latest"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := connectIn(t, network)
+		c.send(t, postOf("/api/chat", marked("third")))
+		synctest.Wait()
+		target.sleep(true)
+		f.Inventory.Refresh()
+		time.Sleep(inventoryMisses)
+		target.sleep(false)
+		if state := f.Inventory.State(); state.Reason != inventory.Unreachable || state.Unanswered != 1 {
+			t.Fatalf("reason %q, %d unanswered; want one missed poll", state.Reason, state.Unanswered)
+		}
+		first.Leave()
+		second.Leave()
+		target.next(t, "third").finish()
+		if got := c.status(t); got != http.StatusOK {
+			t.Errorf("status %d; want 200", got)
+		}
+	})
 }
 
-func defective() { panic("a defect") }
+// One chat at a time is next, and has a connection in hand; of those that wait the
+// target has got nothing, whether they are next, overtaken, or overtake. All get
+// their turns.
+func TestOneWaitingChatHasAConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		var dialled atomic.Int64
+		f, network := newFrontIn(t, target, func(o *Options) {
+			o.Gate.Affinity = time.Minute
+			dial := o.Target.Dial
+			o.Target.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				dialled.Add(1)
+				return dial(ctx, network, addr)
+			}
+		})
+		var clients []*wire
+		send := func(body string) {
+			c := connectIn(t, network)
+			c.send(t, postOf("/api/chat", body))
+			clients = append(clients, c)
+			synctest.Wait()
+		}
+		send(marked("running"))
+		running := target.next(t, "running")
+		before := dialled.Load()
+		send(`{"model":"embed","mark":"overtaken"}`)
+		send(marked("overtakes"))
+		send(`{"model":"embed","mark":"last"}`)
+		target.none(t)
+		if n := dialled.Load() - before; n != 1 {
+			t.Errorf("%d connections were opened for chats that wait; want 1", n)
+		}
+		running.finish()
+		target.next(t, "overtakes").finish()
+		for _, want := range []string{`{"model":"embed","mark":"overtaken"}`, `{"model":"embed","mark":"last"}`} {
+			c := target.any(t)
+			if c.body != want {
+				t.Errorf("target got %q; want %q", c.body, want)
+			}
+			c.finish()
+		}
+		for i, c := range clients {
+			if got := c.status(t); got != http.StatusOK {
+				t.Errorf("chat %d: status %d; want 200", i, got)
+			}
+		}
+		if n := dialled.Load() - before; n != 1 {
+			t.Errorf("%d connections were opened for four chats beside the first; want 1", n)
+		}
+		f.expectIdle(t)
+	})
+}
+
+// What happens to the connection that the next chat has in hand costs it nothing: it
+// goes on a new one, once.
+func TestFaultConnectionOfTheNextChat(t *testing.T) {
+	for name, happens := range map[string]func(t *testing.T, target *holder, f *front, conn net.Conn){
+		"the target closes it": func(_ *testing.T, _ *holder, _ *front, conn net.Conn) {
+			time.Sleep(time.Second)
+			conn.Close()
+		},
+		"an outage": func(_ *testing.T, target *holder, f *front, _ net.Conn) {
+			target.sleep(true)
+			f.Inventory.Refresh()
+			time.Sleep(inventoryMisses)
+			target.sleep(false)
+			time.Sleep(10 * time.Second)
+		},
+		"none can be opened": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				target := newHolder(t)
+				var mu sync.Mutex // guards conns
+				var conns []net.Conn
+				opened := func() []net.Conn {
+					mu.Lock()
+					defer mu.Unlock()
+					return conns
+				}
+				var down atomic.Bool
+				f, network := newFrontIn(t, target, func(o *Options) {
+					dial := o.Target.Dial
+					o.Target.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+						if down.Load() {
+							return nil, &net.OpError{Op: "dial", Err: net.ErrClosed}
+						}
+						c, err := dial(ctx, network, addr)
+						mu.Lock()
+						defer mu.Unlock()
+						conns = append(conns, c)
+						return c, err
+					}
+				})
+				first, second := connectIn(t, network), connectIn(t, network)
+				first.send(t, postOf("/api/chat", marked("first")))
+				running := target.next(t, "first")
+				down.Store(happens == nil)
+				before := len(opened())
+				second.send(t, postOf("/api/chat", marked("second")))
+				synctest.Wait()
+				if happens != nil {
+					if n := len(opened()) - before; n != 1 {
+						t.Fatalf("%d connections for the next chat; want 1", n)
+					}
+					happens(t, target, f, opened()[before])
+				}
+				down.Store(false)
+				before = len(opened())
+				running.finish()
+				target.next(t, "second").finish()
+				for _, c := range []*wire{first, second} {
+					if got := c.status(t); got != http.StatusOK {
+						t.Errorf("status %d; want 200", got)
+					}
+				}
+				if n := len(opened()) - before; n != 1 {
+					t.Errorf("%d connections were opened for the second chat in its turn; want 1", n)
+				}
+				target.none(t)
+				f.expectIdle(t)
+			})
+		})
+	}
+}
+
+// A chat that is next and gives up, or is turned away, has not reached the target.
+func TestFaultNextChatGoesAway(t *testing.T) {
+	for name, test := range map[string]struct {
+		goes func(f *front, next *wire)
+		want int
+	}{
+		"its client leaves":  {func(_ *front, next *wire) { next.Close() }, 0},
+		"it waited too long": {func(*front, *wire) { time.Sleep(time.Minute) }, 503},
+		"foreman shuts down": {func(f *front, _ *wire) { f.Gate.Close() }, 503},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				target := newHolder(t)
+				f, network := newFrontIn(t, target, func(o *Options) { o.QueueTimeout = time.Minute })
+				first, next := connectIn(t, network), connectIn(t, network)
+				first.send(t, postOf("/api/chat", marked("first")))
+				running := target.next(t, "first")
+				next.send(t, postOf("/api/chat", marked("next")))
+				synctest.Wait()
+				test.goes(f, next)
+				if test.want != 0 {
+					if got := next.status(t); got != test.want {
+						t.Errorf("status %d; want %d", got, test.want)
+					}
+				}
+				synctest.Wait()
+				running.finish()
+				if got := first.status(t); got != http.StatusOK {
+					t.Errorf("first chat: status %d; want 200", got)
+				}
+				target.none(t)
+				f.expectIdle(t)
+			})
+		})
+	}
+}
+
+func TestFaultClientLeavesWhileQueued(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		f, network := newFrontIn(t, target, nil)
+		connectIn(t, network).send(t, postOf("/api/chat", marked("first")))
+		first := target.next(t, "first")
+		leaver := connectIn(t, network)
+		leaver.send(t, postOf("/api/chat", marked("leaver")))
+		synctest.Wait()
+		third := connectIn(t, network)
+		third.send(t, postOf("/api/chat", marked("third")))
+		synctest.Wait()
+		if waiting, _ := f.Gate.Len(); waiting != 2 {
+			t.Fatalf("%d wait; want 2", waiting)
+		}
+
+		leaver.Close()
+		synctest.Wait() // no time passes here
+		if waiting, _ := f.Gate.Len(); waiting != 1 {
+			t.Errorf("%d wait after one has left; want 1", waiting)
+		}
+		first.finish()
+		target.next(t, "third").finish()
+		if got := third.status(t); got != http.StatusOK {
+			t.Errorf("third chat: status %d; want 200", got)
+		}
+		target.none(t)
+	})
+}
+
+func TestFaultClientLeavesARunningChat(t *testing.T) {
+	for _, when := range []string{"waiting for the first byte", "in mid-stream"} {
+		for _, how := range []string{"FIN", "RST", "half-close"} {
+			t.Run(when+"/"+how, func(t *testing.T) {
+				f, target := newHeldFront(t, nil)
+				leaver, next := connect(t, f), connect(t, f)
+				leaver.send(t, postOf("/api/chat", marked("leaver")))
+				running := target.next(t, "leaver")
+				next.send(t, postOf("/api/chat", marked("next")))
+				if when == "in mid-stream" {
+					running.say(t, `{"done":false}`+"\n")
+					if _, err := leaver.in.ReadString('}'); err != nil {
+						t.Fatal(err)
+					}
+				}
+				switch how {
+				case "FIN":
+					leaver.Close()
+				case "RST":
+					reset(leaver.Conn)
+				case "half-close": // it can't be told from one who leaves
+					leaver.Conn.(*net.TCPConn).CloseWrite()
+					if rest, _ := io.ReadAll(leaver.in); when != "in mid-stream" && len(rest) > 0 || bytes.HasSuffix(rest, []byte("0\r\n\r\n")) {
+						t.Errorf("answer %q; want none, or a cut one", rest)
+					}
+				}
+				running.gone()
+				target.next(t, "next").finish()
+				if got := next.status(t); got != http.StatusOK {
+					t.Errorf("next chat: status %d; want 200", got)
+				}
+			})
+		}
+	}
+}
+
+func TestFaultClientUploadsAByteASecond(t *testing.T) {
+	for _, path := range []string{"/api/chat", "/api/embed"} {
+		for framing, head := range map[string]string{
+			"length":  "Content-Length: 100000\r\n\r\n",
+			"chunked": "Transfer-Encoding: chunked\r\n\r\n186a0\r\n",
+		} {
+			t.Run(path[1:]+"/"+framing, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					target := newHolder(t)
+					f, network := newFrontIn(t, target, nil)
+					slow := connectIn(t, network)
+					began := time.Now()
+					var uploading sync.WaitGroup
+					defer uploading.Wait()
+					uploading.Go(func() {
+						io.WriteString(slow, "POST "+path+" HTTP/1.1\r\nHost: 127.0.0.1\r\n"+head)
+						for time.Since(began) < time.Hour { // a client that never tires
+							if _, err := slow.Write([]byte(" ")); err != nil {
+								return
+							}
+							time.Sleep(time.Second)
+						}
+						slow.Close()
+					})
+					time.Sleep(10 * time.Second)
+					other := connectIn(t, network)
+					other.send(t, postOf("/api/chat", marked("other")))
+					for c := range target.arrived {
+						if c.body == marked("other") {
+							c.finish()
+							break
+						}
+					}
+					if got := other.status(t); got != http.StatusOK || time.Since(began) > 11*time.Second {
+						t.Errorf("other chat: status %d after %v; want 200 at once", got, time.Since(began))
+					}
+					resp, err := http.ReadResponse(slow.in, nil)
+					if err != nil {
+						t.Fatalf("after %v: %v; want 408", time.Since(began), err)
+					}
+					if got, took := resp.StatusCode, time.Since(began); got != http.StatusRequestTimeout || took > time.Minute {
+						t.Errorf("slow upload: status %d after %v; want 408 within a minute", got, took)
+					}
+					slow.Close()
+					synctest.Wait()
+					if used := f.bodies.used.Load(); used != 0 {
+						t.Errorf("%d bytes of the budget still taken; want 0", used)
+					}
+				})
+			})
+		}
+	}
+}
+
+type panickingBody struct{ io.Reader }
+
+func (panickingBody) Read([]byte) (int, error) { panic("body") }
+func (panickingBody) Close() error             { return nil }
+
+func TestFaultPanicInAHandler(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		broken roundTripper
+		want   string // how the answer begins
+	}{
+		{"before the answer", func(*http.Request) (*http.Response, error) { panic("transport") }, "HTTP/1.1 500 "},
+		{"http.ErrAbortHandler", func(*http.Request) (*http.Response, error) { panic(http.ErrAbortHandler) }, ""},
+		{"in mid-stream", func(r *http.Request) (*http.Response, error) {
+			body := io.NopCloser(io.MultiReader(strings.NewReader("{}\n"), panickingBody{}))
+			return &http.Response{StatusCode: 200, Body: body, ContentLength: -1, TransferEncoding: []string{"chunked"}, Request: r, Header: http.Header{}}, nil
+		}, "HTTP/1.1 200 "},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f, target := newHeldFront(t, nil)
+			whole := f.reverse.Transport
+			f.reverse.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+				if r.Header.Get("X-Broken") != "" {
+					return test.broken(r)
+				}
+				return whole.RoundTrip(r)
+			})
+			c, next := connect(t, f), connect(t, f)
+			old := connect(t, f) // to a client that speaks HTTP/1.0 an end is no error, but a reset is
+			old.send(t, strings.Replace(postOf("/api/chat", marked("panic"), "X-Broken: yes\r\n"), "HTTP/1.1", "HTTP/1.0", 1))
+			if b, err := io.ReadAll(old); test.name != "before the answer" && err == nil {
+				t.Errorf("HTTP/1.0: got %q and a clean end", b)
+			}
+			c.send(t, postOf("/api/chat", marked("panic"), "X-Broken: yes\r\n", "Connection: close\r\n"))
+			b, _ := io.ReadAll(c)
+			if got := string(b); !strings.HasPrefix(got, test.want) || test.want == "" && got != "" || strings.HasSuffix(got, "0\r\n\r\n") {
+				t.Errorf("got %q; want %q and no proper end", got, test.want)
+			}
+			next.send(t, postOf("/api/chat", marked("next")))
+			target.next(t, "next").finish()
+			if got := next.status(t); got != http.StatusOK {
+				t.Errorf("next chat: status %d; want 200", got)
+			}
+		})
+	}
+}
+
+func TestFaultDoubleRelease(t *testing.T) {
+	f, target := newHeldFront(t, nil)
+	first, second, third := connect(t, f), connect(t, f), connect(t, f)
+	first.send(t, postOf("/api/chat", marked("first")))
+	running := target.next(t, "first")
+	c := f.calls.chat()
+	second.send(t, postOf("/api/chat", marked("second")))
+	f.endCall(c) // the first release; ReverseProxy is still at it
+	held := target.next(t, "second")
+	third.send(t, postOf("/api/chat", marked("third")))
+	var ending sync.WaitGroup
+	for range 20 {
+		ending.Go(func() { f.endCall(c) })
+	}
+	ending.Wait()
+	running.finish() // and one more, by the handler's end
+	if got := first.status(t); got != http.StatusOK {
+		t.Errorf("first chat: status %d; want 200", got)
+	}
+	if _, busy := f.Gate.Len(); !busy {
+		t.Errorf("the gate is free while the second chat runs")
+	}
+	target.none(t)
+	held.finish()
+	target.next(t, "third").finish()
+	for _, c := range []*wire{second, third} {
+		if got := c.status(t); got != http.StatusOK {
+			t.Errorf("chat: status %d; want 200", got)
+		}
+	}
+}
+
+func TestFaultCancellationRacesWithTheGrant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		f, network := newFrontIn(t, target, nil)
+		for round := range 300 {
+			first, leaver, next := connectIn(t, network), connectIn(t, network), connectIn(t, network)
+			first.send(t, postOf("/api/chat", marked("first")))
+			running := target.next(t, "first")
+			leaver.send(t, postOf("/api/chat", marked("leaver")))
+			synctest.Wait()
+			next.send(t, postOf("/api/chat", marked("next")))
+			synctest.Wait()
+
+			var racing sync.WaitGroup
+			racing.Go(func() { leaver.Close() })
+			racing.Go(running.finish)
+			racing.Wait()
+
+			c := target.any(t)
+			if c.body != marked("next") { // the leaver was let in first
+				c.gone()
+				c = target.any(t)
+			}
+			if c.body != marked("next") {
+				t.Fatalf("round %d: target got %q; want the next chat", round, c.body)
+			}
+			c.finish()
+			if a, b := first.status(t), next.status(t); a != http.StatusOK || b != http.StatusOK {
+				t.Fatalf("round %d: statuses %d and %d; want 200", round, a, b)
+			}
+			synctest.Wait()
+			if waiting, busy := f.Gate.Len(); waiting != 0 || busy {
+				t.Fatalf("round %d: %d wait, busy %v; want an idle gate", round, waiting, busy)
+			}
+			for len(target.arrived) > 0 { // the leaver, overtaken by the next chat on its way
+				target.any(t).gone()
+			}
+			first.Close()
+			next.Close()
+		}
+	})
+}

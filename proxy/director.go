@@ -30,10 +30,10 @@ func (p *Proxy) direct(r *http.Request) {
 	} {
 		delete(r.Header, name)
 	}
-	// Where a page comes from foreman's own address, or from that of a proxy in
-	// front, it is no stranger. The target knows itself by another name. Any page
-	// may call itself by a name of its own that leads here (DNS rebinding), so the
-	// name must be a known one.
+	// A page that comes from foreman's own address, or from that of a proxy in
+	// front, is no other origin; but the target knows itself by another name. Any
+	// page may call itself by a name of its own that leads here (DNS rebinding), so
+	// the name must be a known one.
 	if origin := r.Header.Get("Origin"); (origin == "http://"+r.Host || origin == "https://"+r.Host) && p.knowsHost(r.Host) {
 		delete(r.Header, "Origin")
 	}
@@ -43,6 +43,6 @@ func (p *Proxy) direct(r *http.Request) {
 		delete(r.Header, "Authorization")
 		delete(r.Header, "X-Api-Key")
 	}
-	r.Header.Set("X-Request-Id", jobOf(r).x.id)
-	p.Target.address(r, r.URL.Path)
+	r.Header.Set("X-Request-Id", callOf(r).x.ID)
+	p.Target.Address(r)
 }

@@ -10,6 +10,7 @@ import (
 
 	"foreman/gate"
 	"foreman/inventory"
+	"foreman/proxy/target"
 )
 
 // ErrShuttingDown is the cause with which a server cancels the requests that are
@@ -22,7 +23,6 @@ var (
 	errHost          = errors.New("host not accepted")
 	errToken         = errors.New("token missing or wrong")
 	errNotPolled     = errors.New("no good poll yet")
-	errLoop          = errors.New("the request came from this foreman: FOREMAN_OLLAMA_URL points back at it")
 	errManage        = errors.New("management is off")
 	errEncoding      = errors.New("content coding not supported")
 	errSlowUpload    = errors.New("upload too slow")
@@ -80,19 +80,19 @@ func (x *exchange) explain(err error) verdict {
 	case errors.Is(err, errToken):
 		return verdict{http.StatusUnauthorized, "token", "a valid token is required, exactly once, as Authorization: Bearer"}
 	case errors.Is(err, errManage):
-		text := "model management is off; foreman's host can turn it on with FOREMAN_MANAGE=true"
+		text := "model management is off; whoever runs foreman can turn it on with FOREMAN_MANAGE=true"
 		if x.route.path == "/api/pull" { // what `ollama run` asks for when it does not find the model
 			text = "model not pulled: is its name in the list of models? " + text
 		}
 		return verdict{http.StatusForbidden, "management off", text}
-	case errors.Is(err, errLoop):
-		return verdict{http.StatusLoopDetected, "loop", errLoop.Error()}
+	case errors.Is(err, target.ErrLoop):
+		return verdict{http.StatusLoopDetected, "loop", target.ErrLoop.Error()}
 	case errors.Is(err, errEncoding):
 		return verdict{http.StatusUnsupportedMediaType, "content encoding", "only Content-Encoding: identity is supported here"}
 	case errors.Is(err, errSlowUpload):
 		return verdict{http.StatusRequestTimeout, "slow upload", "the request body came too slowly"}
 	case errors.Is(err, inventory.ErrNotFound):
-		return verdict{http.StatusNotFound, "unknown model", fmt.Sprintf("model '%.8000s' not found", x.asked)}
+		return verdict{http.StatusNotFound, "unknown model", fmt.Sprintf("model '%.8000s' not found", x.Model)}
 
 	// Not now.
 	case errors.Is(err, ErrShuttingDown), errors.Is(err, gate.ErrClosed):
@@ -104,15 +104,15 @@ func (x *exchange) explain(err error) verdict {
 	case errors.Is(err, errNoRoom):
 		return verdict{http.StatusServiceUnavailable, "bytes waiting", "too many bytes are waiting"}
 	case errors.Is(err, inventory.ErrDegraded):
-		return verdict{http.StatusServiceUnavailable, "degraded", fmt.Sprintf("model '%.8000s' unknown, and the Ollama host does not tell its models now", x.asked)}
+		return verdict{http.StatusServiceUnavailable, "degraded", fmt.Sprintf("model '%.8000s' unknown, and the Ollama host does not tell its models now", x.Model)}
 	case errors.Is(err, errNotPolled):
 		return verdict{http.StatusServiceUnavailable, "degraded", "the Ollama host's models are not known yet"}
 
 	// The target.
 	case errors.Is(err, errAsleep):
-		return verdict{http.StatusGatewayTimeout, takenAsleep, "the Ollama host has gone silent"}
+		return verdict{http.StatusGatewayTimeout, revokedAsleep, "the Ollama host has gone silent"}
 	case errors.Is(err, errStall):
-		return verdict{http.StatusGatewayTimeout, takenStall, "the Ollama host said nothing for too long"}
+		return verdict{http.StatusGatewayTimeout, revokedStall, "the Ollama host said nothing for too long"}
 	case errors.Is(err, context.Canceled):
 		return verdict{statusClientLeft, "", ""}
 	case errors.Is(err, errUpload):
@@ -128,12 +128,12 @@ func (x *exchange) explain(err error) verdict {
 var reasons = []string{
 	"bad request", "method", "body too large", "path", "host", "token", "management off", "loop", "content encoding",
 	"slow upload", "unknown model", "shutting down", "queue full", "queue timeout", "bytes waiting", "degraded",
-	takenAsleep, takenStall, "unreachable", "bad answer", "defect",
+	revokedAsleep, revokedStall, "unreachable", "bad answer", "defect",
 }
 
 // fail ends an exchange with an error.
 func (p *Proxy) fail(x *exchange, err error) {
-	x.cause = err
+	x.Err = err
 	if errors.Is(err, inventory.ErrUnreachable) {
 		p.Inventory.Refresh()
 	}
@@ -144,15 +144,15 @@ func (p *Proxy) fail(x *exchange, err error) {
 	if method, ok := errors.AsType[methodError](err); ok {
 		x.Header().Set("Allow", string(method))
 	}
-	if x.class != own && x.class != none && v.status != http.StatusUnauthorized && v.status != http.StatusForbidden {
-		p.grant(x)
+	if x.Class != own && x.Class != none && v.status != http.StatusUnauthorized && v.status != http.StatusForbidden {
+		p.cors.apply(x.request.Header.Get("Origin"), x.Header())
 	}
 	p.refuse(x, v)
 }
 
 // refuse writes an error in the dialect of the path.
 func (p *Proxy) refuse(x *exchange, v verdict) {
-	x.reason = v.reason
+	x.Reason = v.reason
 	h := x.Header()
 	switch {
 	case v.status == http.StatusServiceUnavailable:
@@ -163,7 +163,7 @@ func (p *Proxy) refuse(x *exchange, v verdict) {
 		h.Set("WWW-Authenticate", `Bearer realm="foreman"`)
 	}
 	x.abandonBody()
-	h.Set("X-Request-Id", x.id)
+	h.Set("X-Request-Id", x.ID)
 	if x.hadTurn() {
 		h.Set("Server-Timing", x.serverTiming())
 	}

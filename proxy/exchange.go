@@ -6,67 +6,63 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"runtime/debug"
-	"strconv"
-	"sync/atomic"
 	"time"
+
+	"foreman/gate"
 )
 
 // statusClientLeft is what the log says where the client left before the end of
 // its answer (nginx's number; it is never sent).
 const statusClientLeft = 499
 
+// clientStall is how long one write to a client may take.
+const clientStall = 30 * time.Second
+
 // An exchange is one request and its answer. It is the ResponseWriter that the
-// handlers write to, and it gathers what the log says at the end.
+// handlers write to, and it gathers what is told of the request at the end.
 type exchange struct {
 	http.ResponseWriter
-	conn    *conn         // that it came by; nil: not through a Listener
+	record
 	request *http.Request // as it came in
 	route   *route
-	class   class
-	id      string
-	began   time.Time
 
-	asked     string        // the model that a chat names
-	model     string        // the same as the target tells it, once it is known to hold it
-	job       *job          // nil until the target may be asked: for a chat, until its turn
-	joined    time.Time     // when it stood in line; zero: it never did
-	queued    time.Duration // since then, until the turn or until it left
-	status    int           // 0: nothing was answered
-	firstByte time.Duration // until the answer's header was written
-	bytes     int64         // of the answer's body
-	failure   error         // what ReverseProxy could not do
-	cause     error         // why the request failed, for the log alone
-	reason    string        // the same from a closed set, where foreman answered an error
+	joined   time.Time       // when a chat joined the line; zero: it never did
+	turn     *gate.Turn      // of a chat that is next, or has its turn
+	patience context.Context // ends when that chat has waited too long for its turn
+	call     *call           // nil until the target may be asked: for a chat, until its turn
+	failure  error           // what ReverseProxy could not do
 
-	bodyRead  bool // the request's body was read to its end
-	relayed   bool // the answer is the target's
-	sized     bool // the answer's length is known
-	flushed   bool // nothing that was written is held back
-	stalled   bool // the client took no byte for too long
-	completed bool // the handler came to its end; false: the answer was cut
+	renewed   time.Time // when the write deadline was set
+	admitted  bool      // the request was let in
+	bodyRead  bool      // its body was read to its end
+	sized     bool      // the answer's length is known
+	answered  bool      // the target's last byte has come
+	stalled   bool      // the client took no byte for too long
+	completed bool      // the handler came to its end; false: the answer was cut
 }
 
-func newExchange(w http.ResponseWriter, r *http.Request, route *route, class class) *exchange {
-	x := &exchange{ResponseWriter: w, request: r, route: route, class: class, began: time.Now()}
-	x.conn, _ = r.Context().Value(connKey{}).(*conn)
-	x.id = r.Header.Get("X-Request-Id")
-	if !isRequestID(x.id) {
-		var id [32]byte
-		x.id = string(strconv.AppendUint(append(id[:0], idPrefix...), ids.Add(1), 36))
+func newExchange(w http.ResponseWriter, r *http.Request, rt *route, class class) *exchange {
+	x := &exchange{ResponseWriter: w, request: r, route: rt, record: record{
+		Method: r.Method,
+		Route:  rt.path,
+		Class:  class,
+		Client: r.RemoteAddr,
+		ID:     r.Header.Get("X-Request-Id"),
+		Began:  time.Now(),
+	}}
+	if rt == &nowhere {
+		x.Path = fmt.Sprintf("%.200s", r.URL.EscapedPath())
 	}
+	if !isRequestID(x.ID) {
+		x.ID = rand.Text()
+	}
+	x.renewDeadline(x.Began)
 	return x
 }
-
-// Request ids are one after the other; the prefix tells those of one foreman from
-// those of another, and of the same one before it was started again.
-var (
-	idPrefix = rand.Text()[:10] + "-"
-	ids      atomic.Uint64
-)
 
 // isRequestID reports whether a client's request id is short and printable.
 func isRequestID(id string) bool {
@@ -83,42 +79,24 @@ func isRequestID(id string) bool {
 
 // WriteHeader passes the status on.
 func (x *exchange) WriteHeader(status int) {
-	if x.status == 0 {
-		x.status = status
-		x.firstByte = time.Since(x.began)
+	if x.Status == 0 {
+		x.Status = status
+		x.FirstByte = time.Since(x.Began)
 		x.sized = x.Header().Get("Content-Length") != ""
 	}
 	x.ResponseWriter.WriteHeader(status)
 }
 
-func (x *exchange) Write(b []byte) (n int, err error) {
-	if x.status == 0 {
+func (x *exchange) Write(b []byte) (int, error) {
+	if x.Status == 0 {
 		x.WriteHeader(http.StatusOK)
 	}
-	if x.relayed && x.conn != nil {
-		n, err = x.relay(b)
-	} else {
-		n, err = x.ResponseWriter.Write(b)
-	}
-	if x.request.Method != http.MethodHead {
-		x.bytes += int64(n)
+	x.renewDeadline(time.Now())
+	n, err := x.ResponseWriter.Write(b)
+	if x.Method != http.MethodHead {
+		x.Bytes += int64(n)
 	}
 	x.note(err)
-	return n, err
-}
-
-// relay writes what has come from the target: at once, and in one piece.
-func (x *exchange) relay(b []byte) (int, error) {
-	x.conn.gather()
-	n, err := x.ResponseWriter.Write(b)
-	if err == nil {
-		err = http.NewResponseController(x.ResponseWriter).Flush()
-	}
-	if e := x.conn.release(); err == nil && e != nil {
-		// net/http thinks that all went well, and does not end the context.
-		n, err, x.cause = 0, e, cmp.Or(context.Cause(x.request.Context()), context.Canceled)
-	}
-	x.flushed = err == nil
 	return n, err
 }
 
@@ -126,25 +104,39 @@ func (x *exchange) relay(b []byte) (int, error) {
 // answer whose length is known waits for the first of its body, for ReverseProxy
 // has that at hand or soon: one packet instead of two.
 func (x *exchange) FlushError() error {
-	if x.flushed || x.bytes == 0 && x.sized {
+	if x.Bytes == 0 && x.sized {
 		return nil
 	}
+	x.renewDeadline(time.Now())
 	err := http.NewResponseController(x.ResponseWriter).Flush()
 	x.note(err)
 	return err
 }
 
-// hadTurn reports whether the exchange is a chat that has had its turn.
-func (x *exchange) hadTurn() bool { return x.class == worker && x.job != nil }
+// Unwrap lets http.ResponseController reach the connection.
+func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
-// hungUp reports whether the client is known to have left, as net/http knows or as
-// the kernel does.
-func (x *exchange) hungUp() bool {
-	if x.request.Context().Err() != nil {
-		return true
+// renewDeadline gives the client 30 s from now to take what is written next, or a
+// second less: setting a deadline changes a timer in the runtime, and many small
+// pieces may come in a second. http.Server's WriteTimeout cannot do that, it limits
+// the whole answer.
+func (x *exchange) renewDeadline(now time.Time) {
+	if now.Sub(x.renewed) < time.Second {
+		return
 	}
-	return x.conn != nil && x.conn.hungUp()
+	x.renewed = now
+	http.NewResponseController(x.ResponseWriter).SetWriteDeadline(now.Add(clientStall))
 }
+
+// note remembers why writing to the client failed.
+func (x *exchange) note(err error) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		x.stalled = true
+	}
+}
+
+// hadTurn reports whether the exchange is a chat that has had its turn.
+func (x *exchange) hadTurn() bool { return x.turn != nil && x.call != nil }
 
 // abandonBody lets an answer go out before the request's body has come: what is
 // left of that is not worth waiting for, and net/http would wait.
@@ -156,36 +148,23 @@ func (x *exchange) abandonBody() {
 	http.NewResponseController(x).SetReadDeadline(time.Now().Add(time.Second))
 }
 
-// Unwrap lets http.ResponseController reach the connection.
-func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
-
-// note remembers why writing to the client failed.
-func (x *exchange) note(err error) {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		x.stalled = true
+// cut breaks a begun answer off. A client that speaks HTTP/1.0 takes the end of the
+// connection for the end of the answer, unless that end is an error: so it is one.
+func (x *exchange) cut() {
+	if !x.request.ProtoAtLeast(1, 1) {
+		if c, _, err := http.NewResponseController(x.ResponseWriter).Hijack(); err == nil {
+			if tcp, ok := c.(*net.TCPConn); ok {
+				tcp.SetLinger(0)
+			}
+			c.Close()
+		}
 	}
-}
-
-// reset makes a cut visible to a client that speaks HTTP/1.0. It takes the end of
-// the connection for the end of the answer, unless that end is an error.
-func (x *exchange) reset() {
-	if x.request.ProtoAtLeast(1, 1) {
-		return
-	}
-	c, _, err := http.NewResponseController(x.ResponseWriter).Hijack()
-	if err != nil {
-		return
-	}
-	if c, ok := c.(*conn); ok {
-		c.reset()
-		return
-	}
-	c.Close()
+	panic(http.ErrAbortHandler)
 }
 
 // serverTiming is the value of the Server-Timing field: the wait for the turn.
 func (x *exchange) serverTiming() string {
-	return fmt.Sprintf("queue;dur=%.3f", float64(x.queued)/float64(time.Millisecond))
+	return fmt.Sprintf("queue;dur=%.3f", float64(x.Queued)/float64(time.Millisecond))
 }
 
 // end tells of the exchange. It is called deferred, so that a cut answer is told
@@ -194,94 +173,52 @@ func (p *Proxy) end(x *exchange) {
 	switch e := recover(); {
 	case e == nil:
 	case e == http.ErrAbortHandler:
-		x.reset()
-		defer panic(e)
+		defer x.cut()
 	default: // a defect of foreman's own
-		x.cause = fmt.Errorf("panic: %v", e)
-		p.Log.Error("panic", "err", e, "id", x.id, "stack", string(debug.Stack()))
-		if x.status != 0 {
-			defer panic(http.ErrAbortHandler)
+		x.Err = fmt.Errorf("panic: %v", e)
+		p.Log.Error("panic", "err", e, "id", x.ID, "stack", string(debug.Stack()))
+		if x.Status != 0 {
+			defer x.cut()
 			break
 		}
 		p.refuse(x, verdict{http.StatusInternalServerError, "defect", "foreman failed; its log says why"})
 		x.completed = true
 	}
-	rec := x.record()
-	p.metrics.ended(&rec)
-	level := slog.LevelInfo
-	if rec.Class != own {
-		p.recent.add(rec)
-	} else if rec.Reason == "" { // probes and scrapes; who is refused is worth a line
-		level = slog.LevelDebug
+	x.renewDeadline(time.Now()) // for what net/http still has to write
+	x.sumUp()
+	p.metrics.ended(&x.record)
+	if x.admitted && x.Class != own && x.Class != preflight {
+		p.recent.Add(x.row())
 	}
-	if ctx, h := x.request.Context(), p.Log.Handler(); h.Enabled(ctx, level) {
-		r := slog.NewRecord(time.Now(), level, "request", 0) // a Logger would look for its caller
-		var attrs [12]slog.Attr
-		r.AddAttrs(rec.appendTo(attrs[:0])...)
-		h.Handle(ctx, r)
-	}
+	x.write(x.request.Context(), p.Log)
 }
 
-// arriving is how long it took until the exchange stood in line.
-func (x *exchange) arriving() time.Duration {
-	if x.joined.IsZero() {
-		return 0
+// sumUp completes the record.
+func (x *exchange) sumUp() {
+	x.Duration = time.Since(x.Began)
+	x.Cut = !x.completed && x.Status != 0
+	if !x.joined.IsZero() {
+		x.Arriving = x.joined.Sub(x.Began)
 	}
-	return x.joined.Sub(x.began)
-}
-
-// record sums the exchange up.
-func (x *exchange) record() record {
-	cause := x.cause
 	switch {
 	case x.stalled:
-		cause = errClientStalled
-	case cause == nil && !x.completed:
-		cause = cmp.Or(context.Cause(x.request.Context()), errBrokenOff)
+		x.Err = errClientStalled
+	case x.Err == nil && !x.completed:
+		x.Err = cmp.Or(context.Cause(x.request.Context()), errBrokenOff)
 	}
-	rec := record{
-		Method:    x.request.Method,
-		Route:     x.route.path,
-		Class:     x.class,
-		Status:    x.status,
-		Reason:    x.reason,
-		Client:    x.request.RemoteAddr,
-		ID:        x.id,
-		Model:     x.model,
-		Began:     x.began,
-		Arriving:  x.arriving(),
-		Queued:    x.queued,
-		FirstByte: x.firstByte,
-		Duration:  time.Since(x.began),
-		Bytes:     x.bytes,
-		Cut:       !x.completed && x.status != 0,
-		Err:       cause,
+	if x.Status == 0 || x.Err == context.Canceled {
+		x.Status = statusClientLeft
 	}
-	if x.status == 0 || cause == context.Canceled {
-		rec.Status = statusClientLeft
-	}
-	if x.hadTurn() && !x.job.complete.Load() {
+	if x.hadTurn() && !x.answered {
 		switch {
 		case x.stalled:
-			rec.Taken = takenStalled
-		case errors.Is(cause, context.Canceled):
-			rec.Taken = takenLeft
-		case errors.Is(cause, errAsleep):
-			rec.Taken = takenAsleep
-		case errors.Is(cause, errStall):
-			rec.Taken = takenStall
+			x.Revoked = revokedStalled
+		case errors.Is(x.Err, context.Canceled):
+			x.Revoked = revokedLeft
+		case errors.Is(x.Err, errAsleep):
+			x.Revoked = revokedAsleep
+		case errors.Is(x.Err, errStall):
+			x.Revoked = revokedStall
 		}
 	}
-	return rec
 }
-
-// Why a turn is taken away before the target has said all.
-const (
-	takenLeft    = "client left"
-	takenStalled = "client stalled"
-	takenAsleep  = "host asleep"
-	takenStall   = "stall timeout"
-)
-
-// Kind is what the gate groups by: the model.
-func (x *exchange) Kind() string { return x.model }

@@ -2,14 +2,10 @@ package proxy
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
 	"maps"
-	"math"
 	"net/http"
 	"os"
-	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
@@ -20,6 +16,8 @@ import (
 	"time"
 
 	"foreman/inventory"
+	"foreman/proxy/target"
+	"foreman/warm"
 )
 
 // scrape returns the samples of /metrics by name and labels.
@@ -92,7 +90,7 @@ func TestMetricsTellOfRequests(t *testing.T) {
 		`foreman_target_up`:                                                     "1",
 		`foreman_inventory_models`:                                              "2",
 		`foreman_retries_total`:                                                 "0",
-		`foreman_slot_taken_total{reason="client left"}`:                        "0",
+		`foreman_turns_revoked_total{reason="client left"}`:                     "0",
 		`foreman_warms_total{result="ok"}`:                                      "0",
 		`foreman_embedder_resident`:                                             "0",
 	})
@@ -126,30 +124,44 @@ func TestMetricsTellOfTheLine(t *testing.T) {
 }
 
 func TestMetricsTellOfTheTarget(t *testing.T) {
-	f := newFront(t, newStub(t).URL, func(o *Options) { o.Resident = func() bool { return true } })
-	for i, reason := range []string{inventory.Unreachable, inventory.Unauthorized, inventory.BadAnswer} {
-		for range i + 2 {
-			f.Polled(inventory.State{Reason: reason})
-		}
-	}
-	f.Warmed(nil)
-	f.Warmed(errors.New("no"))
-	f.Warmed(errors.New("no"))
-	wantSamples(t, f, map[string]string{
-		`foreman_polls_total{result="ok"}`:           "1",
-		`foreman_polls_total{result="unreachable"}`:  "2",
-		`foreman_polls_total{result="unauthorized"}`: "3",
-		`foreman_polls_total{result="bad answer"}`:   "4",
-		`foreman_warms_total{result="ok"}`:           "1",
-		`foreman_warms_total{result="failed"}`:       "2",
-		`foreman_embedder_resident`:                  "1",
+	synctest.Test(t, func(t *testing.T) {
+		host := newMemory(11434)
+		stub := newStubOn(t, host)
+		var warmer *warm.Warmer
+		f := newFrontOn(t, newMemory(8080), stub.URL, func(o *Options) {
+			host.through(o.Target)
+			o.EmbedModel = "embed"
+			warmer = warm.New(o.Target, o.Inventory, o.Gate, o.EmbedModel, o.Log)
+			o.Warmer = warmer
+		})
+		start(t, warmer.Run)
+		synctest.Wait()
+		wantSamples(t, f, map[string]string{
+			`foreman_polls_total{result="ok"}`:     "1",
+			`foreman_warms_total{result="ok"}`:     "1",
+			`foreman_warms_total{result="failed"}`: "0",
+			`foreman_embedder_resident`:            "1",
+		})
+		stub.answerPolls(refuseWith(401))
+		time.Sleep(31 * time.Second)
+		stub.answerPolls(refuseWith(500))
+		time.Sleep(5 * time.Second)
+		host.reset(true)
+		time.Sleep(5 * time.Second)
+		wantSamples(t, f, map[string]string{
+			`foreman_polls_total{result="ok"}`:           "1",
+			`foreman_polls_total{result="unreachable"}`:  "1",
+			`foreman_polls_total{result="unauthorized"}`: "1",
+			`foreman_polls_total{result="bad answer"}`:   "1",
+			`foreman_embedder_resident`:                  "0",
+		})
 	})
 }
 
 // The age is that of the last good poll, and there is none before the first.
 func TestMetricsTellTheInventorysAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		target := newSleeper(t)
+		target := newHolder(t)
 		target.sleep(true)
 		f, _ := newFrontIn(t, target, nil)
 		if age, ok := scrape(t, f)["foreman_inventory_age_seconds"]; ok {
@@ -206,7 +218,7 @@ func TestLabelsAreClosedSets(t *testing.T) {
 	}
 	sets := map[string][]string{
 		"route":  {nowhere.path},
-		"reason": append(slices.Clone(reasons), takenLeft, takenStalled),
+		"reason": append(slices.Clone(reasons), revokedLeft, revokedStalled, revokedAsleep, revokedStall),
 		"result": {"ok", "failed", inventory.Unreachable, inventory.Unauthorized, inventory.BadAnswer},
 		"le":     {"+Inf"}, "quantile": {"0", "0.25", "0.5", "0.75", "1"},
 		"version": {"v1.2.3", runtime.Version()}, "goversion": {runtime.Version()},
@@ -215,7 +227,7 @@ func TestLabelsAreClosedSets(t *testing.T) {
 		sets["route"] = append(sets["route"], rt.path)
 	}
 	for _, bound := range bounds {
-		sets["le"] = append(sets["le"], number(bound))
+		sets["le"] = append(sets["le"], strconv.FormatFloat(bound, 'g', -1, 64))
 	}
 	for code := range 600 {
 		sets["code"] = append(sets["code"], strconv.Itoa(code))
@@ -233,101 +245,16 @@ func TestLabelsAreClosedSets(t *testing.T) {
 	}
 }
 
-// Some of the names of Prometheus' own Go client; testdata/e2e compares them all.
-func TestMetricsOfTheProcess(t *testing.T) {
-	f := newFront(t, newStub(t).URL, nil)
-	samples := scrape(t, f)
-	for _, name := range []string{
-		"go_goroutines", "go_threads", "go_memstats_alloc_bytes", "go_memstats_heap_inuse_bytes", "go_gc_duration_seconds_count",
-		`go_gc_duration_seconds{quantile="0.5"}`,
-		"process_cpu_seconds_total", "process_open_fds", "process_max_fds", "process_resident_memory_bytes", "process_start_time_seconds",
-		"process_network_receive_bytes_total",
-	} {
-		if samples[name] == "" {
-			t.Errorf("no %s", name)
-		}
-	}
-	if !regexp.MustCompile(`^\d`).MatchString(samples["go_goroutines"]) {
-		t.Errorf("go_goroutines = %q", samples["go_goroutines"])
-	}
-}
-
 func TestReasonsAreAClosedSet(t *testing.T) {
-	m := newMetrics()
 	x := &exchange{route: &nowhere}
 	for _, err := range []error{
-		badRequest(""), methodError(""), &http.MaxBytesError{}, errNoRoute, errHost, errToken, errManage, errLoop, errEncoding, errSlowUpload,
+		badRequest(""), methodError(""), &http.MaxBytesError{}, errNoRoute, errHost, errToken, errManage, target.ErrLoop, errEncoding, errSlowUpload,
 		inventory.ErrNotFound, ErrShuttingDown, errQueueTimeout, errNoRoom, inventory.ErrDegraded, errNotPolled, errAsleep, errStall, errUpload,
 		inventory.ErrUnreachable, errSwitched, io.ErrNoProgress,
 	} {
 		a := x.explain(err)
-		if _, ok := m.series[key{"foreman_rejected_total", [2]string{a.reason}}]; !ok {
+		if !slices.Contains(reasons, a.reason) {
 			t.Errorf("%v: reason %q is not in reasons", err, a.reason)
 		}
-	}
-}
-
-func TestHistogramBuckets(t *testing.T) {
-	if first, last := bounds[0], bounds[len(bounds)-1]; first != .001 || last != 600 || !slices.IsSorted(bounds) {
-		t.Errorf("bounds %v; want them to rise from 1 ms to 10 min", bounds)
-	}
-	m := newMetrics()
-	for _, d := range []time.Duration{0, time.Millisecond, 2 * time.Millisecond, time.Hour} {
-		m.observe("foreman_queue_wait_seconds", "", d)
-	}
-	var b strings.Builder
-	m.write(&b)
-	for _, line := range []string{
-		`foreman_queue_wait_seconds_bucket{le="0.001"} 2`,
-		`foreman_queue_wait_seconds_bucket{le="0.0025"} 3`,
-		`foreman_queue_wait_seconds_bucket{le="600"} 3`,
-		`foreman_queue_wait_seconds_bucket{le="+Inf"} 4`,
-		`foreman_queue_wait_seconds_sum 3600.003`,
-		`foreman_queue_wait_seconds_count 4`,
-	} {
-		if !strings.Contains(b.String(), line+"\n") {
-			t.Errorf("no %q in:\n%s", line, b.String())
-		}
-	}
-}
-
-func TestIPTraffic(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "netstat")
-	for text, want := range map[string]string{
-		"TcpExt: A B\nTcpExt: 1 2\nIpExt: InOctets X OutOctets\nIpExt: 7 8 9\n": "7 9",
-		"IpExt: InOctets OutOctets\nIpExt: 7\n":                                 "none",
-		"IpExt: InOctets OutOctets\n":                                           "none",
-		"":                                                                      "none",
-	} {
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		got := "none"
-		if traffic := ipTraffic(file); traffic != nil {
-			got = fmt.Sprint(traffic["InOctets"], traffic["OutOctets"])
-		}
-		if got != want {
-			t.Errorf("%q: got %s; want %s", text, got, want)
-		}
-	}
-}
-
-func TestProcValue(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "limits")
-	if err := os.WriteFile(file, []byte("Limit   Soft   Hard   Units\nMax open files  1024  4096  files\nMax address space   unlimited  unlimited  bytes\nbtime 17\nodd x\nempty "), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range map[string]float64{"Max open files": 1024, "Max address space": math.MaxUint64, "btime": 17} {
-		if got, ok := procValue(file, name); got != want || !ok {
-			t.Errorf("%s = %v, %v; want %v", name, got, ok, want)
-		}
-	}
-	for _, name := range []string{"odd", "empty", "time", "none"} {
-		if got, ok := procValue(file, name); ok {
-			t.Errorf("%s = %v; want none", name, got)
-		}
-	}
-	if _, ok := procValue(file+"x", "btime"); ok {
-		t.Error("a value out of a file that is not there")
 	}
 }

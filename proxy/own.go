@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"errors"
 	"net/http"
 	"strconv"
@@ -8,11 +9,12 @@ import (
 	"time"
 
 	"foreman/inventory"
+	"foreman/proxy/status"
 )
 
-// tags answers with the target's models as last polled. A web page's request
+// serveTags answers with the target's models as last polled. A web page's request
 // goes on to the target while that answers: its CORS decides.
-func (p *Proxy) tags(x *exchange, r *http.Request) error {
+func (p *Proxy) serveTags(x *exchange, r *http.Request) error {
 	if r.Header.Get("Origin") != "" && !p.Inventory.State().Degraded() {
 		if err := p.pass(x, r); !errors.Is(err, inventory.ErrUnreachable) && !errors.Is(err, errAsleep) {
 			return err
@@ -26,7 +28,7 @@ func (p *Proxy) tags(x *exchange, r *http.Request) error {
 	case state.Tags == nil:
 		return errNotPolled
 	}
-	p.tell(x, inventory.Answer{Body: state.Tags, Read: state.LastPoll})
+	p.serveLast(x, inventory.Answer{Body: state.Tags, Read: state.LastPoll})
 	return nil
 }
 
@@ -34,29 +36,29 @@ func (p *Proxy) tags(x *exchange, r *http.Request) error {
 // it is away.
 var KeptPaths = []string{"/api/version", "/v1/models"}
 
-// read passes a request that reads from the target. While that is degraded, the
+// serveRead passes a request that reads from the target. While that is degraded, the
 // last answer has to do, if there is one.
 //
 // HEAD / needs none. It is how the command line asks, before every command, if
 // somebody is there, and foreman is: `ollama list` then has its list, and other
 // commands are told what is wrong, which they do not read from an answer to HEAD.
-func (p *Proxy) read(x *exchange, r *http.Request) error {
+func (p *Proxy) serveRead(x *exchange, r *http.Request) error {
 	state := p.Inventory.State()
 	if r.Method == http.MethodHead && r.URL.Path == "/" && state.Degraded() && state.Tags != nil {
 		x.abandonBody()
-		x.Header().Set("X-Request-Id", x.id)
+		x.Header().Set("X-Request-Id", x.ID)
 		x.WriteHeader(http.StatusOK)
 		return nil
 	}
 	if kept, ok := state.Kept[r.URL.Path]; ok && state.Degraded() {
-		p.tell(x, kept)
+		p.serveLast(x, kept)
 		return nil
 	}
 	return p.pass(x, r)
 }
 
-// tell answers with what the target said at a time gone by.
-func (p *Proxy) tell(x *exchange, answer inventory.Answer) {
+// serveLast answers with what the target said at a time gone by.
+func (p *Proxy) serveLast(x *exchange, answer inventory.Answer) {
 	x.abandonBody()
 	h := x.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")
@@ -65,8 +67,8 @@ func (p *Proxy) tell(x *exchange, answer inventory.Answer) {
 	}
 	h.Set("Content-Length", strconv.Itoa(len(answer.Body)))
 	h.Set("Age", strconv.Itoa(int(time.Since(answer.Read).Seconds()))) // RFC 9111, section 5.1
-	h.Set("X-Request-Id", x.id)
-	p.grants.apply(x)
+	h.Set("X-Request-Id", x.ID)
+	p.cors.apply(x.request.Header.Get("Origin"), h)
 	x.Write(answer.Body)
 }
 
@@ -78,8 +80,8 @@ const (
 	statusPath  = "/status"
 )
 
-// vitals is what /healthz and /readyz tell.
-type vitals struct {
+// health is what /healthz and /readyz tell.
+type health struct {
 	Status   string     `json:"status"` // ok or degraded
 	Reason   string     `json:"reason,omitempty"`
 	Since    time.Time  `json:"since"`     // when the status last changed
@@ -90,25 +92,25 @@ type vitals struct {
 	Version  string     `json:"version"`
 }
 
-// own answers the paths that are foreman's own.
-func (p *Proxy) own(x *exchange, r *http.Request) error {
+// serveOwn answers the paths that are foreman's own.
+func (p *Proxy) serveOwn(x *exchange) error {
 	x.abandonBody()
-	x.Header().Set("X-Request-Id", x.id)
+	x.Header().Set("X-Request-Id", x.ID)
 	switch x.route.path {
 	case metricsPath:
-		return p.metricsPage(x)
+		return p.serveMetrics(x)
 	case statusPath:
-		return p.statusPage(x, r)
+		return p.serveStatus(x)
 	default:
-		return p.health(x)
+		return p.serveHealth(x)
 	}
 }
 
-// health answers /healthz, which says that foreman lives, and /readyz, which
+// serveHealth answers /healthz, which says that foreman lives, and /readyz, which
 // says that its target can be used.
-func (p *Proxy) health(x *exchange) error {
+func (p *Proxy) serveHealth(x *exchange) error {
 	state := p.Inventory.State()
-	h := vitals{Status: "ok", Reason: state.Reason, Since: state.Since.UTC(), Models: state.Len(), Version: p.Version}
+	h := health{Status: "ok", Reason: state.Reason, Since: state.Since.UTC(), Models: state.Len(), Version: p.Version}
 	if !state.LastPoll.IsZero() {
 		last := state.LastPoll.UTC()
 		h.LastPoll = &last
@@ -129,4 +131,58 @@ func (p *Proxy) health(x *exchange) error {
 	x.Header().Set("Cache-Control", "no-store")
 	writeJSON(x, status, h)
 	return nil
+}
+
+// residentStale is how old the list of resident models may be on the page, before
+// foreman asks for it again.
+const residentStale = 5 * time.Second
+
+// serveStatus answers /status.
+func (p *Proxy) serveStatus(x *exchange) error {
+	var b bytes.Buffer
+	if err := p.page().Write(&b); err != nil {
+		return err
+	}
+	h := x.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", status.ContentSecurityPolicy)
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	x.WriteHeader(http.StatusOK)
+	x.Write(b.Bytes())
+	return nil
+}
+
+// page returns what the status page shows now.
+func (p *Proxy) page() *status.Page {
+	state := p.Inventory.State()
+	if time.Since(state.ResidentRead) > residentStale {
+		p.Inventory.Refresh() // for whoever looks again
+	}
+	page := &status.Page{
+		Version:         p.Version,
+		Now:             time.Now(),
+		Target:          p.Target.String(),
+		Reason:          state.Reason,
+		Since:           state.Since,
+		LastPoll:        state.LastPoll,
+		Embedder:        p.EmbedModel,
+		ResidentUnknown: state.ResidentRead.IsZero(),
+		Recent:          p.recent.Latest(),
+	}
+	holder, waiting := p.Gate.Line()
+	if holder != nil {
+		page.Running = &status.Chat{ID: holder.ID, Model: holder.Kind, Client: holder.Client, Since: holder.Since}
+		if c := p.calls.chat(); c != nil && c.x.ID == holder.ID {
+			page.Running.Bytes, page.Running.Answering = c.received.Load(), c.answered.Load() > 0
+		}
+	}
+	for _, place := range waiting {
+		page.Waiting = append(page.Waiting, status.Chat{ID: place.ID, Model: place.Kind, Client: place.Client, Since: place.Since, Next: place.Next})
+	}
+	for _, name := range state.Names() {
+		page.Models = append(page.Models, status.Model{Name: name, Resident: state.IsResident(name), Embedder: inventory.Same(name, p.EmbedModel)})
+	}
+	return page
 }

@@ -2,16 +2,22 @@ package proxy
 
 import (
 	"encoding/json"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"foreman/gate"
 	"foreman/inventory"
+	"foreman/proxy/status"
+	"foreman/proxy/target"
 )
 
 // TestHealthTells follows /healthz and /readyz through an outage.
@@ -43,7 +49,7 @@ func TestHealthTells(t *testing.T) {
 		}
 		expect(200, `{"status":"ok","since":"`+clock(0)+`","last_poll":"`+clock(0)+`","models":2,"running":0,"waiting":0,"version":"v1.2.3"}`)
 
-		turn, err := f.Gate.Enter(t.Context(), &exchange{request: new(http.Request)})
+		turn, err := f.Gate.Enter(t.Context(), gate.Request{Kind: "chat:latest"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,7 +115,7 @@ func TestTagsAge(t *testing.T) {
 // TestBeforeTheFirstPoll: nothing is known yet, and everything says so.
 func TestBeforeTheFirstPoll(t *testing.T) {
 	u := &url.URL{Scheme: "http", Host: "127.0.0.1:1"}
-	target := NewTarget(u, "")
+	target := target.New(u, "")
 	p := New(Options{
 		Target:    target,
 		Inventory: inventory.New(target, time.Minute, slog.New(slog.DiscardHandler)),
@@ -152,5 +158,202 @@ func TestTagsBeforeTheFirstGoodPoll(t *testing.T) {
 		if a.status != 503 || a.header.Get("Retry-After") != "5" {
 			t.Errorf("%s: %d, Retry-After %q; want 503 and 5", name, a.status, a.header.Get("Retry-After"))
 		}
+	}
+}
+
+func get(t *testing.T, url string, change func(*http.Request)) (*http.Response, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if change != nil {
+		change(req)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, string(body)
+}
+
+func TestStatusShowsWhoHoldsTheTurnAndWhoWaits(t *testing.T) {
+	stub := newStub(t)
+	inside, proceed := make(chan struct{}), make(chan struct{})
+	stub.chat = func(w http.ResponseWriter, r *http.Request) {
+		inside <- struct{}{}
+		<-proceed
+	}
+	f := newFront(t, stub.URL, func(o *Options) { o.EmbedModel = "embed" })
+	done := make(chan struct{}, 3)
+	for i := range 3 {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			if resp, err := http.Post(f.URL+"/api/chat", "", strings.NewReader(`{"model":"chat"}`)); err == nil {
+				resp.Body.Close()
+			}
+		}()
+		if i == 0 {
+			<-inside
+		}
+	}
+	await(t, func() bool { n, _ := f.Gate.Len(); return n == 2 })
+	post(t, f.URL+"/api/chat", `{"model":"<script>alert(1)</script>"}`)
+
+	resp, page := get(t, f.URL+"/status", nil)
+	for _, want := range []string{"up</p>", "2 waiting", "<strong>chat:latest</strong>", "no byte yet", "embed:latest</code> <span class=\"tag\">resident</span> <span class=\"tag\">embedder", "/api/chat"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("no %q in:\n%s", want, page)
+		}
+	}
+	if strings.Contains(page, "<script>alert(1)") {
+		t.Error("a client's model name is on the page as it is")
+	}
+	if got := resp.Header.Get("Content-Security-Policy"); !strings.HasPrefix(got, "default-src 'none'; style-src 'sha256-") || strings.Contains(got, "unsafe") {
+		t.Errorf("Content-Security-Policy %q", got)
+	}
+	for range 2 {
+		proceed <- struct{}{}
+		<-inside
+	}
+	proceed <- struct{}{}
+	for range 3 {
+		<-done
+	}
+}
+
+// TestStatusTellsTheWaitInLine: who took long to send a chat has not waited for
+// the host meanwhile.
+func TestStatusTellsTheWaitInLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		f, network := newFrontIn(t, target, nil)
+		holder, slow := connectIn(t, network), connectIn(t, network)
+		holder.send(t, postOf("/api/chat", marked("first")))
+		first := target.next(t, "first")
+		request := postOf("/api/chat", marked("slow"))
+		slow.send(t, request[:len(request)-1])
+		time.Sleep(20 * time.Second)
+		slow.send(t, request[len(request)-1:])
+		synctest.Wait()
+		time.Sleep(1500 * time.Millisecond)
+		if got := f.page().Waiting; len(got) != 1 || time.Since(got[0].Since) != 1500*time.Millisecond || !got[0].Next {
+			t.Errorf("waiting: %+v; want one for 1.5 s, the next", got)
+		}
+		first.finish()
+		holder.status(t)
+		target.next(t, "slow").finish()
+		slow.status(t)
+		synctest.Wait()
+		if !slices.ContainsFunc(f.recent.Latest(), func(r status.Request) bool {
+			return r.Arriving == 20*time.Second && r.Queued == 1500*time.Millisecond
+		}) {
+			t.Errorf("last requests: %+v; want one that arrived for 20 s and waited for 1.5 s", f.recent.Latest())
+		}
+	})
+}
+
+// TestStatusTellsWhoIsNext: the first in line is not, while it is overtaken.
+func TestStatusTellsWhoIsNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		f, network := newFrontIn(t, target, func(o *Options) { o.Gate.Affinity = time.Minute })
+		var clients []*wire
+		for _, body := range []string{marked("first"), `{"model":"embed"}`, marked("third")} {
+			c := connectIn(t, network)
+			c.send(t, postOf("/api/chat", body))
+			clients = append(clients, c)
+			synctest.Wait()
+		}
+		next := func() string {
+			var next []string
+			for _, chat := range f.page().Waiting {
+				if chat.Next {
+					next = append(next, chat.Model)
+				}
+			}
+			return fmt.Sprint(next)
+		}
+		if got, want := next(), "[chat:latest]"; got != want {
+			t.Errorf("next: %s; want %s", got, want)
+		}
+		time.Sleep(time.Minute)
+		if got, want := next(), "[embed:latest]"; got != want {
+			t.Errorf("next after a minute: %s; want %s", got, want)
+		}
+		for _, c := range clients { // first come, first served again
+			target.any(t).finish()
+			c.status(t)
+		}
+	})
+}
+
+func TestStatusNeedsTheTokenAsPassword(t *testing.T) {
+	f := newFront(t, newStub(t).URL, func(o *Options) { o.Token = "sesame" })
+	basic := func(password string) func(*http.Request) {
+		return func(r *http.Request) { r.SetBasicAuth("anybody", password) }
+	}
+	bearer := func(r *http.Request) { r.Header.Set("Authorization", "Bearer sesame") }
+	for _, test := range []struct {
+		name, path string
+		change     func(*http.Request)
+		want       int
+	}{
+		{"nothing", "/status", nil, 401},
+		{"wrong password", "/status", basic("open"), 401},
+		{"password", "/status", basic("sesame"), 200},
+		{"bearer", "/status", bearer, 200},
+		{"password elsewhere", "/metrics", basic("sesame"), 401},
+		{"password at the target's", "/api/ps", basic("sesame"), 401},
+		{"bearer for metrics", "/metrics", bearer, 200},
+		{"health is open", "/healthz", nil, 200},
+		{"readiness is open", "/readyz", nil, 200},
+	} {
+		resp, _ := get(t, f.URL+test.path, test.change)
+		if resp.StatusCode != test.want {
+			t.Errorf("%s: status %d; want %d", test.name, resp.StatusCode, test.want)
+		}
+		if challenge := resp.Header.Get("WWW-Authenticate"); test.path == "/status" && test.want == 401 && !strings.HasPrefix(challenge, "Basic ") {
+			t.Errorf("%s: WWW-Authenticate %q; want Basic", test.name, challenge)
+		}
+	}
+}
+
+func TestStatusOfATargetThatIsAway(t *testing.T) {
+	stub := newStub(t)
+	f := newFront(t, stub.URL, nil)
+	stub.answerPolls(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	f.Inventory.Refresh()
+	await(t, func() bool { return f.Inventory.State().Degraded() })
+	_, page := get(t, f.URL+"/status", nil)
+	for _, want := range []string{"degraded: unreachable", "degraded for ", "chat:latest"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("no %q in:\n%s", want, page)
+		}
+	}
+}
+
+// Nobody without access writes on the page, nor washes others' requests off it.
+func TestStatusShowsAdmittedRequestsOnly(t *testing.T) {
+	f := newFront(t, newStub(t).URL, func(o *Options) { o.Token = clientToken })
+	token := []string{"Authorization", "Bearer " + clientToken}
+	f.do(t, "POST", "/api/chat", chatBody, append(token, "X-Request-Id", "mine")...)
+	f.do(t, "GET", "/nowhere/at/all", "", token...)
+	for range 20 {
+		f.do(t, "POST", "/api/chat", chatBody)
+		f.do(t, "GET", "/nowhere", "")
+		f.do(t, "GET", "/status", "")
+		f.do(t, "POST", "/api/chat", chatBody, append(token, "Host", "evil.example")...)
+		f.do(t, "OPTIONS", "/api/chat", "", "Origin", "http://page.example", "Access-Control-Request-Method", "POST")
+	}
+	f.expectIdle(t)
+	got := f.recent.Latest()
+	if len(got) != 2 || got[1].ID != "mine" || got[0].Route != "/nowhere/at/all" {
+		t.Errorf("on the page: %+v; want the chat and the unknown path", got)
 	}
 }

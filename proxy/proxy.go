@@ -1,34 +1,39 @@
-// Package proxy is the way to the target and the way in: one
-// [httputil.ReverseProxy], and what stands in front of it.
+// Package proxy is the way in: routes, admission, the chat's middleware, and the
+// one [httputil.ReverseProxy] through which all that passes goes to the target.
 //
 // A request comes in at [Proxy.ServeHTTP]. It finds its route (routes.go), is
 // admitted (admit.go) and treated as the route's class says: a chat waits for
 // its turn (chat.go), an embedding passes, some paths foreman answers itself
-// (own.go). What passes goes through the Director (director.go) to the [Target],
-// where a chat that is ready before its turn is held (launch.go), and its answer
-// comes back as it comes. What fails, wherever it fails, is told to the client by
-// one ladder of errors (errors.go).
+// (own.go). What passes goes through the Director (director.go) to the
+// [target.Target], and its answer comes back as it comes, while the watch (watch.go)
+// looks after a target that goes silent. What fails, wherever it fails, is told to
+// the client by one ladder of errors (errors.go).
 package proxy
 
 import (
+	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"foreman/gate"
 	"foreman/inventory"
+	"foreman/proxy/status"
+	"foreman/proxy/target"
+	"foreman/warm"
 )
 
 // Options are what a Proxy is made of. Target, Inventory, Gate and Log are
 // required.
 type Options struct {
-	Target    *Target
+	Target    *target.Target
 	Inventory *inventory.Inventory
 	Gate      *gate.Gate
+	Warmer    *warm.Warmer // nil: no embedder is kept resident
 	Log       *slog.Logger
 
 	Version      string
@@ -39,34 +44,29 @@ type Options struct {
 	MaxBody      int64         // bytes in one request's body
 	QueueTimeout time.Duration // longest wait for a turn; 0: as long as the client waits
 	StallTimeout time.Duration // longest silence of a target that is otherwise alive
-
-	EmbedModel string      // the embedder that is kept resident; empty: none
-	Resident   func() bool // whether it was when last looked; nil: there is none
+	EmbedModel   string        // the embedder that is kept resident; empty: none
 }
 
 // A Proxy is the handler of everything that foreman answers. Make one with [New].
 type Proxy struct {
 	Options
 	reverse *httputil.ReverseProxy
-	bodies  budget // for the bodies of chats
-	jobs    jobs
-	running atomic.Pointer[job] // of the chat that has the turn; nil: none
-	metrics *metrics
-	recent  recent
-	ps      psCache
-	grants  grants
+	bodies  budget // for bodies in memory
+	calls   calls
+	metrics *instruments
+	recent  status.Recent
+	cors    corsMemory
 }
 
-// New returns a handler. It has the target tell it of requests that are sent once
-// more, and so must come before the target is used.
+// New returns a handler.
 func New(o Options) *Proxy {
-	p := &Proxy{Options: o, metrics: newMetrics()}
-	o.Target.retried = func() { p.metrics.count("foreman_retries_total") }
+	p := &Proxy{Options: o}
+	p.metrics = newInstruments(p)
 	p.bodies.limit = max(4*o.MaxBody, 256<<20)
 	p.reverse = &httputil.ReverseProxy{
 		//lint:ignore SA1019 Safe here: what a client could do to the headers behind the Director, direct undoes first.
 		Director:       p.direct,
-		Transport:      o.Target,
+		Transport:      roundTripper(p.roundTrip),
 		FlushInterval:  -1, // each line as it comes
 		ModifyResponse: p.modify,
 		ErrorHandler:   func(w http.ResponseWriter, _ *http.Request, err error) { w.(*exchange).failure = err },
@@ -76,16 +76,23 @@ func New(o Options) *Proxy {
 	return p
 }
 
+// A roundTripper is a function that is an [http.RoundTripper].
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
 // ServeHTTP answers one request.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	route, class, err := find(r)
-	x := newExchange(w, r, route, class)
+	rt, class, err := find(r)
+	x := newExchange(w, r, rt, class)
 	defer p.end(x)
-	if closed := p.admit(r, route, class); closed != nil {
-		err = closed // whoever is not let in is not told which paths there are
+	if refused := p.admit(r, rt, class); refused != nil {
+		err = refused // report it first: clients without access must not learn which paths exist
+	} else {
+		x.admitted = true
 	}
 	if err == nil {
-		err = p.treat(x, r)
+		err = p.serve(x, r)
 	}
 	if err != nil {
 		p.fail(x, err)
@@ -93,25 +100,31 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x.completed = true
 }
 
-// treat treats a request as its class says.
-func (p *Proxy) treat(x *exchange, r *http.Request) error {
-	switch x.class {
+// serve serves a request as its class says.
+func (p *Proxy) serve(x *exchange, r *http.Request) error {
+	switch x.Class {
 	case worker:
-		return p.chat(x, r)
+		return p.serveChat(x, r)
 	case tags:
-		return p.tags(x, r)
+		return p.serveTags(x, r)
 	case read:
-		return p.read(x, r)
+		return p.serveRead(x, r)
 	case manage:
-		return p.manage(x, r)
+		return p.serveManage(x, r)
 	case own:
-		return p.own(x, r)
+		return p.serveOwn(x)
+	case preflight:
+		if r.ContentLength != 0 { // it needs no token, and so must cost nothing
+			return badRequest("a preflight has no body")
+		}
+		return p.pass(x, r)
 	default:
 		return p.pass(x, r)
 	}
 }
 
-// pass sends a request to the target and its answer back.
+// pass sends a request to the target and its answer back, beside any number of
+// others.
 func (p *Proxy) pass(x *exchange, r *http.Request) error {
 	if r.ContentLength > p.MaxBody {
 		return &http.MaxBytesError{Limit: p.MaxBody}
@@ -122,9 +135,9 @@ func (p *Proxy) pass(x *exchange, r *http.Request) error {
 	return p.stream(x, r, p.MaxBody)
 }
 
-// manage passes a request that changes the target's models, if that is allowed.
+// serveManage passes a request that changes the target's models, if that is allowed.
 // Its body, a model's layer perhaps, may have any size.
-func (p *Proxy) manage(x *exchange, r *http.Request) error {
+func (p *Proxy) serveManage(x *exchange, r *http.Request) error {
 	if !p.Manage {
 		return errManage
 	}
@@ -135,36 +148,46 @@ func (p *Proxy) manage(x *exchange, r *http.Request) error {
 // stream forwards a request whose body, of at most limit bytes if that is not 0,
 // goes on to the target as it comes, unless it is small.
 func (p *Proxy) stream(x *exchange, r *http.Request, limit int64) error {
-	j := newJob(r.Context(), x)
-	r = r.WithContext(j)
 	if r.ContentLength == 0 {
-		return p.passOn(j, r)
+		return p.forward(x, r, 0)
 	}
+	// The target may answer before it has read the whole body. Without this, net/http
+	// would then read the rest of it, and Transport would cut the answer off.
+	http.NewResponseController(x).EnableFullDuplex()
 	body := p.upload(x, r, limit)
 	release, err := p.hold(r, body)
 	defer release()
 	if err == nil {
-		err = p.passOn(j, r)
+		err = p.forward(x, r, 0)
 	}
 	x.bodyRead = body.ended.Load()
+	if !x.bodyRead { // net/http waits for the rest, if the answer came before it
+		http.NewResponseController(x).SetReadDeadline(time.Now().Add(time.Second))
+	}
 	if cause := body.err.Load(); err != nil && cause != nil {
 		return *cause
 	}
 	return err
 }
 
-// passOn forwards a request beside any number of others.
-func (p *Proxy) passOn(j *job, r *http.Request) error {
-	p.beginPass(j)
-	defer j.end()
-	return p.forward(j.x, r)
+// forward carries a request through the ReverseProxy. The target may be silent for
+// as long as stall, if that is not 0, while it answers polls.
+func (p *Proxy) forward(x *exchange, r *http.Request, stall time.Duration) error {
+	c := &call{x: x, stall: stall}
+	c.Context, c.cancel = context.WithCancelCause(context.WithValue(r.Context(), callKey{}, c))
+	defer c.cancel(nil)
+	defer p.endCall(c)
+	delete(r.Header, "Te") // ReverseProxy puts it back behind the Director
+	p.reverse.ServeHTTP(x, r.WithContext(c))
+	return x.failure
 }
 
-// forward carries a request, whose context is a job, through the ReverseProxy.
-func (p *Proxy) forward(x *exchange, r *http.Request) error {
-	delete(r.Header, "Te") // ReverseProxy puts it back behind the Director
-	p.reverse.ServeHTTP(x, r)
-	return x.failure
+type callKey struct{}
+
+// callOf returns the call that a request on its way to the target, or back, belongs
+// to.
+func callOf(r *http.Request) *call {
+	return r.Context().Value(callKey{}).(*call)
 }
 
 // modify sees the target's answer before the client does.
@@ -172,23 +195,31 @@ func (p *Proxy) modify(resp *http.Response) error {
 	if resp.StatusCode < 200 { // 101, or no status at all
 		return errSwitched
 	}
-	x := jobOf(resp.Request).x
-	p.grants.note(x, resp.Header)
-	resp.Header.Set("X-Request-Id", x.id)
+	c := callOf(resp.Request)
+	p.cors.note(c.x.request.Header.Get("Origin"), resp.Header)
+	resp.Header.Set("X-Request-Id", c.x.ID)
 	// RFC 9112, section 6.3: without a length and without chunks an answer ends
 	// where the connection does, and nobody can tell its end from a cut.
 	if resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 && resp.Body != http.NoBody {
 		resp.Body = endless{resp.Body}
 	}
-	resp.Body = p.follow(x.job, resp)
-	x.relayed = true
-	if x.class == manage {
+	resp.Body = p.follow(c, resp)
+	if c.x.Class == manage {
 		resp.Body = p.settle(resp)
 	}
-	if x.hadTurn() {
-		resp.Header.Add("Server-Timing", x.serverTiming())
+	if c.x.hadTurn() {
+		resp.Header.Add("Server-Timing", c.x.serverTiming())
 	}
 	return nil
+}
+
+// brokeOff notes why an answer that had begun came to no end. If that was the
+// connection, a poll at once tells what to think of the target.
+func (p *Proxy) brokeOff(x *exchange, cause error) {
+	x.Err = cause
+	if errors.Is(cause, inventory.ErrUnreachable) {
+		p.Inventory.Refresh()
+	}
 }
 
 // settle sees to it that who has read the whole answer to a change finds that

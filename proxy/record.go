@@ -1,8 +1,13 @@
 package proxy
 
 import (
+	"cmp"
+	"context"
+	"fmt"
 	"log/slog"
 	"time"
+
+	"foreman/proxy/status"
 )
 
 // A record is what is told of a request when it has ended: in the log, in the
@@ -10,47 +15,99 @@ import (
 type record struct {
 	Method    string
 	Route     string // path in the route table, or other
+	Path      string // that was asked, where there is no route
 	Class     class
-	Status    int    // 499: the client left before the end
+	Status    int    // 499: the client left before the end; 0: nothing was answered
 	Reason    string // why foreman itself refused, from a closed set; empty: it did not
 	Client    string // address
 	ID        string // X-Request-Id
-	Model     string // of a chat, once the target is known to hold it
+	Model     string // of a chat: as asked, or as the target tells it once it is known to hold it
 	Began     time.Time
-	Arriving  time.Duration // from Began until a chat stood in line: its body came and its model was looked up
+	Arriving  time.Duration // from Began until a chat joined the line: its body came and its model was looked up
 	Queued    time.Duration // a chat's wait for its turn, from then on
 	FirstByte time.Duration // from Began to the answer's header; 0: there was none
 	Duration  time.Duration
 	Bytes     int64  // of the answer's body
 	Cut       bool   // the answer did not come to its end
-	Taken     string // why the turn was taken away; empty: it was not
+	Revoked   string // why the turn was taken away, from a closed set; empty: it was not
 	Err       error
 }
 
-// appendTo appends the record as the log has it. It has no token and no body.
-func (rec *record) appendTo(attrs []slog.Attr) []slog.Attr {
+// Why a turn is taken away before the target has said all.
+const (
+	revokedLeft    = "client left"
+	revokedStalled = "client stalled"
+	revokedAsleep  = "host asleep"
+	revokedStall   = "stall timeout"
+)
+
+// level is how severe the record is: a warning where the host or foreman failed,
+// nothing to see where something asked only how foreman is.
+func (rec *record) level() slog.Level {
+	switch {
+	case rec.Status >= 500, rec.Cut && rec.Status != statusClientLeft:
+		return slog.LevelWarn
+	case rec.Class == own && rec.Reason == "":
+		return slog.LevelDebug
+	default:
+		return slog.LevelInfo
+	}
+}
+
+// write writes the record to the log. It has no token and no body.
+func (rec *record) write(ctx context.Context, log *slog.Logger) {
+	if !log.Enabled(ctx, rec.level()) {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 16)
+	attrs = append(attrs, slog.String("method", rec.Method), slog.String("route", rec.Route))
+	if rec.Path != "" {
+		attrs = append(attrs, slog.String("path", rec.Path))
+	}
+	attrs = append(attrs, slog.Int("status", rec.Status))
+	if rec.Class == worker {
+		attrs = append(attrs, slog.String("model", fmt.Sprintf("%.200s", rec.Model)), slog.Float64("queue_ms", milliseconds(rec.Queued)))
+	}
 	attrs = append(attrs,
-		slog.String("method", rec.Method),
-		slog.String("route", rec.Route),
-		slog.Int("status", rec.Status),
+		slog.Float64("first_byte_ms", milliseconds(rec.FirstByte)),
+		slog.Float64("ms", milliseconds(rec.Duration)),
+		slog.Int64("bytes", rec.Bytes),
 		slog.String("client", rec.Client),
 		slog.String("id", rec.ID),
-		slog.Float64("ms", milliseconds(rec.Duration)),
-		slog.Float64("first_byte_ms", milliseconds(rec.FirstByte)),
-		slog.Int64("bytes", rec.Bytes),
 	)
-	if rec.Class == worker {
-		attrs = append(attrs, slog.String("model", rec.Model), slog.Float64("queue_ms", milliseconds(rec.Queued)))
-	}
 	if rec.Cut {
 		attrs = append(attrs, slog.Bool("cut", true))
 	}
 	if rec.Err != nil {
 		attrs = append(attrs, slog.String("err", rec.Err.Error()))
 	}
-	return attrs
+	log.LogAttrs(ctx, rec.level(), "request", attrs...)
 }
 
 func milliseconds(d time.Duration) float64 {
 	return float64(d.Microseconds()) / 1000
+}
+
+// row is the record as the status page has it.
+func (rec *record) row() status.Request {
+	row := status.Request{
+		ID:        rec.ID,
+		Method:    rec.Method,
+		Route:     rec.Route,
+		Class:     string(rec.Class),
+		Model:     rec.Model,
+		Client:    rec.Client,
+		Status:    rec.Status,
+		Cut:       rec.Cut,
+		Err:       cmp.Or(rec.Revoked, rec.Reason),
+		Ended:     rec.Began.Add(rec.Duration),
+		Arriving:  rec.Arriving,
+		Queued:    rec.Queued,
+		FirstByte: rec.FirstByte,
+		Duration:  rec.Duration,
+	}
+	if rec.Path != "" {
+		row.Route = rec.Path
+	}
+	return row
 }

@@ -2,24 +2,20 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"io"
+	"log/slog"
+	"maps"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"foreman/inventory"
+	"foreman/gate"
+	"foreman/proxy/status"
 )
-
-// all returns the records of the last requests, oldest first.
-func (r *recent) all() []record {
-	all := r.latest()
-	slices.Reverse(all)
-	return all
-}
 
 // TestRecords: a chat waits 3 s behind another, its answer begins 2 s later and
 // takes 4 s; one that leaves, one that is refused and an embedding are beside it.
@@ -61,28 +57,24 @@ func TestRecords(t *testing.T) {
 		answered(second, http.StatusOK) // reads all the while
 
 		const s = time.Second
-		want := []record{
-			{Route: "/api/chat", Class: worker, Status: 499, ID: "3", Model: "chat:latest", Queued: s, Duration: s, Err: context.Canceled},
-			{Route: "/api/chat", Class: worker, Status: 404, ID: "4", Began: began.Add(s), Reason: "unknown model", Bytes: 38, Err: inventory.ErrNotFound},
-			{Route: "/api/embed", Class: embed, Status: 200, ID: "5", Began: began.Add(s)},
-			{Route: "/api/chat", Class: worker, Status: 200, ID: "1", Model: "chat:latest", FirstByte: 3 * s, Duration: 3 * s},
-			{Route: "/v1/chat/completions", Class: worker, Status: 200, ID: "2", Model: "chat:latest", Queued: 3 * s, FirstByte: 5 * s, Duration: 9 * s, Bytes: 5},
+		want := []status.Request{ // latest first
+			{Route: "/v1/chat/completions", Class: "worker", Status: 200, ID: "2", Model: "chat:latest", Queued: 3 * s, FirstByte: 5 * s, Duration: 9 * s},
+			{Route: "/api/chat", Class: "worker", Status: 200, ID: "1", Model: "chat:latest", FirstByte: 3 * s, Duration: 3 * s},
+			{Route: "/api/embed", Class: "embed", Status: 200, ID: "5", Ended: began.Add(s)},
+			{Route: "/api/chat", Class: "worker", Status: 404, ID: "4", Model: "unknown", Ended: began.Add(s), Err: "unknown model"},
+			{Route: "/api/chat", Class: "worker", Status: 499, ID: "3", Model: "chat:latest", Queued: s, Duration: s},
 		}
-		got := f.recent.all()
+		got := f.recent.Latest()
 		if len(got) != len(want) {
-			t.Fatalf("%d records; want %d: %v", len(got), len(want), got)
+			t.Fatalf("%d requests; want %d: %v", len(got), len(want), got)
 		}
 		for i := range want {
 			want[i].Method, want[i].Client = "POST", "pipe"
-			if want[i].Began.IsZero() {
-				want[i].Began = began
+			if want[i].Ended.IsZero() {
+				want[i].Ended = began.Add(want[i].Duration)
 			}
-			if !errors.Is(got[i].Err, want[i].Err) {
-				t.Errorf("record %d: error %v; want %v", i, got[i].Err, want[i].Err)
-			}
-			got[i].Err, want[i].Err = nil, nil
 			if got[i] != want[i] {
-				t.Errorf("record %d:\n got %+v\nwant %+v", i, got[i], want[i])
+				t.Errorf("request %d:\n got %+v\nwant %+v", i, got[i], want[i])
 			}
 		}
 		wantSamples(t, f, map[string]string{
@@ -92,7 +84,7 @@ func TestRecords(t *testing.T) {
 			`foreman_queue_wait_seconds_bucket{le="2.5"}`:                                  "2",
 			`foreman_first_byte_seconds_sum{route="/v1/chat/completions"}`:                 "5",
 			`foreman_request_duration_seconds_sum{route="/v1/chat/completions"}`:           "9",
-			`foreman_slot_taken_total{reason="client left"}`:                               "0",
+			`foreman_turns_revoked_total{reason="client left"}`:                            "0",
 			`foreman_requests_total{route="/api/chat",code="499"}`:                         "1",
 			`foreman_first_byte_seconds_bucket{route="/v1/chat/completions",le="5"}`:       "1",
 			`foreman_request_duration_seconds_bucket{route="/v1/chat/completions",le="5"}`: "0",
@@ -100,34 +92,34 @@ func TestRecords(t *testing.T) {
 	})
 }
 
-// TestTurnsTaken: a turn can be taken away for four reasons, each of which is
+// TestTurnsRevoked: a turn can be revoked away for four reasons, each of which is
 // counted as itself and once.
-func TestTurnsTaken(t *testing.T) {
+func TestTurnsRevoked(t *testing.T) {
 	for _, test := range []struct {
 		reason string
-		target func(testing.TB) http.Handler
+		target func(testing.TB) *holder
 		status int
-		take   func(t *testing.T, target http.Handler, c *wire)
+		take   func(t *testing.T, target *holder, c *wire)
 	}{
-		{takenLeft, func(t testing.TB) http.Handler { return newHolder(t) }, 499, func(t *testing.T, target http.Handler, c *wire) {
+		{revokedLeft, newHolder, 499, func(t *testing.T, target *holder, c *wire) {
 			c.send(t, postOf("/api/chat", marked("large")))
-			running := target.(*holder).next(t, "large")
+			running := target.next(t, "large")
 			c.Close()
 			running.gone()
 		}},
-		{takenStalled, func(t testing.TB) http.Handler { return newStreamer(t, 1<<20) }, 200, func(t *testing.T, target http.Handler, c *wire) {
-			target.(*streamer).large(t, c)
+		{revokedStalled, func(t testing.TB) *holder { h := newHolder(t); h.size = 1 << 20; return h }, 200, func(t *testing.T, target *holder, c *wire) {
+			target.large(t, c)
 			time.Sleep(time.Minute)
 		}},
-		{takenAsleep, func(t testing.TB) http.Handler { return newSleeper(t) }, 504, func(t *testing.T, target http.Handler, c *wire) {
+		{revokedAsleep, newHolder, 504, func(t *testing.T, target *holder, c *wire) {
 			c.send(t, postOf("/api/chat", marked("large")))
-			target.(*sleeper).next(t, "large")
-			target.(*sleeper).sleep(true)
+			target.next(t, "large")
+			target.sleep(true)
 			c.status(t)
 		}},
-		{takenStall, func(t testing.TB) http.Handler { return newHolder(t) }, 504, func(t *testing.T, target http.Handler, c *wire) {
+		{revokedStall, newHolder, 504, func(t *testing.T, target *holder, c *wire) {
 			c.send(t, postOf("/api/chat", marked("large")))
-			target.(*holder).next(t, "large")
+			target.next(t, "large")
 			c.status(t)
 		}},
 	} {
@@ -138,61 +130,252 @@ func TestTurnsTaken(t *testing.T) {
 				c := connectIn(t, network)
 				test.take(t, target, c)
 				synctest.Wait()
-				got := f.recent.all()
-				if len(got) != 1 || got[0].Taken != test.reason || got[0].Status != test.status {
-					t.Errorf("got %+v; want one record of a turn taken for %q, status %d", got, test.reason, test.status)
+				got := f.recent.Latest()
+				if len(got) != 1 || got[0].Err != test.reason || got[0].Status != test.status {
+					t.Errorf("got %+v; want one record of a turn revoked for %q, status %d", got, test.reason, test.status)
 				}
-				for _, reason := range []string{takenLeft, takenStalled, takenAsleep, takenStall} {
+				for _, reason := range []string{revokedLeft, revokedStalled, revokedAsleep, revokedStall} {
 					want := "0"
 					if reason == test.reason {
 						want = "1"
 					}
-					wantSamples(t, f, map[string]string{`foreman_slot_taken_total{reason="` + reason + `"}`: want})
+					wantSamples(t, f, map[string]string{`foreman_turns_revoked_total{reason="` + reason + `"}`: want})
 				}
 			})
 		})
 	}
 }
 
-// TestRetriesAreCounted: a request that met a dead connection is one more, one
-// that fails on a new connection is none.
-func TestRetriesAreCounted(t *testing.T) {
-	for _, test := range []struct{ plays, status int }{{1, 200}, {0, 503}} {
-		s := newScript(t, func(a *act) {
-			if a.name == "A" && test.plays == 0 {
-				return // hangs up at once
-			}
-			for ok := true; ok; ok = a.next() {
-				a.say(200, "{}")
-				if a.name == "A" {
-					a.next()
-					return // has read one more, and hangs up
-				}
-			}
-		})
-		f := newFront(t, s.URL, nil)
-		for range test.plays {
-			f.do(t, "POST", "/api/embed", embedBody)
+// TestRecordInTheLog: what is told in the log is what the record has, and how severe it is.
+func TestRecordInTheLog(t *testing.T) {
+	whole := record{
+		Method: "POST", Route: "/api/chat", Class: worker, Status: 200, Client: "[fe80::1]:7", ID: "id", Model: "m",
+		Queued: 1500 * time.Microsecond, FirstByte: 2 * time.Second, Duration: time.Minute, Bytes: 1 << 40,
+	}
+	for _, test := range []struct {
+		change func(*record)
+		want   string
+	}{
+		{func(*record) {}, "level=INFO msg=request method=POST route=/api/chat status=200 model=m queue_ms=1.5 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=[fe80::1]:7 id=id"},
+		{func(r *record) { r.Cut, r.Err = true, io.ErrUnexpectedEOF }, "level=WARN msg=request method=POST route=/api/chat status=200 model=m queue_ms=1.5 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=[fe80::1]:7 id=id cut=true err=\"unexpected EOF\""},
+		{func(r *record) { r.Status, r.Cut, r.Err = 499, true, context.Canceled }, "level=INFO msg=request method=POST route=/api/chat status=499 model=m queue_ms=1.5 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=[fe80::1]:7 id=id cut=true err=\"context canceled\""},
+		{func(r *record) { r.Route, r.Path, r.Class, r.Status, r.Reason = "other", "/api/x", none, 404, "path" }, "level=INFO msg=request method=POST route=other path=/api/x status=404 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=[fe80::1]:7 id=id"},
+		{func(r *record) { r.Class, r.Status, r.Reason = embed, 503, "unreachable" }, "level=WARN msg=request method=POST route=/api/chat status=503 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=[fe80::1]:7 id=id"},
+		{func(r *record) { r.Class = own }, ""},
+		{func(r *record) { r.Class, r.Status, r.Reason = own, 401, "token" }, "level=INFO msg=request method=POST route=/api/chat status=401 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=[fe80::1]:7 id=id"},
+	} {
+		rec := whole
+		test.change(&rec)
+		var b strings.Builder
+		rec.write(t.Context(), slog.New(slog.NewTextHandler(&b, nil)))
+		_, got, _ := strings.Cut(strings.TrimSpace(b.String()), " ") // without the time
+		if got != test.want {
+			t.Errorf("\n got %s\nwant %s", got, test.want)
 		}
-		if a := f.do(t, "POST", "/api/chat", chatBody); a.status != test.status {
-			t.Errorf("status %d %s; want %d", a.status, a.body, test.status)
-		}
-		wantSamples(t, f, map[string]string{"foreman_retries_total": map[bool]string{true: "1", false: "0"}[test.status == 200]})
 	}
 }
 
-// TestAttrs: what is told in the log is what the record has.
-func TestAttrs(t *testing.T) {
-	rec := record{
-		Method: "POST", Route: "/api/chat", Class: worker, Status: 200, Client: "[fe80::1]:7", ID: "id", Model: "m",
-		Queued: 1500 * time.Microsecond, FirstByte: 2 * time.Second, Duration: time.Minute, Bytes: 1 << 40, Cut: true, Err: io.ErrUnexpectedEOF,
+// TestAccessRecords: one record for each request, of these fields and no more.
+// That no log has a token or a prompt in it is seen to at the end of every test.
+func TestAccessRecords(t *testing.T) {
+	stub := newStub(t)
+	f := newFront(t, stub.URL, func(o *Options) { o.Token = clientToken })
+	token := []string{"Authorization", "Bearer " + clientToken}
+	for i, test := range []struct {
+		method, path, body string
+		header             []string
+		want               map[string]any
+	}{
+		{"POST", "/api/chat", chatBody, token, map[string]any{"route": "/api/chat", "status": 200., "model": "chat:latest"}},
+		{"POST", "/v1/messages", chatBody, token, map[string]any{"route": "/v1/messages", "status": 200., "model": "chat:latest"}},
+		{"POST", "/api/embed", embedBody, token, map[string]any{"route": "/api/embed", "status": 200.}},
+		{"GET", "/v1/models/" + secret, "", token, map[string]any{"route": "/v1/models/{model...}", "status": 200.}},
+		{"GET", "/unknown?" + secret, "", token, map[string]any{"route": "other", "path": "/unknown", "status": 404., "err": `no such path: "/unknown"`}},
+		{"PUT", "/api/chat", chatBody, token, map[string]any{"route": "/api/chat", "status": 405., "err": "method not allowed; allowed: POST, OPTIONS"}},
+		{"POST", "/api/chat", `{"model":"unknown"}`, token, map[string]any{"route": "/api/chat", "status": 404., "model": "unknown", "err": `model "unknown": not found on the target`}},
+		{"POST", "/api/chat", `{"model":"` + strings.Repeat("x", 5000) + `"}`, token, map[string]any{"route": "/api/chat", "status": 404., "model": strings.Repeat("x", 200), "err": `model "` + strings.Repeat("x", 100) + `": not found on the target`}},
+		{"POST", "/api/chat", "", token, map[string]any{"route": "/api/chat", "status": 400., "model": "", "err": "missing request body"}},
+		{"POST", "/api/chat", chatBody, nil, map[string]any{"route": "/api/chat", "status": 401., "model": "", "err": "token missing or wrong"}},
+		{"POST", "/api/chat", chatBody, []string{"Authorization", secret}, map[string]any{"route": "/api/chat", "status": 401., "model": "", "err": "token missing or wrong"}},
+		{"POST", "/api/chat", chatBody, []string{"Host", "evil.example"}, map[string]any{"route": "/api/chat", "status": 403., "model": "", "err": "host not accepted"}},
+		{"GET", "/healthz", "", nil, map[string]any{"route": "/healthz", "status": 200., "level": "DEBUG"}},
+		{"GET", "/metrics", "", token, map[string]any{"route": "/metrics", "status": 200., "level": "DEBUG"}},
+		{"GET", "/metrics", "", nil, map[string]any{"route": "/metrics", "status": 401., "err": "token missing or wrong"}},
+		{"GET", "/status", "", nil, map[string]any{"route": "/status", "status": 401., "err": "token missing or wrong"}},
+		{"GET", "/healthz", "", []string{"Host", "evil.example"}, map[string]any{"route": "/healthz", "status": 403., "err": "host not accepted"}},
+	} {
+		a := f.do(t, test.method, test.path, test.body, append([]string{"X-Request-Id", "id-7"}, test.header...)...)
+		got := f.log.access(t, i+1)[i]
+		want := map[string]any{"level": "INFO", "msg": "request", "method": test.method, "id": "id-7", "bytes": float64(len(a.body))}
+		maps.Copy(want, test.want)
+		for _, name := range []string{"time", "client", "ms", "first_byte_ms", "queue_ms"} {
+			value, ok := got[name]
+			if wants := name != "queue_ms" || want["model"] != nil; ok != wants {
+				t.Errorf("%s %s: %s is there: %v; want %v", test.method, test.path, name, ok, wants)
+			}
+			if ms, isNumber := value.(float64); isNumber && ms < 0 {
+				t.Errorf("%s %s: %s=%v", test.method, test.path, name, ms)
+			}
+			delete(got, name)
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("%s %.50s:\n got %v\nwant %v", test.method, test.path, got, want)
+		}
 	}
-	var got []string
-	for _, a := range rec.appendTo(nil) {
-		got = append(got, a.String())
+	f.expectIdle(t)
+}
+
+// expectOne waits for the only record and checks some of its fields; nil means
+// that a field is not there.
+func (f *front) expectOne(t *testing.T, want map[string]any) {
+	t.Helper()
+	records := f.log.access(t, 1)
+	if len(records) != 1 {
+		t.Errorf("%d records; want 1", len(records))
 	}
-	const want = "method=POST route=/api/chat status=200 client=[fe80::1]:7 id=id ms=60000 first_byte_ms=2000 bytes=1099511627776 model=m queue_ms=1.5 cut=true err=unexpected EOF"
-	if got := strings.Join(got, " "); got != want {
-		t.Errorf("\n got %s\nwant %s", got, want)
+	for name, value := range want {
+		if got := records[0][name]; got != value {
+			t.Errorf("%s=%v; want %v (%v)", name, got, value, records[0])
+		}
+	}
+}
+
+func TestRecordOfAClientThatLeft(t *testing.T) {
+	for _, path := range []string{"/api/chat", "/v1/chat/completions", "/api/embed", "/api/show"} {
+		t.Run("before the first byte"+path, func(t *testing.T) {
+			stub := newStub(t)
+			barrier := newBarrier()
+			stub.chat, stub.embed, stub.anything = barrier.then(stub.chat), barrier.then(stub.embed), barrier.then(stub.anything)
+			f := newFront(t, stub.URL, nil)
+			ctx, leave := context.WithCancel(t.Context())
+			left := make(chan error)
+			go func() { left <- f.send(ctx, path) }()
+			<-barrier.arrived
+			leave()
+			if err := <-left; err == nil {
+				t.Error("the client that left got an answer")
+			}
+			f.expectOne(t, map[string]any{"status": 499., "cut": nil, "bytes": 0., "first_byte_ms": 0., "err": context.Canceled.Error()})
+			f.expectIdle(t)
+		})
+		t.Run("in mid-stream"+path, func(t *testing.T) {
+			stub := newStub(t)
+			barrier := newBarrier()
+			handler := func(w http.ResponseWriter, r *http.Request) {
+				io.Copy(io.Discard, r.Body)
+				io.WriteString(w, "{}\n")
+				w.(http.Flusher).Flush()
+				barrier.then(refuseWith(200))(w, r)
+			}
+			stub.chat, stub.embed, stub.anything = handler, handler, handler
+			f := newFront(t, stub.URL, nil)
+			ctx, leave := context.WithCancel(t.Context())
+			r, err := http.NewRequestWithContext(ctx, "POST", f.URL+path, strings.NewReader(chatBody))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := f.client.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			<-barrier.arrived
+			leave()
+			f.expectOne(t, map[string]any{"status": 499., "cut": true, "bytes": 3., "err": context.Canceled.Error()})
+			f.expectIdle(t)
+		})
+	}
+	t.Run("in line", func(t *testing.T) {
+		stub := newStub(t)
+		f := newFront(t, stub.URL, nil)
+		turn, err := f.Gate.Enter(t.Context(), gate.Request{Kind: "chat:latest"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, leave := context.WithCancel(t.Context())
+		left := make(chan error)
+		go func() { left <- f.send(ctx, "/api/chat") }()
+		for waiting := 0; waiting == 0; waiting, _ = f.Gate.Len() {
+			runtime.Gosched() // the gate tells nobody who comes
+		}
+		leave()
+		<-left
+		f.expectOne(t, map[string]any{"status": 499., "cut": nil, "bytes": 0., "model": "chat:latest", "err": context.Canceled.Error()})
+		if got := stub.seen(); len(got) > 0 {
+			t.Errorf("at the target: %q; want nothing", got)
+		}
+		turn.Leave()
+		f.expectIdle(t)
+	})
+}
+
+// send posts a chat and returns what went wrong.
+func (f *front) send(ctx context.Context, path string) error {
+	r, err := http.NewRequestWithContext(ctx, "POST", f.URL+path, strings.NewReader(chatBody))
+	if err != nil {
+		return err
+	}
+	resp, err := f.client.Do(r)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
+func TestRecordOfACutAnswer(t *testing.T) {
+	for _, path := range []string{"/api/chat", "/v1/messages", "/api/embed"} {
+		stub := newStub(t)
+		stub.chat = hijacked("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}\n")
+		stub.embed = stub.chat
+		f := newFront(t, stub.URL, nil)
+		if a := f.do(t, "POST", path, chatBody); a.err != io.ErrUnexpectedEOF {
+			t.Errorf("%s: ended with %v; want %v", path, a.err, io.ErrUnexpectedEOF)
+		}
+		f.expectOne(t, map[string]any{"status": 200., "cut": true, "bytes": 3.})
+		if path == "/api/embed" {
+			continue // nobody follows its body
+		}
+		f.expectOne(t, map[string]any{"err": "target unreachable: unexpected EOF"})
+	}
+}
+
+// TestInformationalAnswersEndHere: a 103 of the target is no answer yet, and is
+// not the status in the record either.
+func TestInformationalAnswersEndHere(t *testing.T) {
+	stub := newStub(t)
+	next := stub.chat
+	stub.chat = func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Link", "</x>")
+		w.WriteHeader(http.StatusEarlyHints)
+		w.Header().Del("Link")
+		next(w, r)
+	}
+	f := newFront(t, stub.URL, nil)
+	a := f.do(t, "POST", "/api/chat", chatBody)
+	if got, ok := a.header["Link"]; a.status != 200 || ok {
+		t.Errorf("got %d, Link %q; want 200 and none", a.status, got)
+	}
+	f.expectOne(t, map[string]any{"status": 200., "cut": nil, "err": nil})
+}
+
+// TestPanicIsAnswered: a defect of foreman's own is a 500, not a dead process or
+// a turn that is never over.
+func TestPanicIsAnswered(t *testing.T) {
+	stub := newStub(t)
+	f := newFront(t, stub.URL, nil)
+	f.reverse.ModifyResponse = func(*http.Response) error { panic("a defect") }
+	want := refusal{500, "foreman failed; its log says why", failed}
+	for _, path := range dialects {
+		a := f.do(t, "POST", path, chatBody)
+		if a.status != 500 || a.body != want.in(path) {
+			t.Errorf("%s: %d %q; want 500 %q", path, a.status, a.body, want.in(path))
+		}
+		f.expectIdle(t)
+	}
+	if records := f.log.access(t, 3); !slices.ContainsFunc(records, func(r map[string]any) bool { return r["err"] == "panic: a defect" }) {
+		t.Errorf("no record of the panic: %v", records)
+	}
+	if !strings.Contains(f.log.String(), "goroutine") {
+		t.Error("the log has no stack")
 	}
 }

@@ -83,8 +83,17 @@ func find(r *http.Request) (*route, class, error) {
 	case r.Method == http.MethodOptions && rt.class != own:
 		return rt, preflight, nil
 	default:
-		return rt, none, methodError(strings.ReplaceAll(rt.methods, " ", ", "))
+		return rt, none, methodError(rt.allowed())
 	}
+}
+
+// allowed is the value of an Allow field.
+func (rt *route) allowed() string {
+	allowed := strings.ReplaceAll(rt.methods, " ", ", ")
+	if rt.class != own {
+		allowed += ", " + http.MethodOptions
+	}
+	return allowed
 }
 
 // matches reports whether path is the route's. A wildcard stands for one

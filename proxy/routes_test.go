@@ -1,13 +1,22 @@
 package proxy
 
 import (
+	"bufio"
+	"bytes"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
+	"net/url"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
-	"foreman/inventory"
+	"foreman/proxy/target"
 )
 
 var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -53,7 +62,10 @@ func TestRoutes(t *testing.T) {
 		{path: "/metrics", answers: "GET HEAD"},
 	} {
 		passes, answers := strings.Fields(test.passes), strings.Fields(test.answers)
-		allow := slices.DeleteFunc(append(answers, passes...), func(m string) bool { return m == "OPTIONS" })
+		allow := append(answers, slices.DeleteFunc(slices.Clone(passes), func(m string) bool { return m == "OPTIONS" })...)
+		if slices.Contains(passes, "OPTIONS") {
+			allow = append(allow, "OPTIONS")
+		}
 		for _, method := range append(methods, "TRACE", "PRI", "post", "X") {
 			body := ""
 			if method == "POST" {
@@ -160,16 +172,10 @@ func TestManagementRepolls(t *testing.T) {
 		stub.answerPolls(answerWith("application/json", `{"models":[]}`))
 		io.WriteString(w, "{}")
 	}
-	var polled chan struct{}
-	f := newFront(t, stub.URL, func(o *Options) {
-		o.Manage = true
-		polled = watchPolls(o)
-	})
-	<-polled
+	f := newFront(t, stub.URL, func(o *Options) { o.Manage = true })
 	if a := f.do(t, "DELETE", "/api/delete", chatBody); a.status != 200 {
 		t.Fatalf("got %d %s; want 200", a.status, a.body)
 	}
-	<-polled // at once, and not 30 s later
 	if a := f.do(t, "GET", "/api/tags", ""); a.body != `{"models":[]}` {
 		t.Errorf("tags %q; want those after the change", a.body)
 	}
@@ -218,9 +224,353 @@ func TestPreflight(t *testing.T) {
 	f.expectIdle(t)
 }
 
-// watchPolls returns a channel that gets an event for each poll.
-func watchPolls(o *Options) chan struct{} {
-	polled := make(chan struct{}, 1000)
-	o.Inventory.Polled = func(inventory.State) { polled <- struct{}{} }
-	return polled
+func TestFaultSideDoors(t *testing.T) {
+	stub := newStub(t)
+	f := newFront(t, stub.URL, nil)
+	addr := strings.TrimPrefix(f.URL, "http://")
+	body := marked("door")
+	for _, test := range []struct {
+		request string // up to the header; the Host is added but where it is there already
+		want    string // how the answer's status line goes on
+	}{
+		{"POST /api%2Fchat HTTP/1.1", "404 "},
+		{"POST /api%2fchat HTTP/1.1", "404 "},
+		{"POST /api/%63hat HTTP/1.1", "404 "},
+		{"POST /%61pi/chat HTTP/1.1", "404 "},
+		{"POST %2Fapi/chat HTTP/1.1", "400 "},
+		{"POST //api/chat HTTP/1.1", "404 "},
+		{"POST /api//chat HTTP/1.1", "404 "},
+		{"POST /api/chat/ HTTP/1.1", "404 "},
+		{"POST /api/x/../chat HTTP/1.1", "404 "},
+		{"POST /./api/chat HTTP/1.1", "404 "},
+		{"POST /api/%2e/chat HTTP/1.1", "404 "},
+		{"POST /v1/models/../../api/chat HTTP/1.1", "404 "},
+		{"GET /v1/models/../../api/tags HTTP/1.1", "404 "},
+		{"GET /v1/models/%2e%2e/x HTTP/1.1", "404 "},
+		{`GET /v1/models/..\x HTTP/1.1`, "404 "},
+		{"GET /v1/models/x%0d%0aHost:%20y HTTP/1.1", "404 "},
+		{"GET /v1/models/ HTTP/1.1", "404 "},
+		{"POST /api/blobs/a/b HTTP/1.1", "404 "},
+		{"POST /api/chat;x HTTP/1.1", "404 "},
+		{"POST /api/chat%3Bx HTTP/1.1", "404 "},
+		{"POST /api/chat%00 HTTP/1.1", "404 "},
+		{"POST /api/chat%20 HTTP/1.1", "404 "},
+		{"POST /api/chat%3F HTTP/1.1", "404 "},
+		{"POST /API/CHAT HTTP/1.1", "404 "},
+		{"POST /api\\chat HTTP/1.1", "404 "},
+		{"POST api/chat HTTP/1.1", "400 "},
+		{"POST ?/api/chat HTTP/1.1", "400 "},
+		{"POST http:api/chat HTTP/1.1", "404 "},
+		{"POST http://" + addr + "//api/chat HTTP/1.1", "404 "},
+		{"POST http://" + addr + "/api%2Fchat HTTP/1.1", "404 "},
+		{"POST http://evil.example/api/chat HTTP/1.1", "403 "},
+		{"GET /api/chat HTTP/1.1", "405 "},
+		{"post /api/chat HTTP/1.1", "405 "},
+		{"PRI /api/chat HTTP/1.1", "405 "},
+		{"CONNECT /api/chat HTTP/1.1", "405 "},
+		{"CONNECT " + addr + " HTTP/1.1", "404 "},
+		{"CONNECT evil.example:443 HTTP/1.1", "403 "},
+		{"TRACE / HTTP/1.1", "405 "},
+		{"OPTIONS * HTTP/1.1", "200 "}, // net/http's own answer
+		{"GET * HTTP/1.1", "404 "},
+		{"PRI * HTTP/2.0", "404 "},
+		{"POST /api/chat HTTP/2.0", "505 "},
+		{"POST /api/chat HTTP/3.0", "505 "},
+		{"POST /api/chat HTTP/0.9", "505 "},
+		{"POST /api/chat", "400 "},
+		{"POST  /api/chat HTTP/1.1", "400 "},
+		{"GET /secret HTTP/1.1", "404 "},
+	} {
+		c := connect(t, f)
+		c.send(t, test.request+"\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: "+"30"+"\r\n\r\n"+body)
+		line, err := c.in.ReadString('\n')
+		if _, got, _ := strings.Cut(line, " "); err != nil || !strings.HasPrefix(got, test.want) {
+			t.Errorf("%q: answer %q, %v; want %s", test.request, line, err, test.want)
+		}
+		c.Close()
+	}
+	if got := stub.seen(); len(got) != 0 {
+		t.Errorf("the target got %q; want nothing", got)
+	}
+}
+
+// Whatever way a chat is spelt, if it gets through it does so with the turn.
+func TestFaultSideDoorsThatAreGates(t *testing.T) {
+	stub := newStub(t)
+	var f *front
+	stub.chat = func(w http.ResponseWriter, r *http.Request) {
+		if _, busy := f.Gate.Len(); !busy {
+			t.Errorf("%s reached the target without the turn", r.URL)
+		}
+		if path, _, _ := strings.Cut(r.RequestURI, "?"); path != "/api/chat" {
+			t.Errorf("the target got %q; want /api/chat", r.RequestURI)
+		}
+	}
+	f = newFront(t, stub.URL, nil)
+	for _, request := range []string{
+		"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\n",
+		"POST /api/chat? HTTP/1.1\r\nHost: 127.0.0.1\r\n",
+		"POST /api/chat?x=/../y HTTP/1.1\r\nHost: 127.0.0.1\r\n",
+		"POST /api/chat?%2 HTTP/1.1\r\nHost: 127.0.0.1\r\n",
+		"POST http://127.0.0.1/api/chat HTTP/1.1\r\nHost: evil.example\r\n",
+		"POST http://localhost/api/chat?x HTTP/1.1\r\nHost: 127.0.0.1\r\n",
+		"POST /api/chat HTTP/1.0\r\n",
+		"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n",
+		"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n",
+		"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nX-HTTP-Method-Override: GET\r\n",
+	} {
+		c := connect(t, f)
+		c.send(t, request+"Content-Length: 30\r\n\r\n"+marked("door"))
+		if got := c.status(t); got != http.StatusOK {
+			t.Errorf("%q: status %d; want 200", request, got)
+		}
+	}
+}
+
+func TestFaultFieldsOfTheClient(t *testing.T) {
+	stub := newStub(t)
+	var got *http.Request
+	stub.chat = func(_ http.ResponseWriter, r *http.Request) { got = r }
+	stub.embed = stub.chat
+	u, _ := url.Parse(stub.URL)
+	f := newFront(t, stub.URL, func(o *Options) { o.Target = target.New(u, targetToken) })
+	const hostile = "Connection: Authorization, keep-alive, Via\r\n" +
+		"Connection: Host,Content-Length , x-request-id,\t X-Secret , Upgrade, TE, Content-Type\r\n" +
+		"Authorization: Bearer of-the-client\r\n" +
+		"Upgrade: websocket\r\nTE: trailers, deflate\r\nX-Secret: 1\r\nKeep-Alive: 300\r\nProxy-Connection: x\r\nProxy-Authorization: x\r\n" +
+		"Expect: 100-continue\r\nTrailer: X-Later\r\n" +
+		"Forwarded: for=1.2.3.4\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Host: h\r\nX-Forwarded-Proto: p\r\nx-forwarded-port: 1\r\n" +
+		"X-Forwarded-Server: s\r\nX-Forwarded-Prefix: /p\r\nX-Forwarded-Scheme: x\r\nX-Forwarded-Ssl: on\r\nX-Real-IP: 1.2.3.4\r\n" +
+		"Idempotency-Key: i\r\nX-Idempotency-Key: i\r\nOrigin: https://app.example\r\nX-Kept: kept\r\n"
+	for _, path := range []string{"/api/chat", "/api/embed"} {
+		c := connect(t, f)
+		c.send(t, postOf(path, marked("fields"), hostile))
+		if resp, err := http.ReadResponse(c.in, nil); err != nil || resp.StatusCode != http.StatusContinue {
+			t.Fatalf("%s: %v, %v; want 100 Continue", path, resp, err)
+		}
+		if got := c.status(t); got != http.StatusOK {
+			t.Fatalf("%s: status %d; want 200", path, got)
+		}
+		allowed := map[string]string{
+			"Authorization":  "Bearer " + targetToken,
+			"Content-Length": "32",
+			"Origin":         "https://app.example",
+			"X-Kept":         "kept",
+			"X-Request-Id":   got.Header.Get("X-Request-Id"),
+			"Via":            viaOf(f),
+		}
+		for name, values := range got.Header {
+			if want, ok := allowed[name]; !ok || len(values) != 1 || values[0] != want {
+				t.Errorf("%s: the target got %s: %q; want %q", path, name, values, want)
+			}
+		}
+		if len(got.Header) != len(allowed) {
+			t.Errorf("%s: the target got %d fields, %v; want %d", path, len(got.Header), got.Header, len(allowed))
+		}
+		if want := u.Host; got.Host != want {
+			t.Errorf("%s: Host %q; want the target's, %q", path, got.Host, want)
+		}
+	}
+}
+
+// A target that switches protocols unasked would make a tunnel past the gate.
+func TestFaultUnaskedSwitch(t *testing.T) {
+	for path, fields := range map[string]string{
+		"/api/chat":  "Connection: Upgrade\r\nUpgrade: websocket\r\n",
+		"/api/embed": "Connection: Upgrade\r\nUpgrade: h2c\r\n",
+		"/api/show":  "",
+	} {
+		target := newRawTarget(t, func(c *net.TCPConn, _ int, _ string) bool {
+			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\n"+fields+"\r\ntunnel")
+			io.Copy(io.Discard, c) // until foreman hangs up
+			return false
+		})
+		f := newFront(t, target.URL, nil)
+		c := connect(t, f)
+		c.send(t, postOf(path, marked("switch"), "Connection: Upgrade\r\nUpgrade: websocket\r\n"))
+		resp, body, err := c.answer(t)
+		if err != nil || resp.StatusCode != http.StatusBadGateway || strings.Contains(body, "tunnel") {
+			t.Errorf("%s: status %d, %q, %v; want 502", path, resp.StatusCode, body, err)
+		}
+		c = connect(t, f)
+		c.send(t, postOf(path, marked("switch")))
+		if got := c.status(t); got != http.StatusBadGateway { // the turn was free
+			t.Errorf("%s: second request: status %d; want 502", path, got)
+		}
+	}
+}
+
+func TestFaultInformationalAnswers(t *testing.T) {
+	target := newRawTarget(t, func(c *net.TCPConn, _ int, body string) bool {
+		for _, line := range []string{"100 Continue", "102 Processing", "103 Early Hints", "199 Who Knows"} {
+			io.WriteString(c, "HTTP/1.1 "+line+"\r\nX-Early: 1\r\nLink: </evil>\r\n\r\n")
+		}
+		io.WriteString(c, answerOf(body))
+		return true
+	})
+	f := newFront(t, target.URL, nil)
+	for _, path := range []string{"/api/chat", "/api/embed"} {
+		c := connect(t, f)
+		c.send(t, postOf(path, marked("early"), "Connection: close\r\n"))
+		b, err := io.ReadAll(c)
+		raw := string(b)
+		if err != nil || !strings.HasPrefix(raw, "HTTP/1.1 200 OK\r\n") || strings.Count(raw, "HTTP/1.1") != 1 ||
+			strings.Contains(raw, "Early") || strings.Contains(raw, "evil") || !strings.HasSuffix(raw, marked("early")) {
+			t.Errorf("%s: answer %q, %v; want one 200 with nothing of what came before", path, raw, err)
+		}
+	}
+}
+
+// HTTP/0.9 has no header, and no version.
+func TestFaultHTTP09(t *testing.T) {
+	stub := newStub(t)
+	f := newFront(t, stub.URL, nil)
+	c := connect(t, f)
+	c.send(t, "GET /api/ps\r\n\r\n")
+	b, _ := io.ReadAll(bufio.NewReader(c))
+	if got := string(b); !strings.HasPrefix(got, "HTTP/1.1 400 ") {
+		t.Errorf("answer %q; want 400", got)
+	}
+	if got := stub.seen(); !slices.Equal(got, nil) {
+		t.Errorf("the target got %q; want nothing", got)
+	}
+}
+
+// forwardable is what may reach the target: the table of routes, written once
+// more and another way.
+var forwardable = regexp.MustCompile(`^(` +
+	`(OPTIONS|POST) /(api/(chat|generate|embed|embeddings|show)|v1/(chat/completions|completions|responses|messages|images/generations|images/edits|embeddings))|` +
+	`(OPTIONS|GET|HEAD) /(api/version)?|` +
+	`(OPTIONS|GET) /(api/ps|v1/models(/[^/ %\\]+)*)|` +
+	`OPTIONS /api/(tags|pull|push|create|copy|delete|blobs/[^/ %\\]+)` +
+	`)$`)
+
+// An inputConn is a client's connection on which some bytes come and then the
+// end. The client does not leave: net/http looks out for that with reads of one
+// byte, and these last until the deadline or the answer ends them.
+type inputConn struct {
+	closed chan struct{}
+	close  func()
+
+	mu       sync.Mutex // guards what follows
+	change   *sync.Cond
+	in       []byte
+	out      bytes.Buffer
+	deadline time.Time
+	over     bool
+}
+
+func newInputConn(in []byte) *inputConn {
+	c := &inputConn{in: in, closed: make(chan struct{})}
+	c.change = sync.NewCond(&c.mu)
+	c.close = sync.OnceFunc(func() { close(c.closed) })
+	return c
+}
+
+func (c *inputConn) Read(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.in) == 0 {
+		switch {
+		case c.over:
+			return 0, net.ErrClosed
+		case len(b) > 1:
+			return 0, io.EOF
+		case !c.deadline.IsZero():
+			return 0, os.ErrDeadlineExceeded
+		}
+		c.change.Wait()
+	}
+	n := copy(b, c.in)
+	c.in = c.in[n:]
+	return n, nil
+}
+
+func (c *inputConn) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.out.Write(b)
+}
+
+func (c *inputConn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+	c.change.Broadcast()
+	c.close()
+	return nil
+}
+
+func (c *inputConn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deadline = t
+	c.change.Broadcast()
+	return nil
+}
+
+func (c *inputConn) SetDeadline(t time.Time) error    { return c.SetReadDeadline(t) }
+func (c *inputConn) SetWriteDeadline(time.Time) error { return nil }
+func (c *inputConn) LocalAddr() net.Addr              { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
+func (c *inputConn) RemoteAddr() net.Addr             { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
+
+// FuzzPath sends a request with any bytes for its method and path to the real
+// server and handler: nothing panics, and nothing reaches the target but what
+// is in the table, a chat only with the turn.
+func FuzzPath(f *testing.F) {
+	inner, outer := newMemory(11434), newMemory(80)
+	models := fixture(f, "tags.json")
+	isWorker := regexp.MustCompile(`^POST .*(chat|generat|/v1/completions|responses|messages|images)`)
+	var front *front
+	var mu sync.Mutex // guards wrong
+	var wrong []string
+	fail := func(why string) {
+		mu.Lock()
+		defer mu.Unlock()
+		wrong = append(wrong, why)
+	}
+	serve(f, inner, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		path, _, _ := strings.Cut(r.RequestURI, "?")
+		switch request := r.Method + " " + path; {
+		case request == "GET /api/tags": // a poll; clients are answered from the inventory
+			w.Write(models)
+		case !forwardable.MatchString(request):
+			fail("the target got " + request)
+		case isWorker.MatchString(request):
+			if _, busy := front.Gate.Len(); !busy {
+				fail("the target got " + request + " without the turn")
+			}
+		}
+	}), newLog(f), nil)
+	front = newFrontOn(f, outer, "http://"+inner.Addr().String(), func(o *Options) {
+		inner.through(o.Target)
+		o.Log = slog.New(slog.NewTextHandler(writerFunc(func(line []byte) { fail(string(line)) }),
+			&slog.HandlerOptions{Level: slog.LevelError})) // a panic
+	})
+
+	f.Fuzz(func(t *testing.T, method string, path []byte) {
+		var request bytes.Buffer
+		request.WriteString(method + " ")
+		request.Write(path)
+		request.WriteString(" HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: 16\r\n\r\n{\"model\":\"chat\"}")
+		c := newInputConn(request.Bytes())
+		outer.calls <- c
+		<-c.closed
+		mu.Lock()
+		defer mu.Unlock()
+		if len(wrong) > 0 {
+			got := wrong
+			wrong = nil
+			t.Fatalf("%q", got)
+		}
+	})
+}
+
+// A writerFunc is called with what is written.
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(b []byte) (int, error) {
+	f(b)
+	return len(b), nil
 }

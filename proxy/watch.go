@@ -2,8 +2,13 @@ package proxy
 
 import (
 	"context"
+	"io"
+	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"foreman/proxy/target"
 )
 
 const (
@@ -15,36 +20,79 @@ const (
 	// that poll fails, and twice 5 s for two more (inventory's pollTimeout and
 	// degradedInterval): the turn is free well within 45 s.
 	asleepAfter = 3
-	// How often the jobs are looked at.
+	// How often the calls are looked at.
 	watchInterval = time.Second
 )
 
-// jobs are those that are under way.
-type jobs struct {
-	mu   sync.Mutex // guards open
-	open map[*job]struct{}
+// A call is a request that the target works on: from when it may be sent to the
+// last byte of the answer. It is the context of that request. The watch cancels it
+// when the target goes silent.
+type call struct {
+	context.Context
+	cancel context.CancelCauseFunc
+	x      *exchange
+	stall  time.Duration // longest silence of a target that is otherwise alive; 0: any
+	began  time.Time
+
+	// Nanoseconds since began.
+	waiting  atomic.Int64 // since when the target's next byte is waited for; or notWaiting
+	answered atomic.Int64 // when its first byte came; 0: not yet
+
+	received atomic.Int64 // bytes of the answer's body
 }
 
-func (js *jobs) add(j *job) {
-	js.mu.Lock()
-	defer js.mu.Unlock()
-	if js.open == nil {
-		js.open = map[*job]struct{}{}
+// notWaiting is for a call while the client is to take what the target has said.
+const notWaiting = -1
+
+func (c *call) elapsed() time.Duration { return time.Since(c.began) }
+
+// silence is for how long the target's next byte has been waited for.
+func (c *call) silence() time.Duration {
+	if waiting := c.waiting.Load(); waiting != notWaiting {
+		return c.elapsed() - time.Duration(waiting)
 	}
-	js.open[j] = struct{}{}
+	return 0
 }
 
-func (js *jobs) remove(j *job) {
-	js.mu.Lock()
-	defer js.mu.Unlock()
-	delete(js.open, j)
+// calls are those that are under way.
+type calls struct {
+	mu   sync.Mutex // guards open
+	open map[*call]struct{}
 }
 
-// Run watches over all jobs until ctx ends. A job is taken away if the target is
-// silent and does not answer polls, if the target is silent for the job's stall,
-// or if the client has left unnoticed. A host that is asleep leaves its connections
-// open and says nothing; the polls tell it from one that loads a model or reads a
-// long prompt.
+// begin notes that a call may be sent from now on.
+func (cs *calls) begin(c *call) {
+	c.began = time.Now()
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if cs.open == nil {
+		cs.open = map[*call]struct{}{}
+	}
+	cs.open[c] = struct{}{}
+}
+
+func (cs *calls) end(c *call) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	delete(cs.open, c)
+}
+
+// chat returns the call of the chat that has the turn; nil: there is none.
+func (cs *calls) chat() *call {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	for c := range cs.open {
+		if c.x.turn != nil {
+			return c
+		}
+	}
+	return nil
+}
+
+// Run watches over all calls until ctx ends. A call is cancelled if the target is
+// silent and does not answer polls, or if the target is silent for the call's
+// stall. A host that is asleep leaves its connections open and says nothing; the
+// polls tell it from one that loads a model or reads a long prompt.
 func (p *Proxy) Run(ctx context.Context) {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
@@ -55,31 +103,60 @@ func (p *Proxy) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if p.look() && time.Since(polled) >= suspicious {
+		if p.cancelSilent() && time.Since(polled) >= suspicious {
 			polled = time.Now()
 			p.Inventory.Refresh()
 		}
 	}
 }
 
-// look takes away the jobs that are to be, and reports whether the target has been
-// silent to any other for so long that it should be polled.
-func (p *Proxy) look() (poll bool) {
+// cancelSilent cancels the calls whose target has gone silent, and reports whether
+// it has been silent to any other for so long that it should be polled.
+func (p *Proxy) cancelSilent() (poll bool) {
 	asleep := p.Inventory.State().Unanswered >= asleepAfter
-	p.jobs.mu.Lock()
-	defer p.jobs.mu.Unlock()
-	for j := range p.jobs.open {
-		switch silence := j.silence(); {
-		case j.x.hungUp():
-			j.cancel(context.Canceled)
-		case j.stall > 0 && silence >= j.stall:
-			j.cancel(errStall)
+	p.calls.mu.Lock()
+	defer p.calls.mu.Unlock()
+	for c := range p.calls.open {
+		switch silence := c.silence(); {
+		case c.stall > 0 && silence >= c.stall:
+			c.cancel(errStall)
 		case silence < suspicious:
 		case asleep:
-			j.cancel(errAsleep)
+			c.cancel(errAsleep)
 		default:
 			poll = true
 		}
 	}
 	return poll
+}
+
+// follow returns the body of the target's answer to a call.
+func (p *Proxy) follow(c *call, resp *http.Response) io.ReadCloser {
+	c.answered.Store(int64(c.elapsed()))
+	return &followed{resp.Body, p, c}
+}
+
+// A followed body tells when the target is waited for, and ends the call with the
+// target's last byte: while the client takes the rest, the target can work for the
+// next.
+type followed struct {
+	io.ReadCloser
+	p *Proxy
+	c *call
+}
+
+func (f *followed) Read(b []byte) (int, error) {
+	f.c.waiting.Store(int64(f.c.elapsed()))
+	n, err := f.ReadCloser.Read(b)
+	f.c.waiting.Store(notWaiting)
+	f.c.received.Add(int64(n))
+	switch err {
+	case nil:
+	case io.EOF:
+		f.c.x.answered = true
+		f.p.endCall(f.c)
+	default:
+		f.p.brokeOff(f.c.x, target.Classify(f.c, err))
+	}
+	return n, err
 }

@@ -5,11 +5,12 @@
 #
 # One line a check; exit status 0 if all of them passed, 1 if one failed, 2 if
 # called wrongly. Where foreman wants a token, set FOREMAN_TOKEN. Without a
-# model the checks that need it are left out, and the last line says so.
+# model the checks that need it are left out, and the last line says so. While
+# the Ollama host cannot be used, so are all checks that need the host.
 set -u
 
 if [ $# -lt 1 ] || [ $# -gt 3 ] || [ "${1#-}" != "$1" ]; then
-	sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+	sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
 	exit 2
 fi
 url=${1%/} chat=${2:-} embed=${3:-}
@@ -50,9 +51,17 @@ header() {
 	fi
 }
 
+# leave_out NAME WHY
 leave_out() {
-	echo "-     $1: no $2 given"
+	echo "-     $1: $2"
 	left_out=$((left_out + 1))
+}
+
+# finish prints the last line and ends the script.
+finish() {
+	echo "$passed passed, $failed failed, $left_out left out"
+	[ "$failed" -eq 0 ]
+	exit
 }
 
 ask GET /healthz
@@ -63,12 +72,25 @@ fi
 check 'healthz: foreman is alive' 200 '"status":"(ok|degraded)"'
 ask GET /readyz
 check 'readyz: the Ollama host can be used' 200 '"status":"ok"'
+ready=$status
+ask GET /api/chat
+if [ "$status" = 401 ]; then
+	echo "FAIL  FOREMAN_TOKEN is not set or not foreman's: the other checks are left out"
+	failed=$((failed + 1))
+	finish
+fi
+check 'chat: GET is refused' 405
+ask POST /api/chat
+check 'chat: no body is refused' 400 '^\{"error":"missing request body"\}'
+ask POST /api%2Fchat '{}'
+check 'no way around the gate' 404
+if [ "$ready" != 200 ]; then
+	leave_out 'all other checks' 'they need the Ollama host'
+	finish
+fi
+
 ask HEAD /
 check 'HEAD /: what every ollama command begins with' 200
-if [ "$status" = 401 ]; then
-	echo "      FOREMAN_TOKEN is not set or not foreman's: the other checks are left out"
-	exit 1
-fi
 ask GET /api/version
 check 'version' 200 '"version":'
 ask GET /api/tags
@@ -78,12 +100,6 @@ ask GET /api/ps
 check 'ps: the resident models' 200 '"models":'
 ask POST /api/chat '{"model":"no-such-model-here","messages":[]}'
 check 'chat: an unknown model is refused' 404 "^\{\"error\":\"model 'no-such-model-here' not found\"\}"
-ask POST /api/chat
-check 'chat: no body is refused' 400 '^\{"error":"missing request body"\}'
-ask GET /api/chat
-check 'chat: GET is refused' 405
-ask POST /api%2Fchat '{}'
-check 'no way around the gate' 404
 
 if [ -n "$chat" ]; then
 	hello="\"model\":\"$chat\",\"messages\":[{\"role\":\"user\",\"content\":\"Say hello.\"}],\"options\":{\"num_predict\":16}"
@@ -94,7 +110,7 @@ if [ -n "$chat" ]; then
 	check 'chat: streaming' 200 '"done":true'
 	header 'chat: as NDJSON' '^Content-Type: application/x-ndjson'
 else
-	leave_out 'chat' CHAT_MODEL
+	leave_out 'chat' 'no CHAT_MODEL given'
 fi
 if [ -n "$embed" ]; then
 	ask POST /api/embed "{\"model\":\"$embed\",\"input\":\"hello\"}"
@@ -102,8 +118,7 @@ if [ -n "$embed" ]; then
 	ask POST /api/embeddings "{\"model\":\"$embed\",\"prompt\":\"hello\"}"
 	check 'embeddings: its alias' 200 '"embedding":\['
 else
-	leave_out 'embed' EMBED_MODEL
+	leave_out 'embed' 'no EMBED_MODEL given'
 fi
 
-echo "$passed passed, $failed failed, $left_out left out"
-[ "$failed" -eq 0 ]
+finish

@@ -3,199 +3,178 @@
 // Ollama evicts a model to make room for another, or when its keep_alive has
 // passed. With two places (OLLAMA_MAX_LOADED_MODELS=2), a keep_alive of -1 on
 // the embedder leaves it one of them and the worker model the other. The package
-// has no clock of its own: it looks after every poll of the inventory.
+// has no clock and asks nothing of its own: it follows the states of the inventory.
 package warm
 
 import (
 	"context"
 	"log/slog"
 	"slices"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"foreman/inventory"
 )
 
 const (
-	psTimeout = 4 * time.Second
 	// embedTimeout is long because the target may load a large model first, and
-	// gives a load up when the one who asked for it leaves.
+	// gives a load up when the client that caused it leaves.
 	embedTimeout = 5 * time.Minute
-	// underLoad is how long a chat must have been answered before fewer than two
-	// resident models are worth a warning.
+	// underLoad is how long a chat must have had the turn before a single
+	// resident model is worth a warning.
 	underLoad = 10 * time.Second
 )
 
 // A target is where the embedder is to be resident.
 type target interface {
-	// PS returns the names of the resident models.
-	PS(context.Context) ([]string, error)
 	// Embed embeds a trivial text and asks that the model stay loaded for good.
 	Embed(ctx context.Context, model string) error
 }
 
+// A stateSource tells of the target's states; see [inventory.Inventory.Next].
+type stateSource interface {
+	Next(ctx context.Context, seen uint64) (inventory.State, error)
+}
+
+// A turnHolder knows which chat has the turn.
+type turnHolder interface {
+	// Holder returns the model of the chat that has the turn, and since when it has
+	// it; "" if no chat has.
+	Holder() (model string, since time.Time)
+}
+
 // A Warmer keeps one model resident while [Warmer.Run] runs. Make one with [New].
 type Warmer struct {
-	// Chat, if not nil, returns the model of the chat that the target is
-	// answering and for how long it has been, or "" if there is none.
-	Chat func() (model string, answering time.Duration)
-	// Warmed, if not nil, is called by Run with the outcome of each attempt.
-	Warmed func(err error)
-
 	target target
+	states stateSource
+	line   turnHolder
 	model  string
 	log    *slog.Logger
-	polled chan inventory.State // the latest state that Run has not seen yet
-	away   atomic.Bool          // the target was away since the last attempt began; true at first
-
-	isResident atomic.Bool // the model was resident when last looked
 
 	// Run alone uses these.
-	failing   bool     // the last attempt failed, and that was logged
 	missingIn []string // the models without the embedder, sorted, as last warned of; nil: not warned
-	oneSlot   bool     // an episode of too few resident models was warned of
+	oneSlot   bool     // an episode of a single resident model was warned of
+
+	mu         sync.Mutex // guards what follows
+	attempting bool       // an attempt is under way
+	since      time.Time  // State.Since when the last attempt began; zero: none began yet, or it failed
+	failing    bool       // the last attempt failed
+	ok, failed uint64     // attempts that have ended
 }
 
-// New returns a warmer for a model. It does nothing until Run runs and
-// [Warmer.Polled] is called.
-func New(target target, model string, log *slog.Logger) *Warmer {
-	w := &Warmer{target: target, model: model, log: log, polled: make(chan inventory.State, 1)}
-	w.away.Store(true)
-	return w
+// New returns a warmer that will keep a model of target resident. It learns from
+// inv what the target holds, and from line which chat the target works for.
+func New(target target, inv stateSource, line turnHolder, model string, log *slog.Logger) *Warmer {
+	return &Warmer{target: target, states: inv, line: line, model: model, log: log}
 }
 
-// Polled tells the warmer what a poll of the inventory found. It does not block:
-// Run sees the latest state only, but learns of each outage.
-func (w *Warmer) Polled(state inventory.State) {
-	if state.Degraded() {
-		w.away.Store(true)
-		w.isResident.Store(false)
-	}
-	select {
-	case <-w.polled:
-	default:
-	}
-	w.polled <- state
+// Counts returns how many attempts to warm the model have ended, by result.
+func (w *Warmer) Counts() (ok, failed uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ok, w.failed
 }
 
 // Run looks after the model until ctx ends.
 func (w *Warmer) Run(ctx context.Context) {
-	// An attempt may take long: with one place only, the target lets it wait for
-	// the running chat. Run goes on looking meanwhile.
-	var (
-		attempt chan error // receives the outcome; nil: none is under way
-		giveUp  context.CancelFunc
-	)
-	for {
-		select {
-		case state := <-w.polled:
-			switch {
-			case attempt != nil && state.Reason == inventory.Unreachable:
-				giveUp() // it would hang on a dead connection
-			case w.look(ctx, state) && attempt == nil:
-				w.away.Store(false)
-				attempt, giveUp = w.begin(ctx)
-			}
-		case err := <-attempt:
-			giveUp()
-			attempt = nil
-			w.ended(ctx, err)
-		case <-ctx.Done():
-			if attempt != nil {
-				<-attempt
-				giveUp()
-			}
-			return
+	// An attempt may take minutes: with one place only, the target lets it wait for
+	// the running chat. Run follows the states meanwhile.
+	var attempt sync.WaitGroup
+	giveUp := func() {}
+	for seen := uint64(0); ; {
+		state, err := w.states.Next(ctx, seen)
+		if err != nil {
+			break
+		}
+		seen = state.Seq
+		if state.Reason == inventory.Unreachable {
+			giveUp() // the attempt would hang on a dead connection
+		}
+		if state.Degraded() || !w.isInstalled(state) {
+			continue
+		}
+		w.warnOfOneSlot(state)
+		if w.begin(state) {
+			limited, cancel := context.WithTimeout(ctx, embedTimeout)
+			giveUp = cancel
+			attempt.Go(func() {
+				defer cancel()
+				began := time.Now()
+				err := w.target.Embed(limited, w.model)
+				if ctx.Err() == nil { // else foreman is stopping: that says nothing of the target
+					w.end(err, time.Since(began))
+				}
+			})
 		}
 	}
+	giveUp()
+	attempt.Wait()
 }
 
-// look reports whether the model should be warmed: it is not resident, or the
-// target was away and may be another process now.
-func (w *Warmer) look(ctx context.Context, state inventory.State) bool {
-	if state.Degraded() {
-		return false
+// isInstalled reports whether the target holds the model. If not, it warns once
+// for each set of models that the target holds instead.
+func (w *Warmer) isInstalled(state inventory.State) bool {
+	if state.Holds(w.model) {
+		w.missingIn = nil
+		return true
 	}
-	if !state.Holds(w.model) {
-		// Sorted, for Ollama tells models of the same age in any order.
-		if names := slices.Sorted(slices.Values(state.Names())); w.missingIn == nil || !slices.Equal(w.missingIn, names) {
-			w.missingIn = append([]string{}, names...)
-			w.isResident.Store(false)
-			w.log.Warn("embedder not installed on the target: nothing to warm", "model", w.model)
-		}
-		return false
+	// Sorted, for Ollama lists models of the same age in any order.
+	if names := slices.Sorted(slices.Values(state.Names())); w.missingIn == nil || !slices.Equal(w.missingIn, names) {
+		w.missingIn = append([]string{}, names...)
+		w.log.Warn("embedder not installed on the target: nothing to warm", "model", w.model)
 	}
-	w.missingIn = nil
-
-	ctx, cancel := context.WithTimeout(ctx, psTimeout)
-	defer cancel()
-	resident, err := w.target.PS(ctx)
-	if err != nil {
-		w.log.Debug("resident models not read", "err", err)
-		return false
-	}
-	w.warnOfOneSlot(len(resident))
-	isResident := slices.ContainsFunc(resident, func(name string) bool { return inventory.Same(name, w.model) })
-	w.isResident.Store(isResident)
-	return w.away.Load() || !isResident
+	return false
 }
 
-// Resident reports whether the model was resident when last looked.
-func (w *Warmer) Resident() bool { return w.isResident.Load() }
-
-// begin sends the trivial embedding. Its outcome comes through the channel.
-func (w *Warmer) begin(ctx context.Context) (chan error, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(ctx, embedTimeout)
-	outcome := make(chan error, 1)
-	go func() {
-		began := time.Now()
-		err := w.target.Embed(ctx, w.model)
-		if err == nil {
-			w.log.Info("embedder warmed", "model", w.model, "took", time.Since(began).Round(time.Millisecond))
-		}
-		outcome <- err
-	}()
-	return outcome, cancel
-}
-
-// ended notes the outcome of an attempt. One that failed is made again after the
-// next poll, and told of once.
-func (w *Warmer) ended(ctx context.Context, err error) {
-	if ctx.Err() != nil {
-		return
-	}
-	if w.Warmed != nil {
-		w.Warmed(err)
-	}
-	switch {
-	case err == nil:
-		w.isResident.Store(true)
-		w.failing = false
-	case !w.failing:
-		w.failing = true
-		w.away.Store(true)
-		w.log.Warn("embedder not warmed; will go on trying", "model", w.model, "err", err)
-	default:
-		w.away.Store(true)
-		w.log.Debug("embedder still not warmed", "model", w.model, "err", err)
-	}
-}
-
-// warnOfOneSlot warns once per episode if the target keeps fewer than two models
-// while it answers a chat with another model than the embedder.
-func (w *Warmer) warnOfOneSlot(resident int) {
+// warnOfOneSlot warns, once per episode, if a chat with another model than the
+// embedder has had the turn for a while, and the chat's model is the only one
+// resident: had the target place for two, the embedder would be there as well.
+func (w *Warmer) warnOfOneSlot(state inventory.State) {
+	resident := len(state.Resident)
 	if resident >= 2 {
 		w.oneSlot = false
+	}
+	if resident != 1 || w.oneSlot {
 		return
 	}
-	if w.Chat == nil || w.oneSlot {
-		return
-	}
-	model, answering := w.Chat()
-	if answering < underLoad || inventory.Same(model, w.model) {
+	model, since := w.line.Holder()
+	if !state.IsResident(model) || inventory.Same(model, w.model) || time.Since(since) < underLoad {
 		return
 	}
 	w.oneSlot = true
 	w.log.Warn("only one model resident while a chat runs: is OLLAMA_MAX_LOADED_MODELS=2 set on the target, and is there memory for both?",
 		"resident", resident, "chat_model", model, "embedder", w.model)
+}
+
+// begin reports whether an attempt is to begin, and notes that it does: none is
+// under way, and the model is not resident or the target was away since the last
+// attempt began, and may be another process now.
+func (w *Warmer) begin(state inventory.State) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	evicted := !state.ResidentRead.IsZero() && !state.IsResident(w.model)
+	if w.attempting || !evicted && w.since.Equal(state.Since) {
+		return false
+	}
+	w.attempting, w.since = true, state.Since
+	return true
+}
+
+// end notes the outcome of an attempt, and how long it took. After a failure the
+// next good state begins another one; only the first failure in a row is a warning.
+func (w *Warmer) end(err error, took time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.attempting = false
+	if err == nil {
+		w.ok, w.failing = w.ok+1, false
+		w.log.Info("embedder warmed", "model", w.model, "took", took.Round(time.Millisecond))
+		return
+	}
+	if w.failing {
+		w.log.Debug("embedder still not warmed", "model", w.model, "err", err)
+	} else {
+		w.log.Warn("embedder not warmed; will go on trying", "model", w.model, "err", err)
+	}
+	w.failed, w.failing, w.since = w.failed+1, true, time.Time{}
 }

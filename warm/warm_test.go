@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -25,48 +24,57 @@ const (
 	// What the target may have installed.
 	noEmbedder = `{"models":[{"name":"chat:latest"}]}`
 	embedder   = `{"models":[{"name":"embed:latest"},{"name":"chat:latest"}]}`
+	notOllama  = `<html>`
+
+	// What is logged.
+	warmed    = `level=INFO msg="embedder warmed" model=embed took=0s`
+	missing   = `level=WARN msg="embedder not installed on the target: nothing to warm" model=embed`
+	notWarmed = `level=WARN msg="embedder not warmed; will go on trying" model=embed err="answered 500 Internal Server Error"`
+	oneSlot   = `level=WARN msg="only one model resident while a chat runs: is OLLAMA_MAX_LOADED_MODELS=2 set on the target, and is there memory for both?" resident=1 chat_model=chat embedder=embed`
 )
 
 var (
 	errRefused  = fmt.Errorf("GET /api/tags: %w: connection refused", inventory.ErrUnreachable)
+	errToken    = fmt.Errorf("GET /api/tags: %w: 401", inventory.ErrUnauthorized)
 	errInternal = errors.New("answered 500 Internal Server Error")
 )
 
-// A host is a target that keeps models resident as Ollama does.
+// A host is a target that keeps models resident as Ollama does, and the line of
+// the chats for it.
 type host struct {
 	mu        sync.Mutex // guards what follows
 	down      error      // why it does not answer; nil: it does
+	psDown    error      // the same of /api/ps alone
 	installed string     // what it answers to GET /api/tags
 	resident  []string
 	embedErr  error                       // what Embed fails with
 	embedding func(context.Context) error // what Embed does instead
-	gaveUp    time.Time                   // when hang was left
-	began     time.Time
-	polls     []time.Duration // when it was asked for its models
-	warms     []string        // when an embedding was asked for, and of which model
+	chat      string                      // the model of the chat that has the turn
+	chatSince time.Time
+
+	began  time.Time
+	warms  []time.Duration // when an embedding was asked for
+	model  string          // of the last one
+	gaveUp time.Time       // when hang was left
 }
 
-func (h *host) Tags(context.Context) ([]byte, error) {
+func (h *host) Read(_ context.Context, path string) ([]byte, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.polls = append(h.polls, time.Since(h.began))
-	return []byte(h.installed), h.down
-}
-
-func (h *host) Read(context.Context, string) ([]byte, error) {
-	return nil, errors.New("an old version")
-}
-
-func (h *host) PS(context.Context) ([]string, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return slices.Clone(h.resident), h.down
+	if path == "/api/tags" {
+		return []byte(h.installed), h.down
+	}
+	var models []string
+	for _, name := range h.resident {
+		models = append(models, fmt.Sprintf(`{"name":%q}`, name))
+	}
+	return fmt.Appendf(nil, `{"models":[%s]}`, strings.Join(models, ",")), cmp.Or(h.down, h.psDown)
 }
 
 func (h *host) Embed(ctx context.Context, model string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.warms = append(h.warms, fmt.Sprint(time.Since(h.began), " ", model))
+	h.warms, h.model = append(h.warms, time.Since(h.began)), model
 	if embedding := h.embedding; embedding != nil {
 		h.mu.Unlock()
 		defer h.mu.Lock()
@@ -79,6 +87,12 @@ func (h *host) Embed(ctx context.Context, model string) error {
 		h.resident = append(h.resident, "embed:latest")
 	}
 	return nil
+}
+
+func (h *host) Holder() (string, time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.chat, h.chatSince
 }
 
 // hang is an embedding that never ends.
@@ -95,45 +109,41 @@ func (h *host) set(change func()) {
 	change()
 }
 
-// A bed is a warmer that runs in a bubble, together with the inventory that
-// tells it of polls.
+// A bed is a warmer that runs in a bubble, beside the inventory that it follows.
 type bed struct {
 	*host
-	warmer *Warmer
-	log    bytes.Buffer
+	*Warmer
+	log  bytes.Buffer
+	stop context.CancelFunc
+	done chan struct{} // closed when the warmer's Run has returned
 }
 
 // newBed runs a warmer of a model at a host that has embedder installed and
 // nothing resident, and waits until it has dealt with the first poll. Before
-// that, change may have its way.
-func newBed(t *testing.T, model string, change func(*bed)) *bed {
+// that, change, if not nil, changes the host.
+func newBed(t *testing.T, model string, change func(*host)) *bed {
 	t.Helper()
-	b := &bed{host: &host{began: time.Now(), installed: embedder}}
-	log := logger(&b.log)
-	b.warmer = New(b.host, model, log)
+	b := &bed{host: &host{began: time.Now(), installed: embedder}, done: make(chan struct{})}
 	if change != nil {
-		change(b)
+		change(b.host)
 	}
 	inv := inventory.New(b.host, interval, slog.New(slog.DiscardHandler))
-	inv.Polled = b.warmer.Polled
-	var running sync.WaitGroup
-	running.Go(func() { inv.Run(t.Context()) })
-	running.Go(func() { b.warmer.Run(t.Context()) })
-	t.Cleanup(running.Wait) // t.Context ends before
-	synctest.Wait()
-	return b
-}
-
-// logger logs to w, without the time.
-func logger(w io.Writer) *slog.Logger {
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{
+	b.Warmer = New(b.host, inv, b.host, model, slog.New(slog.NewTextHandler(&b.log, &slog.HandlerOptions{
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey {
 				return slog.Attr{}
 			}
 			return a
 		},
-	}))
+	})))
+	ctx, stop := context.WithCancel(t.Context())
+	b.stop = stop
+	var polls sync.WaitGroup
+	polls.Go(func() { inv.Run(t.Context()) })
+	go func() { defer close(b.done); b.Run(ctx) }()
+	t.Cleanup(func() { stop(); <-b.done; polls.Wait() }) // t.Context ends before
+	synctest.Wait()
+	return b
 }
 
 // sleep lets virtual time pass, and what is due at its end happen.
@@ -143,7 +153,7 @@ func sleep(d time.Duration) {
 }
 
 // wantWarms checks when the model was warmed, and forgets it.
-func (b *bed) wantWarms(t *testing.T, want ...string) {
+func (b *bed) wantWarms(t *testing.T, want ...time.Duration) {
 	t.Helper()
 	b.set(func() {
 		if !slices.Equal(b.warms, want) {
@@ -156,14 +166,17 @@ func (b *bed) wantWarms(t *testing.T, want ...string) {
 // wantLog checks what was logged, and forgets it.
 func (b *bed) wantLog(t *testing.T, want ...string) {
 	t.Helper()
-	var lines strings.Builder
-	for _, line := range want {
-		fmt.Fprintln(&lines, line)
-	}
-	if got, want := b.log.String(), lines.String(); got != want {
+	if got, want := b.log.String(), strings.Join(append(want, ""), "\n"); got != want {
 		t.Errorf("got log\n%s\nwant\n%s", got, want)
 	}
 	b.log.Reset()
+}
+
+func (b *bed) wantCounts(t *testing.T, wantOK, wantFailed uint64) {
+	t.Helper()
+	if ok, failed := b.Counts(); ok != wantOK || failed != wantFailed {
+		t.Errorf("got %d attempts that went well and %d that failed; want %d and %d", ok, failed, wantOK, wantFailed)
+	}
 }
 
 func (b *bed) wantGivenUp(t *testing.T, want time.Duration) {
@@ -175,111 +188,74 @@ func (b *bed) wantGivenUp(t *testing.T, want time.Duration) {
 	})
 }
 
-const (
-	warmed     = `level=INFO msg="embedder warmed" model=embed took=0s`
-	missing    = `level=WARN msg="embedder not installed on the target: nothing to warm" model=embed`
-	notWarmed  = `level=WARN msg="embedder not warmed; will go on trying" model=embed err="answered 500 Internal Server Error"`
-	tooFewHere = `level=WARN msg="only one model resident while a chat runs: is OLLAMA_MAX_LOADED_MODELS=2 set on the target, and is there memory for both?" resident=1 chat_model=chat embedder=embed`
-)
-
+// What is resident at the start may have been loaded by somebody else, for a
+// while. Names are compared as Ollama does.
 func TestWarmsAtTheStart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", nil)
-		b.wantWarms(t, "0s embed")
-		b.wantLog(t, warmed)
-		sleep(10 * interval)
-		b.wantWarms(t) // it is resident
-		b.wantLog(t)
-	})
-}
-
-// Another may have loaded it with a keep_alive of its own.
-func TestWarmsAtTheStartWhatIsResident(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", func(b *bed) { b.resident = []string{"embed:latest"} })
-		b.wantWarms(t, "0s embed")
-		sleep(10 * interval)
-		b.wantWarms(t)
-	})
+	for model, resident := range map[string][]string{"embed": nil, "library/EMBED": nil, "Embed:latest": {"embed:latest"}} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, model, func(h *host) { h.resident = resident })
+			sleep(10 * interval)
+			b.wantWarms(t, 0)
+			b.wantCounts(t, 1, 0)
+			if b.host.model != model {
+				t.Errorf("warmed %q; want %q", b.host.model, model)
+			}
+		})
+	}
 }
 
 func TestWarmsWhatIsNoLongerResident(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, "embed", nil)
-		b.wantWarms(t, "0s embed")
 		sleep(10 * second)
 		b.set(func() { b.resident = []string{"chat:latest", "embed:v2", "x/embed:latest"} })
 		sleep(60 * second)
-		b.wantWarms(t, "30s embed")
+		b.wantWarms(t, 0, 30*second)
 		b.wantLog(t, warmed, warmed)
 	})
 }
 
-func TestWarmsAfterEveryReconnect(t *testing.T) {
-	for _, reason := range []error{errRefused, errInternal, fmt.Errorf("%w: 401", inventory.ErrUnauthorized)} {
+// The target may be another process after an outage. Nothing is done while it lasts.
+func TestWarmsAfterEveryOutage(t *testing.T) {
+	for _, reason := range []error{errRefused, errInternal, errToken} {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBed(t, "embed", nil)
-			b.wantWarms(t, "0s embed")
+			b.wantWarms(t, 0)
 			for range 3 {
 				b.set(func() { b.down, b.began = reason, time.Now() })
 				sleep(interval)
 				b.wantWarms(t)
 				b.set(func() { b.down = nil }) // and embed:latest is still resident
 				sleep(interval)
-				b.wantWarms(t, "35s embed")
+				b.wantWarms(t, 35*second)
 				sleep(5 * second)
 			}
 			b.wantLog(t, warmed, warmed, warmed, warmed)
+			b.wantCounts(t, 4, 0)
 		})
 	}
 }
 
-// An outage that begins and ends while the warmer waits for an answer is not
-// missed, although it sees the latest state only.
-func TestWarmsAfterAnOutageThatItDidNotSee(t *testing.T) {
+// An outage during an attempt, which goes on, is followed by another attempt: the
+// target answers polls, if not as it should, and may still be loading the model.
+func TestWarmsAfterAnOutageDuringAnAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		good, away := stateOf(t, embedder, nil), stateOf(t, "", errRefused)
-		h := &slowHost{host: host{began: time.Now(), installed: embedder}}
-		w := New(h, "embed", slog.New(slog.DiscardHandler))
-		go w.Run(t.Context())
-		w.Polled(good)
-		sleep(second)
-
-		w.Polled(good)
-		time.Sleep(second / 2)
-		w.Polled(away)
-		w.Polled(good)
-		sleep(second / 2)
-		w.Polled(good)
-		synctest.Wait()
-		sleep(10 * second)
-		if len(h.warms) != 2 {
-			t.Errorf("got embeddings asked for at %v; want one at the start and one after the outage", h.warms)
-		}
-	})
-}
-
-// A slowHost takes a second to tell what is resident.
-type slowHost struct{ host }
-
-func (h *slowHost) PS(ctx context.Context) ([]string, error) {
-	time.Sleep(second)
-	return h.host.PS(ctx)
-}
-
-func TestNamesAsOllamaMatchesThem(t *testing.T) {
-	for _, name := range []string{"embed", "EMBED:latest", "library/embed", "registry.ollama.ai/library/Embed:Latest"} {
-		synctest.Test(t, func(t *testing.T) {
-			b := newBed(t, name, nil)
-			sleep(3 * interval)
-			b.wantWarms(t, "0s "+name)
+		b := newBed(t, "embed", func(h *host) {
+			h.resident = []string{"embed:latest"}
+			h.embedding = func(context.Context) error { time.Sleep(2 * time.Minute); return nil }
 		})
-	}
+		b.set(func() { b.installed = notOllama })
+		sleep(interval)
+		b.set(func() { b.installed, b.embedding = embedder, nil })
+		sleep(10 * interval)
+		b.wantWarms(t, 0, 125*second) // polls are at 35 s, 65 s and so on
+		b.wantCounts(t, 2, 0)
+	})
 }
 
 func TestNotInstalled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", func(b *bed) { b.installed = noEmbedder })
+		b := newBed(t, "embed", func(h *host) { h.installed = noEmbedder })
 		sleep(10 * interval)
 		b.wantLog(t, missing) // once
 		others := []string{`{"models":[{"name":"x:1"},{"name":"y:1"}]}`, `{"models":[{"name":"y:1"},{"name":"x:1"}]}`}
@@ -287,9 +263,6 @@ func TestNotInstalled(t *testing.T) {
 			b.set(func() { b.installed = others[i%2] })
 			sleep(interval)
 		}
-		b.wantLog(t, missing)
-		b.set(func() { b.installed = noEmbedder })
-		sleep(interval)
 		b.wantLog(t, missing)
 
 		b.set(func() { b.down = errRefused })
@@ -305,7 +278,7 @@ func TestNotInstalled(t *testing.T) {
 
 		b.set(func() { b.installed, b.began = embedder, time.Now() })
 		sleep(2 * interval)
-		b.wantWarms(t, "5s embed") // since the outage, polls are 5 s later
+		b.wantWarms(t, 5*second) // since the outage, polls are 5 s later
 		b.wantLog(t, warmed)
 
 		b.set(func() { b.installed = `{"models":[]}` }) // deleted
@@ -316,163 +289,57 @@ func TestNotInstalled(t *testing.T) {
 }
 
 func TestEmbedFails(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", func(b *bed) { b.embedErr = errInternal })
-		sleep(3*interval + second)
-		b.wantWarms(t, "0s embed", "30s embed", "1m0s embed", "1m30s embed")
-		b.wantLog(t, notWarmed)
-		b.set(func() { b.embedErr = nil })
-		sleep(2 * interval)
-		b.wantWarms(t, "2m0s embed")
-		b.wantLog(t, warmed)
+	for _, resident := range [][]string{nil, {"embed:latest"}} { // it may be resident for a while only
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, "embed", func(h *host) { h.resident, h.embedErr = resident, errInternal })
+			sleep(3*interval + second)
+			b.wantWarms(t, 0, 30*second, 60*second, 90*second)
+			b.wantLog(t, notWarmed)
+			b.wantCounts(t, 0, 4)
+			b.set(func() { b.embedErr = nil })
+			sleep(2 * interval)
+			b.wantWarms(t, 120*second)
+			b.wantLog(t, warmed)
+			b.wantCounts(t, 1, 4)
 
-		b.set(func() { b.embedErr, b.resident = errInternal, nil }) // another episode
-		sleep(2 * interval)
-		b.wantLog(t, notWarmed)
-	})
-}
-
-// Others can see what the warmer knows.
-func TestResidentAndWarmed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var outcomes []error
-		b := newBed(t, "embed", func(b *bed) {
-			b.embedErr = errInternal
-			b.warmer.Warmed = func(err error) { outcomes = append(outcomes, err) }
+			b.set(func() { b.embedErr, b.resident = errInternal, nil }) // another episode
+			sleep(2 * interval)
+			b.wantLog(t, notWarmed)
 		})
-		wantResident := func(want bool) {
-			t.Helper()
-			if got := b.warmer.Resident(); got != want {
-				t.Errorf("resident after %v: got %t; want %t", time.Since(b.began), got, want)
-			}
-		}
-		wantResident(false)
-		b.set(func() { b.embedErr = nil })
-		sleep(interval)
-		wantResident(true) // as the attempt went well
-		sleep(interval)
-		wantResident(true)
-		b.set(func() { b.resident, b.embedding = nil, b.hang })
-		sleep(interval)
-		wantResident(false)
-		b.set(func() { b.resident, b.down = []string{"embed:latest"}, errRefused })
-		sleep(interval)
-		wantResident(false) // nobody knows
-		b.set(func() { b.down = nil })
-		sleep(interval)
-		wantResident(true)
-		if want := []error{errInternal, nil, context.Canceled}; !slices.Equal(outcomes, want) {
-			t.Errorf("got outcomes %v; want %v", outcomes, want)
-		}
-		sleep(interval)
-		b.set(func() { b.down = errRefused }) // while the attempt goes on
-		sleep(interval)
-		wantResident(false)
-	})
+	}
 }
 
-// What is resident may have been loaded by somebody else, for a while.
-func TestEmbedFailsOfWhatIsResident(t *testing.T) {
+// Resident models that cannot be read are no reason to do or say anything more.
+func TestResidentModelsAreNotKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", func(b *bed) { b.resident, b.embedErr = []string{"embed:latest"}, errInternal })
-		sleep(interval)
-		b.set(func() { b.embedErr = nil })
-		sleep(3 * interval)
-		b.wantWarms(t, "0s embed", "30s embed", "1m0s embed")
-	})
-}
-
-// A target whose models cannot be read is left alone, as long as it lasts.
-func TestDoesNothingWhileDegraded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", func(b *bed) { b.installed = "<html>" })
-		sleep(interval)
-		b.wantWarms(t)
-		b.wantLog(t)
-		b.set(func() { b.installed = embedder })
-		sleep(interval)
-		b.wantWarms(t, "35s embed")
-		b.set(func() { b.installed, b.resident = "<html>", nil })
-		sleep(2 * interval)
-		b.wantWarms(t)
+		b := newBed(t, "embed", func(h *host) {
+			h.psDown, h.chat, h.chatSince, h.resident = errInternal, "chat", time.Now().Add(-time.Hour), []string{"chat:latest"}
+		})
+		b.set(func() { b.resident = []string{"chat:latest"} })
+		sleep(10 * interval)
+		b.wantWarms(t, 0)
 		b.wantLog(t, warmed)
 	})
 }
-
-// Resident models that cannot be read are no reason to do or say anything.
-func TestPSFails(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := New(psFails{t}, "embed", slog.New(slog.NewTextHandler(t.Output(), nil)))
-		w.Chat = func() (string, time.Duration) { t.Error("asked for the chat"); return "chat", time.Hour }
-		go w.Run(t.Context())
-		w.Polled(stateOf(t, embedder, nil))
-		synctest.Wait()
-	})
-}
-
-type psFails struct{ t *testing.T }
-
-func (psFails) PS(context.Context) ([]string, error)           { return nil, errInternal }
-func (f psFails) Embed(ctx context.Context, name string) error { f.t.Error("warmed"); return nil }
-
-// stateOf returns the state of an inventory whose only poll got tags or err.
-func stateOf(t *testing.T, tags string, err error) inventory.State {
-	t.Helper()
-	inv := inventory.New(&host{installed: tags, down: err}, interval, slog.New(slog.DiscardHandler))
-	ctx, cancel := context.WithCancel(t.Context())
-	inv.Polled = func(inventory.State) { cancel() }
-	inv.Run(ctx)
-	return inv.State()
-}
-
-// The resident models are asked for with a time limit.
-func TestPSHangs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		target := &psHangs{began: time.Now()}
-		w := New(target, "embed", slog.New(slog.DiscardHandler))
-		go w.Run(t.Context())
-		w.Polled(stateOf(t, embedder, nil))
-		sleep(4 * second)
-		w.Polled(stateOf(t, embedder, nil))
-		sleep(4 * second)
-		if want := []time.Duration{4 * second, 8 * second}; !slices.Equal(target.ended, want) {
-			t.Errorf("given up at %v; want %v", target.ended, want)
-		}
-	})
-}
-
-type psHangs struct {
-	began time.Time
-	ended []time.Duration
-}
-
-func (h *psHangs) PS(ctx context.Context) ([]string, error) {
-	<-ctx.Done()
-	h.ended = append(h.ended, time.Since(h.began))
-	return nil, ctx.Err()
-}
-
-func (*psHangs) Embed(context.Context, string) error { return nil }
 
 func TestAttemptIsGivenUpWhenTheTargetIsUnreachable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", func(b *bed) { b.embedding = b.hang })
+		b := newBed(t, "embed", func(h *host) { h.embedding = h.hang })
 		sleep(2*interval + second)
-		b.wantWarms(t, "0s embed") // it goes on, poll after poll
+		b.wantWarms(t, 0) // it goes on, poll after poll
 		b.set(func() { b.down = errRefused })
 		sleep(interval)
 		b.wantGivenUp(t, 90*second) // when the target was found unreachable
+		b.wantCounts(t, 0, 1)
 		b.set(func() { b.down, b.embedding = nil, nil })
 		sleep(interval)
-		b.wantWarms(t, "1m35s embed")
+		b.wantWarms(t, 95*second)
 	})
 }
 
-// A target that answers polls, if not as it should, may still be loading.
-func TestAttemptGoesOnWhenTheAnswerIsBad(t *testing.T) {
+func TestAttemptIsGivenUpAfterFiveMinutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", func(b *bed) { b.embedding = b.hang })
-		b.set(func() { b.down = errInternal })
+		b := newBed(t, "embed", func(h *host) { h.embedding = h.hang })
 		sleep(5*time.Minute + second)
 		b.wantGivenUp(t, 5*time.Minute)
 	})
@@ -480,50 +347,32 @@ func TestAttemptGoesOnWhenTheAnswerIsBad(t *testing.T) {
 
 func TestOneSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var model string
-		var since time.Time // model's chat is answered
-		b := newBed(t, "embed", func(b *bed) {
-			b.warmer.Chat = func() (string, time.Duration) {
-				if model == "" {
-					return "", 0
-				}
-				return model, time.Since(since)
-			}
-		})
+		b := newBed(t, "embed", nil)
 		b.wantLog(t, warmed)
-
 		sleep(second) // polls are a second before the half minute from here
-		chats := func(name string, answering time.Duration) {
+
+		// chats lets a chat have had the turn for a while when the next poll finds
+		// models resident, and then checks what was logged.
+		chats := func(model string, hadTurn time.Duration, resident []string, want ...string) {
+			t.Helper()
 			b.set(func() {
-				b.resident = []string{"chat:latest"}
-				model, since = name, time.Now().Add(29*second-answering)
+				b.resident, b.chat, b.chatSince = resident, model, time.Now().Add(29*second-hadTurn)
 			})
 			sleep(interval)
+			b.wantLog(t, want...)
 		}
-		chats("chat", 10*second-1) // for a moment too short a time
-		b.wantLog(t, warmed)
-		chats("", 0) // no chat
-		b.wantLog(t, warmed)
-		chats("Embed:latest", time.Hour) // needs no second place
-		b.wantLog(t, warmed)
-		chats("chat", 10*second)
-		b.wantLog(t, tooFewHere, warmed)
-		chats("chat", time.Hour) // once per episode
-		b.wantLog(t, warmed)
-
-		sleep(interval) // both are resident: the episode is over
-		b.wantLog(t)
-		chats("chat", 10*second)
-		b.wantLog(t, tooFewHere, warmed)
-	})
-}
-
-func TestNoModelResidentWhileAChatRuns(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", func(b *bed) {
-			b.warmer.Chat = func() (string, time.Duration) { return "chat", 10 * second }
-		})
-		b.wantLog(t, strings.Replace(tooFewHere, "resident=1", "resident=0", 1), warmed)
+		one := []string{"chat:latest"}
+		chats("chat", 10*second-1, one, warmed)             // for a moment too short a time
+		chats("", time.Hour, one, warmed)                   // no chat
+		chats("other", time.Hour, one, warmed)              // its model is being loaded
+		chats("chat", time.Hour, nil, warmed)               // the same
+		chats("Embed", time.Hour, []string{"embed:latest"}) // needs no second place
+		chats("chat", 10*second, one, oneSlot, warmed)
+		chats("chat", time.Hour, one, warmed) // once per episode
+		chats("chat", time.Hour, nil, warmed)
+		chats("chat", time.Hour, one, warmed)
+		chats("chat", time.Hour, []string{"chat:latest", "embed:latest"}) // the episode is over
+		chats("chat", 10*second, one, oneSlot, warmed)
 	})
 }
 
@@ -531,56 +380,44 @@ func TestNoModelResidentWhileAChatRuns(t *testing.T) {
 // warning must not wait as well: it is about this very case.
 func TestOneSlotIsSeenWhileTheEmbedderWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var answering time.Time
-		b := newBed(t, "embed", func(b *bed) {
-			b.warmer.Chat = func() (string, time.Duration) { return "chat", time.Since(answering) }
-			b.resident = []string{"chat:latest"}
-			answering = time.Now()
-			b.embedding = b.hang
+		b := newBed(t, "embed", func(h *host) {
+			h.resident, h.chat, h.chatSince, h.embedding = []string{"chat:latest"}, "chat", time.Now(), h.hang
 		})
-		b.wantWarms(t, "0s embed")
 		sleep(interval)
-		b.wantLog(t, tooFewHere)
+		b.wantWarms(t, 0)
+		b.wantLog(t, oneSlot)
 	})
 }
 
-func TestRunEndsWithItsContext(t *testing.T) {
+// Run ends with its context. An attempt under way is ended too, and waited for;
+// nothing is said of it.
+func TestRunEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", nil)
-		ctx, cancel := context.WithCancel(t.Context())
-		go func() { time.Sleep(second); cancel() }()
-		b.warmer.Run(ctx)
-		if got := time.Since(b.began); got != second {
-			t.Errorf("Run ended after %v; want 1s", got)
+		b := newBed(t, "embed", func(h *host) {
+			h.embedding = func(ctx context.Context) error {
+				defer time.Sleep(second) // it takes its time to end
+				return h.hang(ctx)
+			}
+		})
+		sleep(second)
+		b.stop()
+		sleep(second - 1)
+		b.wantGivenUp(t, second)
+		ended := func() bool {
+			select {
+			case <-b.done:
+				return true
+			default:
+				return false
+			}
 		}
-		b.warmer.Polled(inventory.State{}) // does not block
-		b.warmer.Polled(inventory.State{})
-	})
-}
-
-// An attempt under way is ended too, and waited for; nothing is said of it.
-func TestRunEndsInAnAttempt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
-		h := &host{began: time.Now(), installed: embedder}
-		h.embedding = func(ctx context.Context) error {
-			defer time.Sleep(second) // it takes its time to end
-			return h.hang(ctx)
+		if ended() {
+			t.Error("Run ended before the attempt")
 		}
-		w := New(h, "embed", logger(&log))
-		w.Warmed = func(err error) { t.Errorf("told of %v; want nothing", err) }
-		ctx, cancel := context.WithCancel(t.Context())
-		w.Polled(stateOf(t, embedder, nil))
-		go func() { time.Sleep(second); cancel() }()
-		w.Run(ctx)
-		if got := h.gaveUp.Sub(h.began); got != second {
-			t.Errorf("given up after %v; want 1s", got)
+		if sleep(1); !ended() {
+			t.Error("Run has not ended with the attempt")
 		}
-		if got := time.Since(h.began); got != 2*second {
-			t.Errorf("Run ended after %v; want 2s", got)
-		}
-		if log.Len() > 0 {
-			t.Errorf("got log\n%s; want nothing of the end", &log)
-		}
+		b.wantCounts(t, 0, 0)
+		b.wantLog(t)
 	})
 }

@@ -150,6 +150,8 @@ var corpus = []request{
 	bare("tags", "GET", "/api/tags"),
 	bare("HEAD tags", "HEAD", "/api/tags"),
 	bare("tags with a query", "GET", "/api/tags?x=1"),
+	bare("version with a query", "GET", "/api/version?x=1"),
+	with("embed with a query", "/api/embed?beta=true", `{"model":"tiny-embed","input":"one"}`),
 	bare("tags local Origin", "GET", "/api/tags", local),
 	bare("tags wrong Origin", "GET", "/api/tags", foreign),
 	{name: "ps", method: "GET", path: "/api/ps", before: []request{ // both are loaded

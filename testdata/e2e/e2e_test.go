@@ -54,6 +54,7 @@ func runTests(m *testing.M) (status int, err error) {
 		return 0, err
 	}
 	defer ollama.Kill()
+	defer tellLeftOut(os.Stdout)
 	return m.Run(), nil
 }
 

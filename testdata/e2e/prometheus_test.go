@@ -2,8 +2,10 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -58,7 +60,7 @@ func TestPrometheusScrapes(t *testing.T) {
 				c.leave()
 			}
 			expect(`foreman_queue_depth + foreman_chats_in_flight`, equals(0))
-			expect(`foreman_slot_taken_total{reason="client left"}`, func(v float64) bool { return v >= 1 })
+			expect(`foreman_turns_revoked_total{reason="client left"}`, func(v float64) bool { return v >= 1 })
 		})
 	}
 }
@@ -166,8 +168,9 @@ func families(t *testing.T, page string) map[string]*dto.MetricFamily {
 	return got
 }
 
-// TestProcessMetricsAreTheUsualOnes compares with those of Prometheus' own
-// client in the process of the test: names, types and labels.
+// TestProcessMetricsAreTheUsualOnes compares what foreman tells of its process with
+// what Prometheus' own client tells of the process of the test: names, types, labels
+// and help. Beside them and its own metrics foreman has none.
 func TestProcessMetricsAreTheUsualOnes(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -182,29 +185,31 @@ func TestProcessMetricsAreTheUsualOnes(t *testing.T) {
 		for _, l := range f.Metric[0].Label {
 			labels = append(labels, l.GetName())
 		}
-		for _, q := range f.Metric[0].GetSummary().GetQuantile() {
-			labels = append(labels, fmt.Sprint(q.GetQuantile()))
-		}
-		return fmt.Sprint(f.GetType(), labels, len(f.Metric))
+		return fmt.Sprintf("%s, labels %q, %d series, %q", f.GetType(), labels, len(f.Metric), f.GetHelp())
 	}
-	known := map[string]bool{}
-	var missing []string
-	for _, want := range usual {
-		known[want.GetName()] = true
-		got := ours[want.GetName()]
-		switch {
-		case got == nil:
-			missing = append(missing, want.GetName())
-		case shape(got) != shape(want):
-			t.Errorf("%s: got %s; want %s", want.GetName(), shape(got), shape(want))
-		}
+	byName := map[string]*dto.MetricFamily{}
+	for _, f := range usual {
+		byName[f.GetName()] = f
 	}
-	for name := range ours {
-		if own := strings.HasPrefix(name, "foreman_"); own == known[name] {
-			t.Errorf("%s is neither foreman's own nor one of the usual", name)
+	told := []string{
+		"go_goroutines", "go_info",
+		"process_max_fds", "process_open_fds", "process_resident_memory_bytes", "process_start_time_seconds",
+	}
+	var notOurs []string
+	for _, name := range slices.Sorted(maps.Keys(ours)) {
+		if !strings.HasPrefix(name, "foreman_") {
+			notOurs = append(notOurs, name)
 		}
 	}
-	if missing != nil {
-		t.Errorf("missing are %q", missing)
+	if !slices.Equal(notOurs, told) {
+		t.Fatalf("beside its own metrics foreman has %q; want %q", notOurs, told)
+	}
+	for _, name := range told {
+		got, want := ours[name], byName[name]
+		if want == nil {
+			t.Errorf("%s: Prometheus' own client has none", name)
+		} else if shape(got) != shape(want) {
+			t.Errorf("%s: got %s; want %s", name, shape(got), shape(want))
+		}
 	}
 }

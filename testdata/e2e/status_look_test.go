@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -44,8 +46,12 @@ func (c crowd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+var pictures = flag.String("pictures", "", "directory for pictures of the status page; empty: keep none")
+
 // TestStatusPageLooks fills the page, checks it in light and dark, wide and
-// narrow, and takes pictures of it for whoever wants to look.
+// narrow, and takes pictures of it for whoever wants to look:
+//
+//	go -C testdata/e2e test -run StatusPageLooks -pictures /tmp/pictures
 func TestStatusPageLooks(t *testing.T) {
 	const long = "hf.co/bartowski/DeepSeek-R1-Distill-Qwen-32B-abliterated-SomebodysFineTune-v2.1-GGUF:IQ4_XS"
 	tab := startBrowser(t)
@@ -74,13 +80,9 @@ func TestStatusPageLooks(t *testing.T) {
 	navigate(t, tab, foreman.URL+"/status")
 	shows(t, tab, "#now", long, "12.6 MB so far", fmt.Sprint(waiting, " waiting"))
 
-	album := t.TempDir()
-	if os.Getenv("CI") != "true" {
-		var err error
-		if album, err = os.MkdirTemp("", "foreman-status-"); err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("pictures are in %s", album)
+	album := cmp.Or(*pictures, t.TempDir())
+	if err := os.MkdirAll(album, 0o700); err != nil {
+		t.Fatal(err)
 	}
 	look := func(name, scheme string, width int64) {
 		t.Helper()

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -256,6 +257,26 @@ func TestStatusPageWithoutScript(t *testing.T) {
 			if !strings.Contains(page, want) {
 				return fmt.Errorf("no %q in the page: %s", want, page)
 			}
+		}
+		return nil
+	})
+}
+
+// TestStatusPageKnowsWhatIsResident has a model loaded while no poll is due for an
+// hour: who looks at the page has foreman ask.
+func TestStatusPageKnowsWhatIsResident(t *testing.T) {
+	own := startOllama(t)
+	foreman := startForeman(t, own.URL, "FOREMAN_EMBED_MODEL=", "FOREMAN_POLL_INTERVAL=1h")
+	if strings.Contains(get(t, foreman.URL+"/status").body, ">resident<") {
+		t.Error("resident before anything was loaded")
+	}
+	if got := post(t, foreman.URL+"/api/chat", `{"model":"tiny-chat"}`); got.StatusCode != http.StatusOK {
+		t.Fatalf("got %d %s; want the model to be loaded", got.StatusCode, got.body)
+	}
+	const want = lab.ChatModel + `:latest</code> <span class="tag">resident</span>`
+	eventually(t, func() error {
+		if page := get(t, foreman.URL+"/status").body; !strings.Contains(page, want) {
+			return fmt.Errorf("no %q in the page: %s", want, page)
 		}
 		return nil
 	})

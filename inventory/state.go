@@ -1,0 +1,109 @@
+package inventory
+
+import (
+	"errors"
+	"slices"
+	"time"
+)
+
+// Reasons to be degraded, coarse enough to be told to anybody.
+const (
+	Starting     = "starting" // no poll has ended yet
+	Unreachable  = "unreachable"
+	Unauthorized = "unauthorized"
+	BadAnswer    = "bad answer"
+)
+
+// State is what was known at one moment.
+type State struct {
+	Seq        uint64            // grows with every change that [Inventory.Next] tells of; 0 before the first
+	Tags       []byte            // the target's last good answer to GET /api/tags; nil before the first
+	LastPoll   time.Time         // when Tags was read
+	Kept       map[string]Answer // the target's last good answers to GET, by kept path
+	Reason     string            // why the state is degraded; empty: it is not
+	Since      time.Time         // when the state became, or ceased to be, degraded
+	Unanswered int               // polls in a row that ended in ErrUnreachable; those within 4 s of each other count once
+	Polls      Polls             // polls since the start, by result
+
+	// Resident are the models in the memory of the target, in the order of its
+	// last answer to GET /api/ps. ResidentRead is when that was read. If it is zero,
+	// the resident models are not known, and Resident is nil: they were never
+	// read, the last attempt to read them failed, or the state is degraded.
+	Resident     []Resident
+	ResidentRead time.Time
+
+	models  models
+	err     error     // of the last poll
+	counted time.Time // when Unanswered last grew
+}
+
+// An Answer is a body that the target sent, and when it was read.
+type Answer struct {
+	Body []byte
+	Read time.Time
+}
+
+// A Resident is a model in the memory of the target.
+type Resident struct {
+	Name      string    // as the target spells it
+	Size      int64     // bytes of memory in all
+	SizeVRAM  int64     // bytes of them that are on GPUs
+	ExpiresAt time.Time // when the target unloads an idle model; zero: the target did not say
+}
+
+// Polls counts polls by result.
+type Polls struct {
+	OK, Unreachable, Unauthorized, BadAnswer uint64
+}
+
+// Degraded reports whether the last poll failed, or none has ended yet.
+func (s State) Degraded() bool { return s.Reason != "" }
+
+// Len returns how many models the target holds.
+func (s State) Len() int { return len(s.models.listed) }
+
+// Names returns the models that the target holds, in its spelling and its order.
+// The caller must not change them.
+func (s State) Names() []string { return s.models.listed }
+
+// Holds reports whether the target holds the model, spelt in any way that Ollama
+// accepts.
+func (s State) Holds(model string) bool { return s.models.named(model) != "" }
+
+// IsResident reports whether the model, spelt in any way that Ollama accepts, is
+// known to be in the memory of the target.
+func (s State) IsResident(model string) bool {
+	return slices.ContainsFunc(s.Resident, func(r Resident) bool { return Same(r.Name, model) })
+}
+
+// after returns s as a poll that ended with err changes it. What a good poll has
+// read is left to the caller.
+func (s State) after(err error) State {
+	wasDegraded, unanswered := s.Degraded(), 0
+	switch {
+	case err == nil:
+		s.Reason = ""
+		s.Polls.OK++
+	case errors.Is(err, ErrUnreachable):
+		s.Reason = Unreachable
+		s.Polls.Unreachable++
+		// Many requests at one moment cause several polls, which fail for one reason.
+		if unanswered = s.Unanswered; unanswered == 0 || time.Since(s.counted) >= pollTimeout {
+			unanswered, s.counted = unanswered+1, time.Now()
+		}
+	case errors.Is(err, ErrUnauthorized):
+		s.Reason = Unauthorized
+		s.Polls.Unauthorized++
+	default:
+		s.Reason = BadAnswer
+		s.Polls.BadAnswer++
+	}
+	s.Unanswered, s.err = unanswered, err
+	if s.Degraded() != wasDegraded {
+		s.Since = time.Now()
+	}
+	if s.Degraded() {
+		s.Resident, s.ResidentRead = nil, time.Time{}
+	}
+	return s
+}

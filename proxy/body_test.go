@@ -1,0 +1,284 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestUploadEndsOnce: Transport reads once more behind a body's declared end,
+// after the target has it all. By then the target may have answered and net/http
+// have closed the client's body; that must not cut the answer
+// (golang.org/issue/40747).
+func TestUploadEndsOnce(t *testing.T) {
+	body := &closing{}
+	u := uploadOf(body)
+	b := make([]byte, 10)
+	if n, err := u.Read(b); n != 4 || err != io.EOF {
+		t.Fatalf("first read: %d, %v; want 4, EOF", n, err)
+	}
+	body.closed = true
+	if n, err := u.Read(b); n != 0 || err != io.EOF {
+		t.Errorf("second read: %d, %v; want 0, EOF", n, err)
+	}
+}
+
+func uploadOf(body io.ReadCloser) *upload {
+	var w http.ResponseWriter = httptest.NewRecorder()
+	if s, ok := body.(*slowBody); ok {
+		w = s
+	}
+	return &upload{body: body, rc: http.NewResponseController(w), patience: uploadPatience}
+}
+
+// closing is a body as net/http's server has it: it tells its end with the last
+// bytes.
+type closing struct{ closed bool }
+
+func (c *closing) Read(b []byte) (int, error) {
+	if c.closed {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	return copy(b, "body"), io.EOF
+}
+
+func (c *closing) Close() error { c.closed = true; return nil }
+
+func TestUploadMarksItsErrors(t *testing.T) {
+	if _, err := uploadOf(&closing{closed: true}).Read(nil); !errors.Is(err, errUpload) || !errors.Is(err, http.ErrBodyReadAfterClose) {
+		t.Errorf("got %v; want it to be both %v and the cause", err, errUpload)
+	}
+}
+
+// TestBodyThatEndsLate: net/http tells a body's end with its last bytes, but no
+// Reader has to.
+func TestBodyThatEndsLate(t *testing.T) {
+	f := newFront(t, newStub(t).URL, nil)
+	for _, n := range []int{len(chatBody), 4 << 10, 64 << 10, 64<<10 + 1, 100_000} {
+		w := httptest.NewRecorder()
+		body := chatBody + strings.Repeat(" ", n-len(chatBody))
+		f.ServeHTTP(w, httptest.NewRequest("POST", "http://localhost/api/chat", strings.NewReader(body)))
+		if w.Code != 200 {
+			t.Errorf("%d bytes: %d %s; want 200", n, w.Code, w.Body)
+		}
+	}
+	f.expectIdle(t)
+}
+
+// The target may answer before it has read a large body, as a proxy in front of it
+// does that refuses. The answer comes whole, and at once, also while the client is
+// still sending.
+func TestFaultAnswerBeforeTheEndOfALargeBody(t *testing.T) {
+	const size, late, answerSize = 1300 << 10, 10 << 10, 300 << 10
+	stub := newStub(t)
+	early := func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).EnableFullDuplex()
+		w.Header().Set("Content-Length", strconv.Itoa(answerSize))
+		w.WriteHeader(http.StatusUnauthorized)
+		w.Write(bytes.Repeat([]byte("x"), answerSize))
+		w.(http.Flusher).Flush()
+	}
+	stub.embed, stub.anything = early, early
+	f := newFront(t, stub.URL, func(o *Options) { o.Manage, o.MaxBody = true, 64<<20 })
+	for _, rt := range routes {
+		if rt.class != embed && rt.class != manage && rt.path != "/api/show" {
+			continue
+		}
+		for _, framing := range []string{"length", "chunked"} {
+			method := strings.Fields(rt.methods)[len(strings.Fields(rt.methods))-1]
+			path := strings.ReplaceAll(rt.path, "{digest}", "sha256:0")
+			c := connect(t, f)
+			head := "Content-Length: " + strconv.Itoa(size) + "\r\n\r\n"
+			if framing == "chunked" {
+				head = "Transfer-Encoding: chunked\r\n\r\n" + strconv.FormatInt(size, 16) + "\r\n"
+			}
+			c.send(t, method+" "+path+" HTTP/1.1\r\nHost: 127.0.0.1\r\n"+head)
+			go c.Write(bytes.Repeat([]byte("y"), size-late)) // the rest never comes
+			resp, body, err := c.answer(t)
+			if resp.StatusCode != http.StatusUnauthorized || err != nil || len(body) != answerSize {
+				t.Errorf("%s %s, %s: %d, %d bytes, %v; want 401 and %d bytes", method, path, framing, resp.StatusCode, len(body), err, answerSize)
+			}
+			c.Close()
+		}
+	}
+	f.expectIdle(t)
+}
+
+// heap returns how many bytes are in use.
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+func TestFaultQueueOfLargeChats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const chats, size = 600, 1 << 20
+		target := newHolder(t)
+		f, network := newFrontIn(t, target, func(o *Options) { o.MaxBody = 64 << 20 })
+		body := marked("large") // and what is not looked at, or the race detector would take its time
+		body += strings.Repeat("x", size-len(body))
+		request := postOf("/api/chat", body)
+		running := connectIn(t, network)
+		running.send(t, postOf("/api/chat", marked("first")))
+		first := target.next(t, "first")
+		before := heap()
+
+		var clients sync.WaitGroup
+		var mu sync.Mutex // guards answers
+		answers := map[int]int{}
+		for range chats {
+			clients.Go(func() {
+				c := connectIn(t, network)
+				go io.WriteString(c, request) // a refused one is not read to its end
+				resp, text, _ := c.answer(t)
+				c.Close()
+				if resp.StatusCode == http.StatusServiceUnavailable && (resp.Header.Get("Retry-After") == "" || !strings.Contains(text, "too many bytes")) {
+					t.Errorf("503 %q; want one for too many bytes, with Retry-After", text)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				answers[resp.StatusCode]++
+			})
+		}
+		synctest.Wait()
+		waiting, _ := f.Gate.Len()
+		if used, limit := f.bodies.used.Load(), int64(256<<20); used > limit || used < int64(waiting)*size {
+			t.Errorf("%d chats wait and %d bytes count as taken; want at most %d, and no fewer than wait", waiting, used, limit)
+		}
+		if grown := heap() - before; grown > 384<<20 {
+			t.Errorf("the heap has grown by %d MiB; want little more than 256", grown>>20)
+		}
+		if waiting < 250 || answers[503] != chats-waiting {
+			t.Errorf("%d chats wait, answers %v; want 250 to wait and 503 for the others", waiting, answers)
+		}
+
+		go func() {
+			for range waiting {
+				target.any(t).finish()
+			}
+		}()
+		first.finish()
+		running.answer(t)
+		clients.Wait()
+		if answers[200] != waiting || answers[200]+answers[503] != chats {
+			t.Errorf("answers %v; want 200 for the %d that waited, 503 for the others", answers, waiting)
+		}
+		synctest.Wait()
+		f.expectIdle(t)
+	})
+}
+
+func TestFaultSilentUploads(t *testing.T) {
+	for _, test := range []struct {
+		name, head  string
+		connections int
+		heap        int64 // how much it may grow
+		want        int
+	}{
+		{"chats of 100 MB", "POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000000\r\n\r\n", 1000, 64 << 20, http.StatusRequestTimeout},
+		{"chats of chunks", "POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n5f5e100\r\n", 1000, 64 << 20, http.StatusRequestTimeout},
+		{"chats of more than FOREMAN_MAX_BODY", "POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 200000000\r\n\r\n", 1000, 64 << 20, http.StatusRequestEntityTooLarge},
+		{"chats of 64 KiB", "POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 65536\r\n\r\n", 1000, 64 << 20, http.StatusRequestTimeout},
+		{"embeds of 100 MB", "POST /api/embed HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000000\r\n\r\n", 1000, 64 << 20, http.StatusRequestTimeout},
+		{"embeds of 1 MiB", "POST /api/embed HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1048576\r\n\r\n", 100, 25 << 20, http.StatusRequestTimeout},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				target := newHolder(t)
+				f, network := newFrontIn(t, target, func(o *Options) { o.MaxBody = 128 << 20 })
+				before := heap()
+				began := time.Now()
+				var answering sync.WaitGroup
+				for range test.connections {
+					answering.Go(func() {
+						c := connectIn(t, network)
+						c.send(t, test.head)
+						c.SetReadDeadline(began.Add(time.Hour))
+						resp, err := http.ReadResponse(c.in, nil)
+						if err != nil || resp.StatusCode != test.want {
+							t.Errorf("%+v, %v; want %d", resp, err, test.want)
+						}
+						c.Close()
+					})
+				}
+				synctest.Wait()
+				if used := f.bodies.used.Load(); used > int64(test.connections)*4<<10 {
+					t.Errorf("%d bytes of the budget are taken; want 4 KiB for each at most", used)
+				}
+				if grown := heap() - before; grown > test.heap {
+					t.Errorf("the heap has grown by %d MiB; want less than %d", grown>>20, test.heap>>20)
+				}
+				other := connectIn(t, network)
+				other.send(t, postOf("/api/chat", marked("other")))
+				target.next(t, "other").finish()
+				if got := other.status(t); got != http.StatusOK {
+					t.Errorf("other chat: status %d; want 200", got)
+				}
+
+				answering.Wait()
+				if took := time.Since(began); took > time.Minute {
+					t.Errorf("the last answer came after %v; want a minute at most", took)
+				}
+				synctest.Wait()
+				f.expectIdle(t)
+				target.none(t)
+			})
+		})
+	}
+}
+
+// What is held of embeddings, so that they can be sent twice, is of the same budget
+// as what waits of chats. What has no room goes on all the same.
+func TestFaultManyLargeEmbeds(t *testing.T) {
+	const embeds, size = 20, 1 << 20
+	stub := newStub(t)
+	barrier := newBarrier()
+	stub.embed = barrier.then(stub.embed)
+	f := newFront(t, stub.URL, func(o *Options) { o.MaxBody = 2 << 20 })
+	f.bodies.limit = 8 << 20
+	body := embedBody + strings.Repeat(" ", size-len(embedBody))
+	var clients sync.WaitGroup
+	for range embeds {
+		clients.Go(func() {
+			if a := f.do(t, "POST", "/api/embed", body); a.status != 200 || a.err != nil {
+				t.Errorf("got %d %s, %v; want 200", a.status, a.body, a.err)
+			}
+		})
+	}
+	for range embeds {
+		<-barrier.arrived
+	}
+	if used := f.bodies.used.Load(); used < 6<<20 || used > 8<<20 {
+		t.Errorf("%d bytes of the budget are taken by %d MiB; want most of 8 MiB", used, embeds)
+	}
+	close(barrier.release)
+	clients.Wait()
+	f.expectIdle(t)
+}
+
+// Looking for the model does not copy what is looked at, whatever stands behind it.
+func TestFaultLargeBodyWithMoreBehindIt(t *testing.T) {
+	for _, tail := range []string{"", " ", "x", "{}"} {
+		body := []byte(`{"model":"chat","prompt":"` + strings.Repeat("x", 1<<20) + `"}` + tail)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if model, err := readModel(body); model != "chat" || err != nil {
+			t.Errorf("%q behind it: got %q, %v; want chat", tail, model, err)
+		}
+		runtime.ReadMemStats(&after)
+		if got := after.TotalAlloc - before.TotalAlloc; got > 64<<10 {
+			t.Errorf("%q behind it: %d KiB allocated; want a few", tail, got>>10)
+		}
+	}
+}

@@ -1,0 +1,518 @@
+package proxy
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"foreman/gate"
+)
+
+// dialects are a path of each API whose errors foreman speaks.
+var dialects = []string{"/api/chat", "/v1/chat/completions", "/v1/messages"}
+
+// A refusal is an error that foreman itself answers with: its status, its text
+// and what the Anthropic API calls it. The OpenAI API has two names, and codes.
+type refusal struct {
+	status    int
+	text      string
+	anthropic string
+}
+
+// in returns the body that tells the refusal in the dialect of a path.
+func (r refusal) in(path string) string {
+	switch {
+	case path == "/v1/messages":
+		return fmt.Sprintf(`{"type":"error","error":{"type":"%s","message":"%s"}}`+"\n", r.anthropic, r.text)
+	case strings.HasPrefix(path, "/v1/"):
+		kind, code := "invalid_request_error", "null"
+		switch {
+		case r.status >= 500:
+			kind = "server_error"
+		case r.status == 401:
+			code = `"invalid_api_key"`
+		case r.status == 404:
+			code = `"model_not_found"`
+		}
+		return fmt.Sprintf(`{"error":{"message":"%s","type":"%s","param":null,"code":%s}}`+"\n", r.text, kind, code)
+	default:
+		return fmt.Sprintf(`{"error":"%s"}`+"\n", r.text)
+	}
+}
+
+// check fails the test unless a is the refusal, as one line of JSON.
+func (r refusal) check(t *testing.T, path string, a answer) {
+	t.Helper()
+	if want := r.in(path); a.status != r.status || a.body != want || a.err != nil {
+		t.Errorf("got %d %q, %v; want %d %q", a.status, a.body, a.err, r.status, want)
+	}
+	for name, want := range map[string]string{
+		"Content-Type":     "application/json; charset=utf-8",
+		"Retry-After":      map[int]string{503: "5"}[r.status],
+		"WWW-Authenticate": map[int]string{401: `Bearer realm="foreman"`}[r.status],
+		"Allow":            map[int]string{405: "POST, OPTIONS"}[r.status],
+	} {
+		if got := a.header.Get(name); got != want {
+			t.Errorf("%s %q; want %q", name, got, want)
+		}
+	}
+	if a.header.Get("X-Request-Id") == "" {
+		t.Error("no X-Request-Id")
+	}
+}
+
+const (
+	invalid = "invalid_request_error"
+	failed  = "api_error"
+)
+
+func badJSON(text string) refusal { return refusal{400, text, invalid} }
+
+// TestAnswers goes through the table of answers. Each row is asked for in each
+// dialect; none leaves the turn or memory taken, and none but those that say so
+// reaches the target.
+func TestAnswers(t *testing.T) {
+	notFound := func(model string) refusal { return refusal{404, "model '" + model + "' not found", "not_found_error"} }
+	unauthorized := refusal{401, "a valid token is required, exactly once, as Authorization: Bearer", "authentication_error"}
+	tooLarge := refusal{413, "request body larger than 1024 bytes", "request_too_large"}
+	framing := refusal{400, "the request body is broken off or badly framed", invalid}
+	unreachable := refusal{503, "the Ollama host is unreachable", "overloaded_error"}
+	nonsense := refusal{502, "the Ollama host answered nonsense", failed}
+
+	withToken := func(o *Options) { o.Token = clientToken }
+	small := func(o *Options) { o.MaxBody = 1 << 10 }
+	large := chatBody + strings.Repeat(" ", 1<<10-len(chatBody)+1)
+	// occupy takes the turn before the request comes.
+	occupy := func(t *testing.T, f *front) (undo func()) {
+		turn, err := f.Gate.Enter(t.Context(), gate.Request{Kind: "chat:latest"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return turn.Leave
+	}
+	// speak makes the target answer chats with raw bytes and hang up.
+	speak := func(bytes string) func(*stub) {
+		return func(s *stub) { s.chat = hijacked(bytes) }
+	}
+
+	for _, test := range []struct {
+		name    string
+		target  func(*stub)
+		options func(*Options)
+		before  func(*testing.T, *front) (undo func())
+		method  string // if not POST
+		header  []string
+		body    string
+		raw     string // the request as bytes, with PATH for its path
+		hangUp  bool   // after them
+		want    refusal
+		reaches bool // the target
+	}{
+		{name: "400 no body", want: badJSON("missing request body")},
+		{name: "400 no body, chunked", header: []string{"Transfer-Encoding", "chunked"}, want: badJSON("missing request body")},
+		{name: "400 blank", body: " \n", want: badJSON("missing request body")},
+		{name: "400 not JSON", body: "model=chat", want: badJSON("the request body is not JSON: invalid character 'm' looking for beginning of value")},
+		{name: "400 half a value", body: `{"model":"ch`, want: badJSON("the request body is not JSON: unexpected end of JSON input")},
+		{name: "400 broken behind the model", body: `{"model":"chat","messages":[}`, want: badJSON("the request body is not JSON: invalid character '}' looking for beginning of value")},
+		{name: "400 nested too deep", body: `{"model":"chat","messages":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + "}", want: badJSON("the request body is not JSON: invalid character '[' exceeded max depth")},
+		{name: "400 not an object", body: `["chat"]`, want: badJSON("the request body must be a JSON object, not array")},
+		{name: "400 no model", body: `{"messages":[]}`, want: badJSON("model is required")},
+		{name: "400 model empty", body: `{"model":""}`, want: badJSON("model is required")},
+		{name: "400 model null", body: `{"model":null}`, want: badJSON("model is required")},
+		{name: "400 model a number", body: `{"model":7}`, want: badJSON("model must be a string, not number")},
+		{name: "400 model an object", body: `{"model":{"model":"chat"}}`, want: badJSON("model must be a string, not object")},
+		{name: "400 model a list", body: `{"model":["chat"]}`, want: badJSON("model must be a string, not array")},
+		{name: "400 half a body", raw: "POST PATH HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n" + `{"model":"chat"}`, hangUp: true, want: framing},
+		{name: "400 broken chunk", raw: "POST PATH HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n0\r\n\r\n", want: framing},
+		{name: "400 half the chunks", raw: "POST PATH HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n{\"model\":\"chat\"}\r\n", hangUp: true, want: framing},
+
+		{name: "401 no token", options: withToken, body: chatBody, want: unauthorized},
+		{name: "401 wrong token", options: withToken, header: []string{"Authorization", "Bearer nonsense"}, body: chatBody, want: unauthorized},
+		{name: "401 wrong scheme", options: withToken, header: []string{"Authorization", "Basic " + clientToken}, body: chatBody, want: unauthorized},
+		{name: "401 token twice", options: withToken, header: []string{"Authorization", "Bearer " + clientToken, "Authorization", "Bearer " + clientToken}, body: chatBody, want: unauthorized},
+		{name: "403 host", header: []string{"Host", "evil.example"}, body: chatBody, want: refusal{403, "this Host name is not accepted; see FOREMAN_HOSTS", "permission_error"}},
+
+		{name: "404 model", body: `{"model":"no-such:7b"}`, want: notFound("no-such:7b")},
+		{name: "404 long model", body: `{"model":"` + strings.Repeat("x", 5000) + `"}`, want: notFound(strings.Repeat("x", 5000))},
+		{name: "404 odd model", body: `{"model":"a\nb\u0000/../é"}`, want: notFound(`a\nb\u0000/../é`)},
+		{name: "405", method: "GET", want: refusal{405, "method not allowed; allowed: POST, OPTIONS", invalid}},
+		{name: "405 with a body", method: "PUT", body: chatBody, want: refusal{405, "method not allowed; allowed: POST, OPTIONS", invalid}},
+		{name: "413 declared", options: small, body: large, want: tooLarge},
+		{name: "413 declared and never sent", options: small, raw: "POST PATH HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1025\r\n\r\n", want: tooLarge},
+		{name: "413 chunked", options: small, header: []string{"Transfer-Encoding", "chunked"}, body: large, want: tooLarge},
+		{name: "415", header: []string{"Content-Encoding", "gzip"}, body: chatBody, want: refusal{415, "only Content-Encoding: identity is supported here", invalid}},
+		{name: "415 twice", header: []string{"Content-Encoding", "identity", "Content-Encoding", "gzip"}, body: chatBody, want: refusal{415, "only Content-Encoding: identity is supported here", invalid}},
+
+		{name: "502 not HTTP", target: speak("SSH-2.0-OpenSSH_9.6\r\n"), body: chatBody, want: nonsense, reaches: true},
+		{name: "502 unasked 101", target: speak("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"), body: chatBody, want: nonsense, reaches: true},
+		{
+			name: "502 asked 101", target: speak("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"),
+			header: []string{"Connection", "Upgrade", "Upgrade", "websocket"}, body: chatBody, want: nonsense, reaches: true,
+		},
+		{name: "502 unasked 101 to nothing", target: speak("HTTP/1.1 101 Switching Protocols\r\n\r\n"), body: chatBody, want: nonsense, reaches: true},
+		{name: "502 no status", target: speak("HTTP/1.1 050 Odd\r\nContent-Length: 15\r\n\r\n{\"error\":\"odd\"}"), body: chatBody, want: nonsense, reaches: true},
+		{name: "502 endless header", target: speak("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 2<<20)), body: chatBody, want: nonsense, reaches: true},
+		{name: "503 hangs up", target: speak(""), body: chatBody, want: unreachable, reaches: true},
+		{name: "503 hangs up within the header", target: speak("HTTP/1.1 200 OK\r\n"), body: chatBody, want: unreachable, reaches: true},
+		{
+			name: "503 degraded", target: func(s *stub) { s.tags = refuseWith(500) }, body: chatBody,
+			want: refusal{503, "model 'chat' unknown, and the Ollama host does not tell its models now", "overloaded_error"},
+		},
+		{
+			name: "503 queue full", options: func(o *Options) { o.Gate = gate.New(0) }, before: occupy, body: chatBody,
+			want: refusal{503, "too many chats are waiting", "overloaded_error"},
+		},
+		{
+			name: "503 waited too long", options: func(o *Options) { o.QueueTimeout = time.Millisecond }, before: occupy, body: chatBody,
+			want: refusal{503, "waited too long for a turn", "overloaded_error"},
+		},
+		{
+			name: "503 too many bytes", body: chatBody,
+			before: func(_ *testing.T, f *front) func() {
+				f.bodies.used.Add(f.bodies.limit)
+				return func() { f.bodies.used.Add(-f.bodies.limit) }
+			},
+			want: refusal{503, "too many bytes are waiting", "overloaded_error"},
+		},
+		{
+			name: "503 shutting down", body: chatBody,
+			before: func(_ *testing.T, f *front) func() { f.Gate.Close(); return func() {} },
+			want:   refusal{503, "foreman is shutting down", "overloaded_error"},
+		},
+	} {
+		for _, path := range dialects {
+			t.Run(test.name+path, func(t *testing.T) {
+				stub := newStub(t)
+				if test.target != nil {
+					test.target(stub)
+				}
+				f := newFront(t, stub.URL, test.options)
+				undo := func() {}
+				if test.before != nil {
+					undo = test.before(t, f)
+				}
+				method := test.method
+				if method == "" {
+					method = "POST"
+				}
+				var a answer
+				if test.raw != "" {
+					a = f.raw(t, strings.ReplaceAll(test.raw, "PATH", path), test.hangUp)
+				} else {
+					a = f.do(t, method, path, test.body, test.header...)
+				}
+				undo()
+				test.want.check(t, path, a)
+				f.expectIdle(t)
+				var want []string
+				if test.reaches {
+					want = []string{method + " " + path}
+				}
+				if got := stub.seen(); !slices.Equal(got, want) {
+					t.Errorf("at the target: %q; want %q", got, want)
+				}
+			})
+		}
+	}
+}
+
+// raw sends bytes to f and reads the answer, as a client that has no more to
+// say if hangUp is set.
+func (f *front) raw(t *testing.T, request string, hangUp bool) answer {
+	t.Helper()
+	c, err := net.Dial("tcp", strings.TrimPrefix(f.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, request); err != nil {
+		t.Fatal(err)
+	}
+	if hangUp {
+		c.(*net.TCPConn).CloseWrite()
+	}
+	return readAnswer(t, c)
+}
+
+// readAnswer reads the final answer; informational ones come before it.
+func readAnswer(t *testing.T, c io.Reader) answer {
+	t.Helper()
+	r := bufio.NewReader(c)
+	resp, err := http.ReadResponse(r, nil)
+	for err == nil && resp.StatusCode < 200 {
+		resp, err = http.ReadResponse(r, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header, string(body), err}
+}
+
+// hijacked returns a handler that writes bytes to the connection and closes it.
+func hijacked(bytes string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		defer c.Close()
+		io.WriteString(c, bytes)
+	}
+}
+
+func TestUnreachableTargetIs503(t *testing.T) {
+	ln := listen(t)
+	ln.Close()
+	f := newFront(t, "http://"+ln.Addr().String(), nil)
+	want := refusal{503, "the Ollama host is unreachable", "overloaded_error"}
+	for _, path := range append(dialects, "/api/embed", "/v1/embeddings", "/api/show") {
+		want.check(t, path, f.do(t, "POST", path, chatBody))
+	}
+	for _, path := range []string{"/api/ps", "/api/version", "/v1/models", "/api/tags"} {
+		want.check(t, path, f.do(t, "GET", path, ""))
+	}
+	f.expectIdle(t)
+}
+
+func TestTargetOwnErrorsPassUnchanged(t *testing.T) {
+	for _, status := range []int{400, 401, 403, 404, 408, 413, 429, 499, 500, 502, 503, 504} {
+		stub := newStub(t)
+		const body = `{"error":"what Ollama says", "odd" : 1}`
+		handler := func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			w.Header().Set("Retry-After", "77")
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(status)
+			io.WriteString(w, body)
+		}
+		stub.chat, stub.embed = handler, handler
+		f := newFront(t, stub.URL, nil)
+		for _, path := range []string{"/api/chat", "/v1/messages", "/api/embed"} {
+			a := f.do(t, "POST", path, chatBody)
+			if a.status != status || a.body != body || a.header.Get("Retry-After") != "77" || a.header.Get("Content-Type") != "application/problem+json" {
+				t.Errorf("%s: got %d %v %q; want the target's own %d", path, a.status, a.header, a.body, status)
+			}
+		}
+		f.expectIdle(t)
+	}
+}
+
+func TestManagementOffIs403(t *testing.T) {
+	stub := newStub(t)
+	f := newFront(t, stub.URL, nil)
+	want := refusal{status: 403, text: "model management is off; whoever runs foreman can turn it on with FOREMAN_MANAGE=true"}
+	for _, rt := range []string{"POST /api/pull", "POST /api/push", "POST /api/create", "POST /api/copy", "DELETE /api/delete", "POST /api/blobs/sha256:00"} {
+		method, path, _ := strings.Cut(rt, " ")
+		want := want
+		if path == "/api/pull" { // as the command line does after a misspelt name
+			want.text = "model not pulled: is its name in the list of models? " + want.text
+		}
+		want.check(t, path, f.do(t, method, path, chatBody))
+	}
+	if a := f.do(t, "HEAD", "/api/blobs/sha256:00", ""); a.status != 403 || a.body != "" {
+		t.Errorf("HEAD of a blob: %d %q; want 403 and no body", a.status, a.body)
+	}
+	if got := stub.seen(); len(got) > 0 {
+		t.Errorf("at the target: %q; want nothing", got)
+	}
+}
+
+func TestTooLargeEmbedIs413(t *testing.T) {
+	stub := newStub(t)
+	f := newFront(t, stub.URL, func(o *Options) { o.MaxBody = 1 << 10 })
+	want := refusal{413, "request body larger than 1024 bytes", ""}
+	body := embedBody + strings.Repeat(" ", 1<<10)
+	for _, path := range []string{"/api/embed", "/v1/embeddings"} {
+		want.check(t, path, f.do(t, "POST", path, body))
+		want.check(t, path, f.do(t, "POST", path, body, "Transfer-Encoding", "chunked"))
+	}
+	want.check(t, "/api/embed", f.raw(t, "POST /api/embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 104857600\r\n\r\n", false)) // and never sent
+	framing := badJSON("the request body is broken off or badly framed")
+	framing.check(t, "/api/embed", f.raw(t, "POST /api/embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{}", true))
+	framing.check(t, "/api/embed", f.raw(t, "POST /api/embed HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n{}", false))
+}
+
+// TestCutAfterTheFirstByte: what the client has of an answer must not look whole.
+func TestCutAfterTheFirstByte(t *testing.T) {
+	const line = `{"message":{"content":"The"},"done":false}` + "\n"
+	for _, test := range []struct{ name, answer string }{
+		{"chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2b\r\n" + line + "\r\n"},
+		{"within a chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n" + line},
+		{"nonsense for a chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2b\r\n" + line + "\r\nSSH\r\n"},
+		{"with a length", "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + line},
+		{"HTTP/1.0", "HTTP/1.0 200 OK\r\n\r\n" + line},
+	} {
+		for _, path := range dialects {
+			t.Run(test.name+path, func(t *testing.T) {
+				stub := newStub(t)
+				answerWhole := stub.chat
+				stub.chat = hijacked(test.answer)
+				f := newFront(t, stub.URL, nil)
+				a := f.do(t, "POST", path, chatBody)
+				if a.status != 200 || a.body != line || a.err != io.ErrUnexpectedEOF {
+					t.Errorf("got %d %q, %v; want 200, the line and %v", a.status, a.body, a.err, io.ErrUnexpectedEOF)
+				}
+				f.expectIdle(t)
+				if got := stub.seen(); len(got) != 1 {
+					t.Errorf("at the target: %q; want one request", got)
+				}
+				stub.chat = answerWhole
+				if a := f.do(t, "POST", path, chatBody); a.status != 200 || a.err != nil {
+					t.Errorf("next chat: %d, %v; want 200", a.status, a.err)
+				}
+			})
+		}
+	}
+}
+
+// timedFront is a front and its stub in a synctest bubble.
+func timedFront(t *testing.T, change func(*Options)) (*stub, *front) {
+	t.Helper()
+	host := newMemory(11434)
+	stub := newStubOn(t, host)
+	f := newFrontOn(t, newMemory(8080), stub.URL, func(o *Options) {
+		host.through(o.Target)
+		if change != nil {
+			change(o)
+		}
+	})
+	return stub, f
+}
+
+func TestSlowUploadIs408(t *testing.T) {
+	for _, path := range dialects {
+		synctest.Test(t, func(t *testing.T) {
+			stub, f := timedFront(t, nil)
+			c, err := f.client.Transport.(*http.Transport).DialContext(t.Context(), "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var uploading sync.WaitGroup
+			defer uploading.Wait()
+			defer c.Close()
+			fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n", path)
+			uploading.Go(func() {
+				for range 1000 {
+					if _, err := io.WriteString(c, " "); err != nil {
+						return
+					}
+					time.Sleep(time.Second)
+				}
+			})
+			began := time.Now()
+			a := readAnswer(t, c)
+			refusal{408, "the request body came too slowly", invalid}.check(t, path, a)
+			if got := time.Since(began); got < uploadPatience || got > uploadPatience+time.Second {
+				t.Errorf("408 after %v; want %v", got, uploadPatience)
+			}
+			if got := stub.seen(); len(got) > 0 {
+				t.Errorf("at the target: %q; want nothing", got)
+			}
+			f.expectIdle(t)
+		})
+	}
+}
+
+// TestSteadyUploadIsNotSlow: 64 KiB/s for two minutes is a large body on a poor
+// line, and its deadline must not outlive the upload.
+func TestSteadyUploadIsNotSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stub, f := timedFront(t, func(o *Options) { o.MaxBody = 16 << 20 })
+		stub.chat = func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			time.Sleep(5 * time.Minute) // loads the model
+			io.WriteString(w, "{}")
+		}
+		body, upload := io.Pipe()
+		go func() {
+			io.WriteString(upload, chatBody)
+			for range 120 {
+				time.Sleep(time.Second)
+				io.WriteString(upload, strings.Repeat(" ", 64<<10))
+			}
+			upload.Close()
+		}()
+		resp, err := f.client.Post(f.URL+"/api/chat", "application/json", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != 200 {
+			t.Errorf("got %s; want 200", resp.Status)
+		}
+	})
+}
+
+func TestSilentTargetIs504(t *testing.T) {
+	silent := func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	}
+	for _, test := range []struct {
+		name         string
+		polls        http.HandlerFunc // once the chat is under way; nil: as ever
+		least, limit time.Duration
+		want         refusal
+	}{
+		{"but alive", nil, 10 * time.Minute, 10*time.Minute + 2*time.Second, refusal{504, "the Ollama host said nothing for too long", "timeout_error"}},
+		{"and asleep", silent, 10 * time.Second, 25 * time.Second, refusal{504, "the Ollama host has gone silent", "timeout_error"}},
+	} {
+		for _, path := range dialects {
+			t.Run(test.name+path, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					stub, f := timedFront(t, nil)
+					stub.chat = func(w http.ResponseWriter, r *http.Request) {
+						if test.polls != nil {
+							stub.answerPolls(test.polls)
+						}
+						silent(w, r)
+					}
+					began := time.Now()
+					a := f.do(t, "POST", path, chatBody)
+					test.want.check(t, path, a)
+					if got := time.Since(began); got < test.least || got > test.limit {
+						t.Errorf("after %v; want %v to %v", got, test.least, test.limit)
+					}
+					f.expectIdle(t)
+				})
+			})
+		}
+	}
+}
+
+// TestSilenceAfterTheFirstByte: too late for a 504.
+func TestSilenceAfterTheFirstByte(t *testing.T) {
+	for _, path := range dialects {
+		synctest.Test(t, func(t *testing.T) {
+			stub, f := timedFront(t, nil)
+			stub.chat = func(w http.ResponseWriter, r *http.Request) {
+				io.Copy(io.Discard, r.Body)
+				for range 3 { // silent for long, but never for too long
+					time.Sleep(8 * time.Minute)
+					io.WriteString(w, "{}\n")
+					w.(http.Flusher).Flush()
+				}
+				<-r.Context().Done()
+			}
+			began := time.Now()
+			a := f.do(t, "POST", path, chatBody)
+			if a.status != 200 || a.body != "{}\n{}\n{}\n" || a.err != io.ErrUnexpectedEOF {
+				t.Errorf("got %d %q, %v; want 200, three lines and %v", a.status, a.body, a.err, io.ErrUnexpectedEOF)
+			}
+			if got, least := time.Since(began), 34*time.Minute; got < least || got > least+2*time.Second {
+				t.Errorf("cut after %v; want %v", got, least)
+			}
+			f.expectIdle(t)
+		})
+	}
+}

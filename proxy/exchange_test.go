@@ -1,0 +1,231 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"foreman/inventory"
+)
+
+// large asks for the large answer and returns its header as it is on the wire.
+func (h *holder) large(t testing.TB, c *wire) (header string) {
+	t.Helper()
+	c.send(t, postOf("/api/chat", marked("large")))
+	if h.fixed { // the header comes with the first of the body
+		synctest.Wait()
+		h.begin <- struct{}{}
+	}
+	var b [1]byte
+	for !strings.HasSuffix(header, "\r\n\r\n") {
+		if _, err := io.ReadFull(c.Conn, b[:]); err != nil {
+			t.Fatal(err)
+		}
+		header += string(b[:])
+	}
+	if !h.fixed {
+		synctest.Wait()
+		h.begin <- struct{}{}
+	}
+	return header
+}
+
+func TestFaultClientStopsReading(t *testing.T) {
+	for _, taken := range []int{0, 1, 4096, 10_000} { // nothing, of a Write, of a buffer, of several
+		t.Run(strconv.Itoa(taken), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				target := newHolder(t)
+				target.size = 1 << 20
+				_, network := newFrontIn(t, target, nil)
+				stuck, next := connectIn(t, network), connectIn(t, network)
+				target.large(t, stuck)
+				if _, err := io.ReadFull(stuck.Conn, make([]byte, taken)); err != nil {
+					t.Fatal(err)
+				}
+				stopped := time.Now()
+				next.send(t, postOf("/api/chat", marked("next")))
+				if got := next.status(t); got != http.StatusOK {
+					t.Errorf("next chat: status %d; want 200", got)
+				}
+				if took := time.Since(stopped); took < 30*time.Second || took > 32*time.Second {
+					t.Errorf("cut after %v; want 30s", took)
+				}
+				if rest, _ := io.ReadAll(stuck.Conn); bytes.HasSuffix(rest, []byte("0\r\n\r\n")) {
+					t.Errorf("the answer that was cut has a proper end")
+				}
+			})
+		})
+	}
+}
+
+// The target has said all it has to say: the turn does not wait for the client.
+func TestFaultClientStopsReadingBehindTheTargetsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		target.size, target.fixed = 2048, true
+		_, network := newFrontIn(t, target, nil)
+		stuck, next := connectIn(t, network), connectIn(t, network)
+		target.large(t, stuck)
+		stopped := time.Now()
+		next.send(t, postOf("/api/chat", marked("next")))
+		if got, took := next.status(t), time.Since(stopped); got != http.StatusOK || took != 0 {
+			t.Errorf("next chat: status %d after %v; want 200 at once", got, took)
+		}
+	})
+}
+
+func TestFaultClientReadsSlowly(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		pause time.Duration
+		reads int
+		piece int // bytes
+	}{
+		{"2 kB a second for 2 minutes", time.Second, 120, 2 << 10},
+		{"32 kB in 28 seconds, for longer than FOREMAN_STALL_TIMEOUT", 28 * time.Second, 30, 33 << 10},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const size = 2 << 20
+				target := newHolder(t)
+				target.size = size
+				_, network := newFrontIn(t, target, nil)
+				slow := connectIn(t, network)
+				header := target.large(t, slow)
+				began := time.Now()
+				start := make([]byte, test.reads*test.piece)
+				for i := range test.reads {
+					if _, err := io.ReadFull(slow.Conn, start[i*test.piece:(i+1)*test.piece]); err != nil {
+						t.Fatalf("cut after %v: %v", time.Since(began), err)
+					}
+					time.Sleep(test.pause)
+				}
+				slow.in.Reset(io.MultiReader(strings.NewReader(header), bytes.NewReader(start), slow.Conn))
+				if _, body, err := slow.answer(t); err != nil || len(body) != size {
+					t.Errorf("got %d bytes, %v; want all %d", len(body), err, size)
+				}
+			})
+		})
+	}
+}
+
+// A client that takes nothing while an answer comes word by word.
+func TestFaultClientReadsNoneOfManySmallPieces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		f, network := newFrontIn(t, target, nil)
+		deaf, next := connectIn(t, network), connectIn(t, network)
+		deaf.send(t, postOf("/api/chat", marked("deaf")))
+		running := target.next(t, "deaf")
+		running.say(t, "{}\n")
+		// ReverseProxy flushes the header from a goroutine of its own: let that be over.
+		for got, b := "", make([]byte, 1); !strings.HasSuffix(got, "{}\n\r\n"); got += string(b) {
+			if _, err := io.ReadFull(deaf.Conn, b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		next.send(t, postOf("/api/chat", marked("next")))
+		synctest.Wait()
+		stopped := time.Now()
+		for gone := false; !gone; {
+			select {
+			case running.lines <- "word\n":
+				<-running.said
+				time.Sleep(time.Second)
+			case <-running.ctx.Done():
+				gone = true
+			}
+		}
+		if took := time.Since(stopped); took < 29*time.Second || took > 32*time.Second {
+			t.Errorf("cut after %v; want 30s", took)
+		}
+		target.next(t, "next").finish()
+		if got := next.status(t); got != http.StatusOK {
+			t.Errorf("next chat: status %d; want 200", got)
+		}
+		f.log.await(t, "client took no byte for too long")
+	})
+}
+
+// Half a body on a path that foreman answers without reading it.
+func TestFaultHalfABodyForForemanItself(t *testing.T) {
+	for _, request := range []string{"GET /healthz", "HEAD /readyz", "GET /status", "GET /metrics", "GET /api/tags", "HEAD /api/tags", "GET /api/version", "HEAD /"} {
+		synctest.Test(t, func(t *testing.T) {
+			target := newHolder(t)
+			f, network := newFrontIn(t, target, func(o *Options) {
+				o.Inventory = inventory.New(o.Target, 30*time.Second, o.Log, KeptPaths...)
+			})
+			time.Sleep(time.Second)
+			target.sleep(true)
+			f.Inventory.Refresh()
+			time.Sleep(inventoryMisses)
+			c := connectIn(t, network)
+			c.SetDeadline(time.Time{})
+			c.send(t, request+" HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\n\r\n")
+			began := time.Now()
+			resp, err := http.ReadResponse(c.in, nil)
+			if took := time.Since(began); err != nil || took > 2*time.Second || !resp.Close {
+				t.Errorf("%s: %+v, %v after %v; want an answer at once, and the end of the connection", request, resp, err, took)
+			}
+			c.Close()
+			synctest.Wait()
+			f.expectIdle(t)
+		})
+	}
+}
+
+// Only the time in which a client lets foreman wait is counted, and what it sent
+// long ago does not buy it hours.
+func TestFaultUploadPatience(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		read func(*upload)
+		want error
+	}{
+		{"a fast client of a slow target", func(u *upload) { time.Sleep(time.Hour) }, nil},
+		{"a gigabyte, then nothing", func(u *upload) { u.body.(*slowBody).pause = 31 * time.Second }, errSlowUpload},
+		{"29 seconds", func(u *upload) { u.body.(*slowBody).pause = 29 * time.Second }, nil},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			u := uploadOf(new(slowBody))
+			b := make([]byte, 1<<20)
+			for range 1 << 10 {
+				if _, err := u.Read(b); err != nil {
+					t.Fatalf("%s: %v at once", test.name, err)
+				}
+			}
+			test.read(u)
+			if _, err := u.Read(b); !errors.Is(err, test.want) {
+				t.Errorf("%s: %v; want %v", test.name, err, test.want)
+			}
+		})
+	}
+}
+
+// A slowBody gives as much as is asked for after a pause. Its deadline is that of a
+// connection.
+type slowBody struct {
+	http.ResponseWriter
+	pause    time.Duration
+	deadline time.Time
+}
+
+func (s *slowBody) Read(b []byte) (int, error) {
+	if left := time.Until(s.deadline); s.pause > left {
+		time.Sleep(left)
+		return 0, os.ErrDeadlineExceeded
+	}
+	time.Sleep(s.pause)
+	return len(b), nil
+}
+
+func (s *slowBody) Close() error { return nil }
+
+func (s *slowBody) SetReadDeadline(d time.Time) error { s.deadline = d; return nil }

@@ -1,0 +1,529 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"foreman/gate"
+	"foreman/inventory"
+	"foreman/proxy/target"
+)
+
+// secret is a part of every token and every prompt in these tests. It must not
+// be in any log: newFront sees to that when a test ends.
+const secret = "s3cr3t"
+
+const (
+	clientToken = secret + "-of-clients"
+	targetToken = secret + "-of-the-target"
+	chatBody    = `{"model":"chat","messages":[{"role":"user","content":"` + secret + ` prompt"}]}`
+	embedBody   = `{"model":"embed","input":"` + secret + ` input"}`
+)
+
+// The table of routes once more, so that a slip there is seen.
+var (
+	workerPaths = []string{
+		"/api/chat", "/api/generate", "/v1/chat/completions", "/v1/completions",
+		"/v1/responses", "/v1/messages", "/v1/images/generations", "/v1/images/edits",
+	}
+	embedPaths = []string{"/api/embed", "/api/embeddings", "/v1/embeddings"}
+)
+
+// fixture returns a file of the tree's testdata.
+func fixture(t testing.TB, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile("../testdata/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// listen returns a listener on a free port.
+func listen(t testing.TB) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ln
+}
+
+// serve serves h on ln until the test ends, and lets the test end only when
+// every handler has returned. Their contexts end with cause.
+func serve(t testing.TB, ln net.Listener, h http.Handler, log *logbook, cause error) {
+	t.Helper()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	var running sync.WaitGroup
+	srv := &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			running.Add(1) // for itself: it may outlive its connection, if that is hijacked
+			defer running.Done()
+			h.ServeHTTP(w, r)
+		}),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog:          slog.NewLogLogger(log.handler(), slog.LevelDebug),
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew:
+				running.Add(1)
+			case http.StateClosed, http.StateHijacked:
+				running.Done()
+			}
+		},
+	}
+	running.Go(func() { srv.Serve(ln) })
+	t.Cleanup(func() {
+		cancel(cause)
+		srv.Close()
+		running.Wait()
+	})
+}
+
+// A front is a foreman in front of a target, wired and served as main does.
+type front struct {
+	*Proxy
+	URL    string
+	client *http.Client // follows no redirect and asks for no compression
+	log    *logbook
+
+	mu       sync.Mutex // guards what follows
+	handlers int        // that have not returned
+	returned *sync.Cond
+}
+
+// ServeHTTP counts the handlers that have not returned: a client may have its
+// whole answer a little sooner.
+func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.count(1)
+	defer f.count(-1)
+	f.Proxy.ServeHTTP(w, r)
+}
+
+func (f *front) count(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.handlers += n
+	f.returned.Broadcast()
+}
+
+// newFront starts a foreman in front of the target at rawURL, after change has
+// had its way with the options, and waits for its first poll to end.
+func newFront(t testing.TB, rawURL string, change func(*Options)) *front {
+	t.Helper()
+	return newFrontOn(t, listen(t), rawURL, change)
+}
+
+func newFrontOn(t testing.TB, ln net.Listener, rawURL string, change func(*Options)) *front {
+	t.Helper()
+	f := &front{URL: "http://" + ln.Addr().String(), log: newLog(t)}
+	f.returned = sync.NewCond(&f.mu)
+	transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 100}
+	if m, ok := ln.(*memory); ok {
+		transport.DialContext = m.dial
+	}
+	f.client = &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	logger := slog.New(f.log.handler())
+	o := Options{
+		Target:       target.New(u, ""),
+		Gate:         gate.New(512),
+		Log:          logger,
+		Version:      "v1.2.3",
+		Loopback:     true,
+		MaxBody:      1 << 20,
+		StallTimeout: 10 * time.Minute,
+	}
+	o.Inventory = inventory.New(o.Target, 30*time.Second, logger)
+	before := o
+	if change != nil {
+		change(&o)
+	}
+	if o.Target != before.Target && o.Inventory == before.Inventory {
+		o.Inventory = inventory.New(o.Target, 30*time.Second, logger)
+	}
+	f.Proxy = New(o)
+
+	serve(t, ln, f, f.log, ErrShuttingDown)
+	start(t, f.Inventory.Run)
+	start(t, f.Proxy.Run)
+	t.Cleanup(f.client.CloseIdleConnections)
+	t.Cleanup(f.Target.CloseIdleConnections)
+	if _, err := f.Inventory.Next(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// start runs a loop until the test ends.
+func start(t testing.TB, run func(context.Context)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+	})
+}
+
+// An answer is what a client got, read to its end.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+	err    error // how the reading ended; nil: the answer is whole
+}
+
+// do sends a request to f. Header fields are given as name, value, name, value.
+// A body begins as it is sent: it has a length unless header says
+// Transfer-Encoding: chunked.
+func (f *front) do(t testing.TB, method, path, body string, header ...string) answer {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, f.URL+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		switch header[i] {
+		case "Host":
+			r.Host = header[i+1]
+		case "Transfer-Encoding":
+			r.ContentLength = -1
+		default:
+			r.Header.Add(header[i], header[i+1])
+		}
+	}
+	resp, err := f.client.Do(r)
+	if err != nil {
+		t.Errorf("%s %s: %v", method, path, err)
+		return answer{err: err}
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header, string(b), err}
+}
+
+// post sends a body and returns the answer, which it has read to its end.
+func post(t testing.TB, url, body string) (*http.Response, string) {
+	t.Helper()
+	resp, err := http.Post(url, "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, string(b)
+}
+
+// expectIdle waits for all handlers to return, and fails the test if the turn or
+// memory for bodies is not free then.
+func (f *front) expectIdle(t testing.TB) {
+	t.Helper()
+	f.mu.Lock()
+	waitFor(t, f.returned, func() bool { return f.handlers == 0 })
+	f.mu.Unlock()
+	if waiting, busy := f.Gate.Len(); waiting != 0 || busy {
+		t.Errorf("gate: %d waiting, busy %v; want nobody", waiting, busy)
+	}
+	if got := f.bodies.used.Load(); got != 0 {
+		t.Errorf("%d bytes of bodies held; want 0", got)
+	}
+}
+
+// waitFor waits until what holds that cond tells of, for 20 s at most. The caller has
+// locked cond.L.
+func waitFor(t testing.TB, cond *sync.Cond, holds func() bool) {
+	t.Helper()
+	late := false
+	timer := time.AfterFunc(20*time.Second, func() {
+		cond.L.Lock()
+		defer cond.L.Unlock()
+		late = true
+		cond.Broadcast()
+	})
+	defer timer.Stop()
+	for !holds() {
+		if late {
+			t.Fatal("waited for 20 s in vain")
+		}
+		cond.Wait()
+	}
+}
+
+// A logbook shows what is logged with the test's output, and keeps it.
+type logbook struct {
+	out io.Writer
+
+	mu       sync.Mutex // guards what follows
+	more     *sync.Cond // a record was written
+	text     strings.Builder
+	requests []map[string]any
+}
+
+// newLog returns a log in which the secret must not be when the test ends.
+func newLog(t testing.TB) *logbook {
+	l := &logbook{out: t.Output()}
+	l.more = sync.NewCond(&l.mu)
+	if _, ok := t.(*testing.B); ok {
+		l.out = io.Discard
+	}
+	t.Cleanup(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if strings.Contains(l.text.String(), secret) {
+			t.Errorf("the log has the secret:\n%s", l.text.String())
+		}
+	})
+	return l
+}
+
+func (l *logbook) handler() slog.Handler {
+	if l.out == io.Discard {
+		return slog.NewTextHandler(io.Discard, nil)
+	}
+	return slog.NewJSONHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug})
+}
+
+func (l *logbook) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.Write(line)
+	var record map[string]any
+	if err := json.Unmarshal(line, &record); err != nil {
+		return 0, err
+	}
+	if record["msg"] == "request" {
+		l.requests = append(l.requests, record)
+	}
+	l.more.Broadcast()
+	return l.out.Write(line)
+}
+
+// access waits for the records of n requests and returns them.
+func (l *logbook) access(t testing.TB, n int) []map[string]any {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	waitFor(t, l.more, func() bool { return len(l.requests) >= n })
+	return slices.Clone(l.requests)
+}
+
+// await waits until the log has text in it.
+func (l *logbook) await(t *testing.T, text string) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	waitFor(t, l.more, func() bool { return strings.Contains(l.text.String(), text) })
+}
+
+// String returns the whole log so far.
+func (l *logbook) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// marked returns the body of a chat that can be told from others by its mark.
+func marked(mark string) string { return `{"model":"chat","mark":"` + mark + `"}` }
+
+// postOf returns a POST as it is on the wire. Each field ends in a line break.
+func postOf(path, body string, fields ...string) string {
+	return "POST " + path + " HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\n" +
+		strings.Join(fields, "") + "\r\n" + body
+}
+
+// A wire is a client's connection.
+type wire struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+// connect opens a connection to a foreman. Its deadline is there so that a
+// failure of foreman's does not hang the tests.
+func connect(t testing.TB, f *front) *wire {
+	t.Helper()
+	c, err := net.Dial("tcp", strings.TrimPrefix(f.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	t.Cleanup(func() { c.Close() })
+	return &wire{c, bufio.NewReader(c)}
+}
+
+func (w *wire) send(t testing.TB, s string) {
+	t.Helper()
+	if _, err := io.WriteString(w, s); err != nil {
+		t.Fatalf("client: %v", err)
+	}
+}
+
+// answer reads one answer. Its error tells of a body that was cut.
+func (w *wire) answer(t testing.TB) (resp *http.Response, body string, err error) {
+	t.Helper()
+	if resp, err = http.ReadResponse(w.in, nil); err != nil {
+		t.Fatalf("client: no answer: %v", err)
+	}
+	b, err := io.ReadAll(resp.Body)
+	return resp, string(b), err
+}
+
+// status reads one answer that must be whole, and returns its status.
+func (w *wire) status(t testing.TB) int {
+	t.Helper()
+	resp, _, err := w.answer(t)
+	if err != nil {
+		t.Fatalf("client: answer cut: %v", err)
+	}
+	return resp.StatusCode
+}
+
+// reset closes a connection so that the other end gets an RST, not a FIN.
+func reset(c net.Conn) {
+	c.(*net.TCPConn).SetLinger(0)
+	c.Close()
+}
+
+// connectIn opens a client's connection in a bubble.
+func connectIn(t testing.TB, m *memory) *wire {
+	t.Helper()
+	c, err := m.dial(t.Context(), "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return &wire{c, bufio.NewReader(c)}
+}
+
+// newFrontIn starts a foreman and its target in a bubble, and returns the
+// network in front of foreman.
+func newFrontIn(t testing.TB, target http.Handler, change func(*Options)) (*front, *memory) {
+	t.Helper()
+	outer, inner := newMemory(80), newMemory(11434)
+	serve(t, inner, target, newLog(t), nil)
+	f := newFrontOn(t, outer, "http://"+inner.Addr().String(), func(o *Options) {
+		inner.through(o.Target)
+		if change != nil {
+			change(o)
+		}
+	})
+	return f, outer
+}
+
+// A memory is a network with one listener. Its connections are pipes: sockets
+// do not block durably in a testing/synctest bubble.
+type memory struct {
+	addr  net.TCPAddr
+	calls chan net.Conn // to Accept
+	over  chan struct{} // closed by Close
+	close func()
+
+	mu    sync.Mutex // guards what follows
+	down  bool
+	conns []net.Conn
+}
+
+func newMemory(port int) *memory {
+	m := &memory{
+		addr:  net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port},
+		calls: make(chan net.Conn),
+		over:  make(chan struct{}),
+	}
+	m.close = sync.OnceFunc(func() { close(m.over) })
+	return m
+}
+
+func (m *memory) Addr() net.Addr { return &m.addr }
+
+func (m *memory) Close() error {
+	m.close()
+	return nil
+}
+
+func (m *memory) Accept() (net.Conn, error) {
+	select {
+	case c := <-m.calls:
+		return c, nil
+	case <-m.over:
+		return nil, net.ErrClosed
+	}
+}
+
+// dial is a DialContext that leads to this listener from everywhere.
+func (m *memory) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	here, there := net.Pipe()
+	m.mu.Lock()
+	down := m.down
+	m.conns = append(m.conns, here, there)
+	m.mu.Unlock()
+	if down {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: &m.addr, Err: syscall.ECONNREFUSED}
+	}
+	select {
+	case m.calls <- there:
+		return end{here}, nil
+	case <-m.over:
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: &m.addr, Err: syscall.ECONNREFUSED}
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// reset breaks all connections; while down, new ones are refused.
+func (m *memory) reset(down bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.down = down
+	for _, c := range m.conns {
+		c.Close()
+	}
+	m.conns = nil
+}
+
+// through makes a target reach this listener.
+func (m *memory) through(t *target.Target) { t.Dial = m.dial }
+
+// An end of a pipe reports a broken connection as a socket does.
+type end struct{ net.Conn }
+
+func (e end) Read(b []byte) (int, error) {
+	n, err := e.Conn.Read(b)
+	if errors.Is(err, io.ErrClosedPipe) {
+		err = &net.OpError{Op: "read", Net: "tcp", Err: syscall.ECONNRESET}
+	}
+	return n, err
+}
+
+func (e end) Write(b []byte) (int, error) {
+	n, err := e.Conn.Write(b)
+	if errors.Is(err, io.ErrClosedPipe) {
+		err = &net.OpError{Op: "write", Net: "tcp", Err: syscall.EPIPE}
+	}
+	return n, err
+}

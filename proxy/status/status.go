@@ -1,0 +1,247 @@
+// Package status is the page at /status, from one struct that says what it shows,
+// and the list of the last requests for it. It reads no state of foreman and serves
+// no HTTP: its caller does both.
+package status
+
+import (
+	"crypto/sha256"
+	_ "embed" // for the page's parts
+	"encoding/base64"
+	"fmt"
+	"html/template"
+	"io"
+	"net"
+	"slices"
+	"time"
+)
+
+// The page and its parts. Script and style are inline, so that one request fetches
+// everything and [ContentSecurityPolicy] allows these two by their hashes only.
+var (
+	//go:embed status.html
+	pageHTML string
+	//go:embed status.css
+	style template.CSS
+	//go:embed status.js
+	script template.JS
+
+	pageTemplate = template.Must(template.New("status").Parse(pageHTML))
+)
+
+// ContentSecurityPolicy is the value of the header field that the page needs.
+var ContentSecurityPolicy = fmt.Sprintf("default-src 'none'; style-src '%s'; script-src '%s'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+	sourceHash(string(style)), sourceHash(string(script)))
+
+// sourceHash returns how a Content-Security-Policy names an inline script or style.
+func sourceHash(source string) string {
+	sum := sha256.Sum256([]byte(source))
+	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// A Page is what the page shows.
+type Page struct {
+	Version string
+	Now     time.Time
+
+	Target   string    // URL of the Ollama host, without secrets
+	Reason   string    // why it is degraded; empty: it is up
+	Since    time.Time // when that last changed
+	LastPoll time.Time // the last good poll; zero: none yet
+
+	Running *Chat  // nil: no chat has the turn
+	Waiting []Chat // in order of arrival
+
+	Embedder        string // the model that is kept resident; empty: none
+	Models          []Model
+	ResidentUnknown bool // which models are resident could not be read
+
+	Recent []Request // latest first
+}
+
+// A Chat is one that has the turn, or waits for it.
+type Chat struct {
+	ID, Model, Client string
+	Since             time.Time // when it got the turn, or joined the line
+	Bytes             int64     // of the answer so far
+	Answering         bool      // the target has begun to answer
+	Next              bool      // its turn comes next
+}
+
+// A Model is one that the target holds.
+type Model struct {
+	Name               string
+	Resident, Embedder bool
+}
+
+// A Request is one that has ended, and the parts of its time.
+type Request struct {
+	ID, Method, Class string
+	Route             string // path in the route table; the requested path where there is no route
+	Model             string // that the client asked for, known or not
+	Client            string // address; the page leaves out its port
+	Status            int    // 499: the client left
+	Cut               bool   // the answer did not come to its end
+	Err               string // why it failed, in a few words; empty: it did not fail, or the target's answer says why
+	Ended             time.Time
+
+	Arriving  time.Duration // from its start until it joined the line
+	Queued    time.Duration // in line, after Arriving
+	FirstByte time.Duration // from its start to the answer's header; 0: there was none
+	Duration  time.Duration // from its start to its end
+}
+
+// routeLimit is how many characters of a path the page shows.
+const routeLimit = 60
+
+// Write writes the page as HTML. When it returns an error, it may have written a
+// part of the page.
+func (p *Page) Write(w io.Writer) error {
+	return pageTemplate.Execute(w, p.view())
+}
+
+// A view is a Page as the template needs it. Its fields hide those of the same name
+// in Page: they hold formatted values.
+type view struct {
+	*Page
+	Style           template.CSS
+	Script          template.JS
+	Since, LastPoll string
+	Running         *chatRow
+	Waiting         []chatRow
+	Overtaking      bool // the next chat is not the first in line
+	EmbedderMissing bool // unless ResidentUnknown: there is an embedder, and it is not resident
+	Recent          []requestRow
+}
+
+type chatRow struct {
+	Chat
+	Since, Bytes string
+}
+
+type requestRow struct {
+	Request
+	Ago, InLine, First, Total string
+	Parts                     []barPart
+}
+
+// A barPart is a part of a request's time in its bar, which is barWidth units wide
+// for the longest request.
+type barPart struct {
+	Class    string // in the style sheet
+	X, Width int
+}
+
+const barWidth = 1000 // as the viewBox in status.html
+
+func (p *Page) view() *view {
+	v := &view{
+		Page:     p,
+		Style:    style,
+		Script:   script,
+		Since:    formatDuration(p.Now.Sub(p.Since)),
+		LastPoll: "never",
+	}
+	if !p.LastPoll.IsZero() {
+		v.LastPoll = formatDuration(p.Now.Sub(p.LastPoll)) + " ago"
+	}
+	row := func(c Chat) chatRow {
+		return chatRow{Chat: c, Since: formatDuration(p.Now.Sub(c.Since)), Bytes: formatSize(c.Bytes)}
+	}
+	if p.Running != nil {
+		running := row(*p.Running)
+		v.Running = &running
+	}
+	for _, c := range p.Waiting {
+		v.Waiting = append(v.Waiting, row(c))
+	}
+	v.Overtaking = len(p.Waiting) > 0 && !p.Waiting[0].Next
+	v.EmbedderMissing = p.Embedder != "" &&
+		!slices.ContainsFunc(p.Models, func(m Model) bool { return m.Embedder && m.Resident })
+
+	longest := time.Duration(1) // not 0: it divides
+	for _, r := range p.Recent {
+		longest = max(longest, r.Duration)
+	}
+	for _, r := range p.Recent {
+		v.Recent = append(v.Recent, newRequestRow(r, p.Now, longest))
+	}
+	return v
+}
+
+func newRequestRow(r Request, now time.Time, longest time.Duration) requestRow {
+	if host, _, err := net.SplitHostPort(r.Client); err == nil {
+		r.Client = host
+	}
+	r.Route = shorten(r.Route, routeLimit)
+	return requestRow{
+		Request: r,
+		Ago:     formatDuration(now.Sub(r.Ended)),
+		InLine:  formatDuration(r.Queued),
+		First:   formatDuration(r.FirstByte),
+		Total:   formatDuration(r.Duration),
+		Parts:   barParts(r, longest),
+	}
+}
+
+// barParts returns the parts of a request's time that are long enough to see.
+func barParts(r Request, longest time.Duration) []barPart {
+	first := r.FirstByte
+	if first == 0 { // no answer: the wait for it took the rest of the time
+		first = r.Duration
+	}
+	var parts []barPart
+	x := 0
+	for _, part := range []struct {
+		class string
+		end   time.Duration // from the request's start
+	}{{"arriving", r.Arriving}, {"queue", r.Arriving + r.Queued}, {"first", first}, {"rest", r.Duration}} {
+		if end := int(barWidth * part.end / longest); end > x {
+			parts = append(parts, barPart{part.class, x, end - x})
+			x = end
+		}
+	}
+	return parts
+}
+
+// formatDuration returns a duration for people, rounded down.
+func formatDuration(d time.Duration) string {
+	switch d = max(d, 0); { // less than 0: it began after Page.Now was read
+	case 0 < d && d < time.Millisecond:
+		return "< 1 ms"
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%.1f s", d.Truncate(time.Second/10).Seconds()) // never 60.0 s
+	case d < time.Hour:
+		return fmt.Sprintf("%d min %d s", int(d.Minutes()), int(d.Seconds())%60)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h %d min", int(d.Hours()), int(d.Minutes())%60)
+	default:
+		return fmt.Sprintf("%d days", int(d.Hours())/24)
+	}
+}
+
+// formatSize returns a number of bytes for people, rounded down.
+func formatSize(n int64) string {
+	switch {
+	case n < 1e3:
+		return fmt.Sprintf("%d bytes", n)
+	case n < 1e6:
+		return fmt.Sprintf("%d.%d kB", n/1e3, n%1e3/1e2)
+	case n < 1e9:
+		return fmt.Sprintf("%d.%d MB", n/1e6, n%1e6/1e5)
+	default:
+		return fmt.Sprintf("%d.%d GB", n/1e9, n%1e9/1e8)
+	}
+}
+
+// shorten returns text, or its first n characters and an ellipsis if it has more.
+func shorten(text string, n int) string {
+	for i := range text {
+		if n == 0 {
+			return text[:i] + "…"
+		}
+		n--
+	}
+	return text
+}

@@ -1,0 +1,103 @@
+package target
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"sync/atomic"
+	"time"
+)
+
+// retryWithin is how soon after a request was sent a connection must break to
+// have been closed before it: time for TCP to notice over a bad network.
+const retryWithin = 5 * time.Second
+
+// keptFrom is how long a request must have been held for its connection to count as
+// one that the host may have closed meanwhile.
+const keptFrom = 10 * time.Millisecond
+
+// An attempt is a request sent once. It knows afterwards whether the request may be
+// sent once more.
+//
+// Transport itself repeats a request only if nothing of it was written. But when a
+// host restarts, the kept connections to it take a request and then break. So: if
+// the connection was kept from another request and broke at once, without a byte of
+// an answer, the host had most likely closed it before. So it is with a connection
+// that was open while the request was held. One that breaks later may break because
+// of the request, and a request on a new connection is never repeated.
+type attempt struct {
+	conn     net.Conn    // that carries the request; nil: none yet
+	kept     bool        // it had carried another request, or was open while the request was held
+	sent     time.Time   // when the request went to it
+	holdErr  error       // why it did not; see [WithHold]
+	answered atomic.Bool // a byte of an answer came
+}
+
+// send sends the request on a connection of transport's, once it is not held any
+// more.
+func (a *attempt) send(transport *http.Transport, r *http.Request) (*http.Response, error) {
+	ctx, stop := context.WithCancelCause(r.Context()) // r's context ends with the request, and this one with it
+	traced := r.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn:              func(info httptrace.GotConnInfo) { a.hold(ctx, stop, info) }, // on this goroutine
+		GotFirstResponseByte: func() { a.answered.Store(true) },
+	}))
+	if r.GetBody != nil {
+		// ReverseProxy has wrapped the body. Transport sends one that it knows to
+		// be in memory together with the header, in one packet.
+		traced.Body, _ = r.GetBody() // of a body in memory: it does not fail
+	}
+	resp, err := transport.RoundTrip(traced)
+	if a.holdErr != nil {
+		err = a.holdErr
+	}
+	if err == nil && resp.Body != http.NoBody {
+		resp.Body = &answerBody{ReadCloser: resp.Body, conn: a.conn}
+	}
+	return resp, err
+}
+
+// hold holds the request, whose connection is open, and stops it if it is not to be
+// sent: nothing has been written, and nothing will be.
+func (a *attempt) hold(ctx context.Context, stop context.CancelCauseFunc, info httptrace.GotConnInfo) {
+	began := time.Now()
+	if hold := holdOf(ctx); hold != nil {
+		a.holdErr = hold()
+	}
+	a.conn, a.sent = info.Conn, time.Now()
+	a.kept = info.Reused || a.sent.Sub(began) >= keptFrom
+	if a.holdErr != nil {
+		stop(a.holdErr)
+		info.Conn.Close()
+	}
+}
+
+// mayBeRepeated reports whether a request whose attempt has failed may be sent once
+// more.
+func (a *attempt) mayBeRepeated(r *http.Request) bool {
+	replayable := r.Body == nil || r.Body == http.NoBody || r.GetBody != nil
+	return a.kept && !a.answered.Load() && time.Since(a.sent) < retryWithin && replayable && r.Context().Err() == nil
+}
+
+// An answerBody that is closed before its end has the connection closed when Close
+// returns. Transport closes it a moment later, and the target might see the next
+// chat before that.
+type answerBody struct {
+	io.ReadCloser
+	conn  net.Conn
+	ended bool
+}
+
+func (b *answerBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.ended = b.ended || err == io.EOF
+	return n, err
+}
+
+func (b *answerBody) Close() error {
+	if !b.ended {
+		b.conn.Close()
+	}
+	return b.ReadCloser.Close()
+}

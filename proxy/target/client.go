@@ -1,0 +1,78 @@
+package target
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+
+	"foreman/inventory"
+)
+
+// Read returns the body of the target's answer to GET path, of at most 32 MiB. Its
+// errors wrap [inventory.ErrUnauthorized] where the target answered 401 or 403.
+func (t *Target) Read(ctx context.Context, path string) ([]byte, error) {
+	return t.ask(ctx, http.MethodGet, path, nil)
+}
+
+// Embed embeds a trivial text and asks the target to keep the model loaded until
+// another request says otherwise. Its errors are those of [Target.Read].
+func (t *Target) Embed(ctx context.Context, model string) error {
+	body, err := json.Marshal(map[string]any{"model": model, "input": "warm", "keep_alive": -1})
+	if err != nil {
+		return err
+	}
+	_, err = t.ask(ctx, http.MethodPost, "/api/embed", body)
+	return err
+}
+
+// ask sends a request of foreman's own and returns the body of a 200. It follows
+// no redirect, and uses a connection of its own: an old one to a host that fell
+// asleep tells nothing. If the target is unreachable, the connections that were kept
+// may be dead without knowing it, and are not used again.
+func (t *Target) ask(ctx context.Context, method, path string, body []byte) (answer []byte, err error) {
+	defer func() {
+		if err == nil {
+			return
+		}
+		if errors.Is(err, inventory.ErrUnreachable) {
+			t.pooled.CloseIdleConnections()
+		}
+		err = fmt.Errorf("%s %s: %w", method, t.url.Path+path, err)
+	}()
+	r, err := http.NewRequestWithContext(ctx, method, (&url.URL{Path: path}).String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	t.Address(r)
+	r.Header.Set("User-Agent", "foreman")
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := t.fresh.RoundTrip(r)
+	if err != nil {
+		return nil, Classify(ctx, err)
+	}
+	defer resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusOK:
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return nil, fmt.Errorf("%w: %s", inventory.ErrUnauthorized, resp.Status)
+	case http.StatusLoopDetected:
+		return nil, ErrLoop
+	default:
+		return nil, fmt.Errorf("answered %s", resp.Status)
+	}
+	answer, err = io.ReadAll(io.LimitReader(resp.Body, answerLimit+1))
+	if err != nil {
+		return nil, Classify(ctx, err)
+	}
+	if len(answer) > answerLimit {
+		return nil, fmt.Errorf("the answer is larger than %d MiB", answerLimit>>20)
+	}
+	return answer, nil
+}

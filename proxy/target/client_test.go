@@ -1,0 +1,156 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"foreman/inventory"
+)
+
+func TestClientAsks(t *testing.T) {
+	for _, network := range []string{"http", "https"} {
+		requests := make(chan *http.Request, 1)
+		play := func(c *conn) { requests <- c.read(); c.answer() }
+		h := newHost(t, network, play, play)
+		check := func(contentType string) {
+			t.Helper()
+			r := <-requests
+			got := []string{r.Host, r.Header.Get("Authorization"), r.UserAgent(), r.Header.Get("Via"), r.Header.Get("Content-Type")}
+			if want := []string{h.url.Host, "Bearer " + token, "foreman", h.via, contentType}; !slices.Equal(got, want) || !r.Close {
+				t.Errorf("%s: %q, close %v; want %q, close true", r.URL, got, r.Close, want)
+			}
+		}
+		if got, err := h.Read(t.Context(), "/api/tags"); string(got) != "A" || err != nil {
+			t.Errorf("Read: %q, %v; want the answer of A", got, err)
+		}
+		check("")
+		if err := h.Embed(t.Context(), `a"b`); err != nil {
+			t.Errorf("Embed: %v", err)
+		}
+		check("application/json")
+		h.want(0, "A: GET /base/api/tags ", `B: POST /base/api/embed {"input":"warm","keep_alive":-1,"model":"a\"b"}`)
+	}
+}
+
+// TestClientErrors: each names the request, and a failure of the connection is told
+// apart from an answer. A redirect that was followed would be one connection more.
+func TestClientErrors(t *testing.T) {
+	status := func(code int) string {
+		return fmt.Sprintf("HTTP/1.1 %d Text\r\nLocation: /elsewhere\r\nContent-Length: 2\r\n\r\n{}", code)
+	}
+	var (
+		answered = errors.New("none of the others")
+		zeros    = strings.Repeat("0", answerLimit)
+	)
+	for name, test := range map[string]struct {
+		answer string
+		want   error // that it wraps
+		text   string
+	}{
+		"302": {status(302), answered, "answered 302 Text"},
+		"401": {status(401), inventory.ErrUnauthorized, "401 Text"},
+		"403": {status(403), inventory.ErrUnauthorized, "403 Text"},
+		"500": {status(500), answered, "answered 500 Text"},
+		"201": {status(201), answered, "answered 201 Text"},
+		"508": {status(508), ErrLoop, ""},
+
+		"not HTTP":     {"220 smtp.example ESMTP\r\n", answered, "malformed"},
+		"hangs up":     {"", inventory.ErrUnreachable, "EOF"},
+		"cut":          {"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", inventory.ErrUnreachable, "unexpected EOF"},
+		"broken chunk": {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n", answered, "invalid"},
+		"too large":    {"HTTP/1.1 200 OK\r\n\r\n" + zeros + "0", answered, "larger than 32 MiB"},
+		"just right":   {"HTTP/1.1 200 OK\r\n\r\n" + zeros, nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			play := func(c *conn) { c.read(); c.say(test.answer) }
+			h := newHost(t, "http", play, play)
+			answer, read := h.Read(t.Context(), "/api/tags")
+			if test.want == nil {
+				if read != nil || len(answer) != answerLimit {
+					t.Errorf("read %d bytes, %v; want %d", len(answer), read, answerLimit)
+				}
+				return
+			}
+			for what, err := range map[string]error{
+				"GET /base/api/tags":   read,
+				"POST /base/api/embed": h.Embed(t.Context(), "embed"),
+			} {
+				if err == nil {
+					t.Fatalf("%s: no error", what)
+				}
+				for _, sentinel := range []error{inventory.ErrUnreachable, inventory.ErrUnauthorized, ErrLoop} {
+					if got, want := errors.Is(err, sentinel), sentinel == test.want; got != want {
+						t.Errorf("%q wraps %q: %v; want %v", err, sentinel, got, want)
+					}
+				}
+				if got := err.Error(); !strings.HasPrefix(got, what+": ") || !strings.Contains(got, test.text) || strings.Contains(got, token) {
+					t.Errorf("error %q; want %s: … %s", got, what, test.text)
+				}
+			}
+		})
+	}
+}
+
+// What lies behind a certificate of nobody will not pass by itself.
+func TestClientTrustsNoCertificateOfNobody(t *testing.T) {
+	h := newHost(t, "https", func(c *conn) { c.read() })
+	h.fresh.TLSClientConfig = nil
+	if _, err := h.Read(t.Context(), "/api/tags"); err == nil || errors.Is(err, inventory.ErrUnreachable) {
+		t.Errorf("got %v; want an error that is not %v", err, inventory.ErrUnreachable)
+	}
+	h.want(0)
+}
+
+// An unreachable host may have lost the connections that were kept to it. They are
+// used on if it has answered, whatever that was.
+func TestClientDropsKeptConnections(t *testing.T) {
+	ended := make(chan struct{})
+	h := newHost(t, "http",
+		func(c *conn) { c.serve(); close(ended) },
+		func(c *conn) { c.read(); c.say("HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n") })
+	h.wantAnswer("first", "A")
+	if _, err := h.Read(t.Context(), "/api/tags"); err == nil || errors.Is(err, inventory.ErrUnreachable) {
+		t.Errorf("500: %v; want another error than %v", err, inventory.ErrUnreachable)
+	}
+	h.wantAnswer("second", "A")
+	h.stop()
+	if _, err := h.Read(t.Context(), "/api/tags"); !errors.Is(err, inventory.ErrUnreachable) {
+		t.Errorf("refused: %v; want %v", err, inventory.ErrUnreachable)
+	}
+	wait(t, ended)
+}
+
+// A host that takes the connection and says nothing, or not all.
+func TestClientsTimeLimit(t *testing.T) {
+	left := errors.New("left")
+	for _, said := range []string{"", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"} {
+		for _, cancelled := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHost(t, "pipe", func(c *conn) { c.read(); c.say(said); c.read() })
+				ctx, cancel := context.WithCancelCause(t.Context())
+				defer cancel(nil)
+				want := inventory.ErrUnreachable
+				if cancelled {
+					want = left
+					time.AfterFunc(3*time.Second, func() { cancel(left) })
+				} else {
+					var stop func()
+					ctx, stop = context.WithTimeout(ctx, 3*time.Second)
+					defer stop()
+				}
+				began := time.Now()
+				_, err := h.Read(ctx, "/api/tags")
+				if took := time.Since(began); !errors.Is(err, want) || errors.Is(err, inventory.ErrUnreachable) == cancelled || took != 3*time.Second {
+					t.Errorf("%q: %v after %v; want %v after 3s", said, err, took, want)
+				}
+			})
+		}
+	}
+}

@@ -1,0 +1,152 @@
+// Package target is the one way to the Ollama host: the transport of the requests
+// that pass through, with one retry, and a small client for foreman's own.
+//
+// It knows nothing of clients, of the gate or of metrics. Its errors wrap
+// [inventory.ErrUnreachable] where the connection failed, which is transient, and
+// never where the host answered.
+package target
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"foreman/inventory"
+)
+
+const (
+	dialTimeout = 4 * time.Second
+	// answerLimit is the largest answer that the small client reads, in bytes.
+	answerLimit = 32 << 20
+)
+
+// ErrLoop is the error of the small client where the target is foreman itself.
+var ErrLoop = errors.New("the request came from this foreman: FOREMAN_OLLAMA_URL points back at it")
+
+// A Target is the way to one Ollama host. Make one with [New].
+type Target struct {
+	// Dial opens the connections to the host, by TCP unless it is replaced before
+	// the first request, as tests do.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	url     *url.URL
+	bearer  string // value of the Authorization field; empty: none
+	via     string // value of the Via field, which names this process
+	pooled  *http.Transport
+	fresh   *http.Transport // a new connection for each request
+	retries atomic.Uint64
+}
+
+// New returns the way to the Ollama host at u, whose path, if any, is put before
+// every other. A token, if not empty, is sent as the bearer.
+func New(u *url.URL, token string) *Target {
+	t := &Target{url: u, via: "1.1 foreman-" + rand.Text()[:10]}
+	t.Dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext
+	t.pooled = &http.Transport{
+		Proxy:                  nil, // prompts and token go to the target and nowhere else
+		DialContext:            func(ctx context.Context, network, addr string) (net.Conn, error) { return t.Dial(ctx, network, addr) },
+		TLSHandshakeTimeout:    dialTimeout,
+		DisableCompression:     true, // or it would ask for gzip where the client did not
+		MaxIdleConnsPerHost:    512,
+		ReadBufferSize:         16 << 10, // an embedding's answer in one read, and so in one write
+		IdleConnTimeout:        90 * time.Second,
+		MaxResponseHeaderBytes: 1 << 20,
+	}
+	t.fresh = t.pooled.Clone()
+	t.fresh.DisableKeepAlives = true
+	if token != "" {
+		t.bearer = "Bearer " + token
+	}
+	return t
+}
+
+// String returns the target's URL without secrets.
+func (t *Target) String() string { return t.url.Redacted() }
+
+// CloseIdleConnections closes the connections that no request uses.
+func (t *Target) CloseIdleConnections() { t.pooled.CloseIdleConnections() }
+
+// Retries returns how many requests were sent once more, since the start.
+func (t *Target) Retries() uint64 { return t.retries.Load() }
+
+// Address turns a request into one for the same path and query on the target, in
+// foreman's name. It writes over r.URL, Host and the fields Authorization, if there
+// is a token, and Via.
+func (t *Target) Address(r *http.Request) {
+	r.URL.Scheme, r.URL.Host = t.url.Scheme, t.url.Host
+	r.URL.Path, r.URL.RawPath = t.url.Path+r.URL.Path, ""
+	r.Host = t.url.Host // Ollama refuses names that it does not know (DNS rebinding)
+	if t.bearer != "" {
+		r.Header.Set("Authorization", t.bearer)
+	}
+	r.Header.Add("Via", t.via)
+}
+
+// IsLoop reports whether a request has come from this very process.
+func (t *Target) IsLoop(r *http.Request) bool {
+	for _, via := range r.Header["Via"] {
+		if strings.Contains(via, t.via) {
+			return true
+		}
+	}
+	return false
+}
+
+// RoundTrip sends a request that was addressed to the target, on a pooled
+// connection. If it is to be sent once more (see [attempt]), that is on a new one; a
+// request that is held (see [WithHold]) gets a new one too if there was none before.
+func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
+	var first attempt
+	resp, err := first.send(t.pooled, r)
+	hold := holdOf(r.Context())
+	switch {
+	case err == nil:
+		return resp, nil
+	case first.holdErr == ErrStale:
+	case first.holdErr != nil:
+		return nil, first.holdErr
+	case first.conn == nil && hold != nil: // there may be a connection when it is not held any more
+		if err := hold(); err != nil && err != ErrStale {
+			return nil, err
+		}
+	case first.mayBeRepeated(r):
+		t.retries.Add(1)
+	default:
+		return nil, Classify(r.Context(), err)
+	}
+	second := new(attempt)
+	if resp, err = second.send(t.fresh, r); err != nil {
+		return nil, Classify(r.Context(), err)
+	}
+	return resp, nil
+}
+
+// Classify makes an error of the way to the target, or of reading its answer, wrap
+// [inventory.ErrUnreachable] if the connection failed: it could not be made, it
+// broke, or nothing came in time. If ctx was cancelled, its cause is the error: it
+// says more than what that did to the connection.
+func Classify(ctx context.Context, err error) error {
+	var (
+		network *net.OpError
+		timeout interface{ Timeout() bool }
+	)
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return context.Cause(ctx)
+	case errors.As(err, &network),
+		errors.As(err, &timeout) && timeout.Timeout(),
+		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		strings.Contains(err.Error(), "server closed idle connection"): // not exported by net/http
+		return fmt.Errorf("%w: %w", inventory.ErrUnreachable, err)
+	default:
+		return err
+	}
+}

@@ -1,0 +1,618 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"foreman/inventory"
+	"foreman/warm"
+)
+
+func TestFaultHostFallsAsleep(t *testing.T) {
+	for _, when := range []string{"before the first byte", "in mid-stream"} {
+		for _, connecting := range []string{"succeeds", "hangs", "succeeds, polls are rare"} {
+			t.Run(when+"/connecting "+connecting, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					target := newHolder(t)
+					f, network := newFrontIn(t, target, func(o *Options) {
+						switch connecting {
+						case "succeeds":
+							return
+						case "succeeds, polls are rare":
+							o.Inventory = inventory.New(o.Target, time.Hour, o.Log)
+							return
+						}
+						dial := o.Target.Dial
+						o.Target.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+							if target.sleeps() {
+								ctx, cancel := context.WithTimeout(ctx, 4*time.Second) // as target's dialler has it
+								defer cancel()
+								<-ctx.Done()
+								return nil, ctx.Err()
+							}
+							return dial(ctx, network, addr)
+						}
+					})
+					victim, queued := connectIn(t, network), connectIn(t, network)
+					victim.send(t, postOf("/api/chat", marked("victim")))
+					running := target.next(t, "victim")
+					if when == "in mid-stream" {
+						running.say(t, "{}\n")
+						if _, err := victim.in.Peek(len("HTTP/1.1 200 OK")); err != nil {
+							t.Fatal(err)
+						}
+					}
+					queued.send(t, postOf("/api/chat", marked("queued")))
+					synctest.Wait()
+
+					target.sleep(true)
+					began := time.Now()
+					resp, body, err := victim.answer(t)
+					switch {
+					case when == "in mid-stream" && err == nil:
+						t.Errorf("the victim got a whole answer, %q; want it cut", body)
+					case when != "in mid-stream" && resp.StatusCode != http.StatusGatewayTimeout:
+						t.Errorf("victim: status %d; want 504", resp.StatusCode)
+					}
+					if got := queued.status(t); got != http.StatusServiceUnavailable {
+						t.Errorf("queued chat: status %d; want 503", got)
+					}
+					if took := time.Since(began); took > 45*time.Second {
+						t.Errorf("the turn was free after %v; want 45s at most", took)
+					}
+					running.gone()
+					target.none(t)
+					f.expectIdle(t)
+
+					target.sleep(false)
+					time.Sleep(10 * time.Second) // a poll while degraded
+					next := connectIn(t, network)
+					next.send(t, postOf("/api/chat", marked("next")))
+					target.next(t, "next").finish()
+					if got := next.status(t); got != http.StatusOK {
+						t.Errorf("chat after the host woke: status %d; want 200", got)
+					}
+				})
+			})
+		}
+	}
+}
+
+// What passes the gate by waits no longer for a host that is asleep.
+func TestFaultHostFallsAsleepUnderAnEmbed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		f, network := newFrontIn(t, target, nil)
+		victim := connectIn(t, network)
+		victim.send(t, postOf("/api/embed", marked("victim")))
+		running := target.next(t, "victim")
+		target.sleep(true)
+		began := time.Now()
+		if got := victim.status(t); got != http.StatusGatewayTimeout {
+			t.Errorf("victim: status %d; want 504", got)
+		}
+		running.gone()
+		late := connectIn(t, network)
+		late.send(t, postOf("/api/embed", marked("late")))
+		if got := late.status(t); got != http.StatusServiceUnavailable {
+			t.Errorf("an embed while the host sleeps: status %d; want 503", got)
+		}
+		if took := time.Since(began); took > 45*time.Second {
+			t.Errorf("both were answered after %v; want 45s at most", took)
+		}
+		target.none(t)
+
+		target.sleep(false)
+		next := connectIn(t, network)
+		next.send(t, postOf("/api/embed", marked("next")))
+		target.next(t, "next").finish()
+		if got := next.status(t); got != http.StatusOK {
+			t.Errorf("embed after the host woke: status %d; want 200", got)
+		}
+		f.expectIdle(t)
+	})
+}
+
+func TestFaultLivingHostIsSilent(t *testing.T) {
+	for _, when := range []string{"before the first byte", "in mid-stream"} {
+		for _, silence := range []time.Duration{9 * time.Minute, 11 * time.Minute} {
+			t.Run(when+"/"+silence.String(), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					target := newHolder(t)
+					_, network := newFrontIn(t, target, nil)
+					silent := connectIn(t, network)
+					silent.send(t, postOf("/api/chat", marked("silent")))
+					running := target.next(t, "silent")
+					if when == "in mid-stream" {
+						time.Sleep(5 * time.Minute) // a silence of its own
+						running.say(t, "{}\n")
+						if _, err := silent.in.Peek(len("HTTP/1.1 200 OK")); err != nil {
+							t.Fatal(err)
+						}
+					}
+					began := time.Now()
+					time.AfterFunc(silence, running.finish)
+					resp, _, err := silent.answer(t)
+					took := time.Since(began)
+					switch {
+					case silence < 10*time.Minute:
+						if resp.StatusCode != http.StatusOK || err != nil || took != silence {
+							t.Errorf("status %d, %v after %v; want a whole 200 after %v", resp.StatusCode, err, took, silence)
+						}
+					case when == "in mid-stream" && err == nil:
+						t.Errorf("whole answer after %v; want it cut", took)
+					case when != "in mid-stream" && resp.StatusCode != http.StatusGatewayTimeout:
+						t.Errorf("status %d; want 504", resp.StatusCode)
+					case took < 10*time.Minute || took > 10*time.Minute+2*time.Second:
+						t.Errorf("given up after %v; want 10m", took)
+					}
+					next := connectIn(t, network)
+					next.send(t, postOf("/api/chat", marked("next")))
+					go func() { target.next(t, "next").finish() }()
+					if got := next.status(t); got != http.StatusOK {
+						t.Errorf("next chat: status %d; want 200", got)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestFaultTargetDiesInMidStream(t *testing.T) {
+	const line = `{"done":false}` + "\n"
+	for framing, head := range map[string]string{
+		"chunked":                   "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nf\r\n" + line + "\r\n",
+		"Content-Length":            "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + line,
+		"HTTP/1.0":                  "HTTP/1.0 200 OK\r\n\r\n" + line,
+		"HTTP/1.1 without a length": "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + line,
+	} {
+		for how, die := range map[string]func(*net.TCPConn) error{"FIN": (*net.TCPConn).Close, "RST": resetTCP} {
+			for _, path := range []string{"/api/chat", "/api/embed"} {
+				t.Run(path[1:]+"/"+framing+"/"+how, func(t *testing.T) {
+					seen := make(chan bool) // the client has the line
+					target := newRawTarget(t, func(c *net.TCPConn, _ int, body string) bool {
+						if body == marked("next") {
+							io.WriteString(c, answerOf("{}"))
+							return true
+						}
+						io.WriteString(c, head)
+						<-seen
+						die(c)
+						return false
+					})
+					f := newFront(t, target.URL, nil)
+					victim, next := connect(t, f), connect(t, f)
+					victim.send(t, postOf(path, marked("victim")))
+					resp, err := http.ReadResponse(victim.in, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if _, err := io.ReadFull(resp.Body, make([]byte, len(line))); err != nil {
+						t.Fatal(err)
+					}
+					next.send(t, postOf("/api/chat", marked("next")))
+					seen <- true
+					if rest, err := io.ReadAll(resp.Body); err == nil {
+						t.Errorf("clean end after %q; want a cut", rest)
+					}
+					if got := next.status(t); got != http.StatusOK {
+						t.Errorf("next chat: status %d; want 200", got)
+					}
+					if got := target.chats(); len(got) != 2 {
+						t.Errorf("target got %q; want each chat once", got)
+					}
+				})
+			}
+		}
+	}
+}
+
+// To a client that speaks HTTP/1.0 the end of the connection is the end of the
+// answer, unless it is an RST.
+func TestFaultTargetDiesUnderAnHTTP10Client(t *testing.T) {
+	seen := make(chan bool)
+	target := newRawTarget(t, func(c *net.TCPConn, _ int, body string) bool {
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n")
+		<-seen
+		return false
+	})
+	f := newFront(t, target.URL, nil)
+	c := connect(t, f)
+	c.send(t, strings.Replace(postOf("/api/chat", marked("victim")), "HTTP/1.1", "HTTP/1.0", 1))
+	resp, err := http.ReadResponse(c.in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(resp.Body, make([]byte, len("{}"))); err != nil {
+		t.Fatal(err)
+	}
+	seen <- true
+	if rest, err := io.ReadAll(resp.Body); err == nil {
+		t.Errorf("clean end after %q; want a cut", rest)
+	}
+}
+
+// One poll that is missed, on a busy host perhaps, does not turn a whole line away.
+func TestFaultOneMissedPoll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		f, network := newFrontIn(t, target, nil)
+		var line []*wire
+		for range 6 {
+			c := connectIn(t, network)
+			c.send(t, postOf("/api/chat", marked("same")))
+			line = append(line, c)
+			synctest.Wait()
+		}
+		target.sleep(true)
+		f.Inventory.Refresh()
+		time.Sleep(inventoryMisses)
+		target.sleep(false)
+		if state := f.Inventory.State(); state.Reason != inventory.Unreachable || state.Unanswered != 1 {
+			t.Fatalf("reason %q, %d unanswered; want one missed poll", state.Reason, state.Unanswered)
+		}
+		for i, c := range line {
+			target.next(t, "same").finish()
+			if got := c.status(t); got != http.StatusOK {
+				t.Errorf("chat %d: status %d; want 200", i, got)
+			}
+		}
+	})
+}
+
+// inventoryMisses is when a poll has failed that was asked for and gets no answer.
+const inventoryMisses = 4*time.Second + 250*time.Millisecond + 1
+
+// A host that falls asleep in the middle of what is not a chat.
+func TestFaultHostFallsAsleepWithinAPassedAnswer(t *testing.T) {
+	for _, path := range []string{"/api/embed", "/api/show", "/api/pull"} {
+		synctest.Test(t, func(t *testing.T) {
+			target := newHolder(t)
+			_, network := newFrontIn(t, target, func(o *Options) { o.Manage = true })
+			c := connectIn(t, network)
+			c.send(t, postOf(path, marked("half")))
+			running := target.next(t, "half")
+			running.say(t, "{}\n")
+			if _, err := c.in.Peek(len("HTTP/1.1 200 OK")); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(20 * time.Minute) // for a pull that has nothing to tell
+			target.sleep(true)
+			began := time.Now()
+			if _, body, err := c.answer(t); err == nil {
+				t.Errorf("%s: got a whole answer, %q; want it cut", path, body)
+			}
+			if took := time.Since(began); took > 45*time.Second {
+				t.Errorf("%s: cut after %v; want 45 s at most", path, took)
+			}
+			running.gone()
+		})
+	}
+}
+
+// A lossy connection loses what is written to it, silently, once it is lost.
+type lossy struct {
+	net.Conn
+	lost *atomic.Bool
+}
+
+func (l lossy) Write(b []byte) (int, error) {
+	if l.lost.Load() {
+		return len(b), nil
+	}
+	return l.Conn.Write(b)
+}
+
+// The way to the host is another one after an outage, and the connections that were
+// kept lead nowhere without knowing it.
+func TestFaultKeptConnectionsAreLostInAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		var lost atomic.Pointer[atomic.Bool] // of connections that are made now
+		lost.Store(new(atomic.Bool))
+		f, network := newFrontIn(t, target, func(o *Options) {
+			dial := o.Target.Dial
+			o.Target.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				c, err := dial(ctx, network, addr)
+				return lossy{c, lost.Load()}, err
+			}
+		})
+		c := connectIn(t, network)
+		c.send(t, postOf("/api/chat", marked("before")))
+		target.next(t, "before").finish()
+		if got := c.status(t); got != http.StatusOK {
+			t.Fatalf("chat before: status %d; want 200", got)
+		}
+		lost.Swap(new(atomic.Bool)).Store(true)
+		target.sleep(true)
+		f.Inventory.Refresh()
+		time.Sleep(30 * time.Second)
+		target.sleep(false)
+		time.Sleep(10 * time.Second)
+
+		began := time.Now()
+		c.send(t, postOf("/api/chat", marked("after")))
+		target.next(t, "after").finish()
+		if got, took := c.status(t), time.Since(began); got != http.StatusOK || took > 0 {
+			t.Errorf("chat after: status %d after %v; want 200 at once", got, took)
+		}
+	})
+}
+
+// The target dies in mid-stream: that too asks for a poll at once.
+func TestFaultCutAsksForAPoll(t *testing.T) {
+	for _, path := range []string{"/api/chat", "/api/embed"} {
+		synctest.Test(t, func(t *testing.T) {
+			host := newMemory(11434)
+			stub := newStubOn(t, host)
+			cut := func(w http.ResponseWriter, r *http.Request) {
+				io.Copy(io.Discard, r.Body)
+				io.WriteString(w, "{}\n")
+				w.(http.Flusher).Flush()
+				host.reset(true)
+			}
+			stub.chat, stub.embed = cut, cut
+			f := newFrontOn(t, newMemory(8080), stub.URL, func(o *Options) { host.through(o.Target) })
+			time.Sleep(10 * time.Second)
+			if a := f.do(t, "POST", path, chatBody); a.err != io.ErrUnexpectedEOF {
+				t.Errorf("%s: ended with %v; want a cut", path, a.err)
+			}
+			synctest.Wait()
+			if got := f.Inventory.State().Reason; got != inventory.Unreachable {
+				t.Errorf("%s: reason %q at once; want %q", path, got, inventory.Unreachable)
+			}
+		})
+	}
+}
+
+// A page is told the models that were last known, also by the request that finds
+// the host away.
+func TestFaultHostIsAwayWhenAPageAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host := newMemory(11434)
+		stub := newStubOn(t, host)
+		f := newFrontOn(t, newMemory(8080), stub.URL, func(o *Options) { host.through(o.Target) })
+		host.reset(true)
+		a := f.do(t, "GET", "/api/tags", "", "Origin", "http://page.example")
+		if a.status != http.StatusOK || a.body != string(fixture(t, "tags.json")) || a.header.Get("Age") == "" {
+			t.Errorf("got %d, Age %q, %q; want the last known", a.status, a.header.Get("Age"), a.body)
+		}
+		time.Sleep(time.Second)
+		if got := f.Inventory.State().Reason; got != inventory.Unreachable {
+			t.Errorf("reason %q a second later; want %q", got, inventory.Unreachable)
+		}
+	})
+}
+
+// TestTwoMinutesOfAnOutage: an Ollama goes away in the middle of a chat and
+// comes back empty, with a foreman wired as main does it, by the clock of the
+// bubble: polls at 0, 30 and 60 s; away from 65 s to 98 s.
+func TestTwoMinutesOfAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var (
+			began    = time.Now()
+			host     = newMemory(11434)
+			stub     = newStubOn(t, host)
+			resident = answerWith("application/json", string(fixture(t, "ps.json")))
+			empty    = answerWith("application/json", `{"models":[]}`)
+			states   []string // as they change, with the second
+			warms    []int    // seconds
+			streams  = make(chan struct{})
+		)
+		second := func() int { return int(time.Since(began) / time.Second) }
+		until := func(s int) { time.Sleep(time.Duration(s)*time.Second - time.Since(began)) }
+		ps := empty // since it has just been started
+		stub.ps = func(w http.ResponseWriter, r *http.Request) { ps(w, r) }
+		next := stub.embed
+		stub.embed = func(w http.ResponseWriter, r *http.Request) {
+			b, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			if strings.Contains(string(b), `"keep_alive":-1`) {
+				warms = append(warms, second())
+				ps = resident
+			}
+			next(w, r)
+		}
+		whole := stub.chat
+		stub.chat = func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("X-Long") == "" {
+				whole(w, r)
+				return
+			}
+			io.Copy(io.Discard, r.Body)
+			time.Sleep(time.Second / 2)
+			for r.Context().Err() == nil { // a token a second
+				if _, err := io.WriteString(w, "{}\n"); err != nil {
+					return
+				}
+				w.(http.Flusher).Flush()
+				select {
+				case <-time.After(time.Second):
+				case <-r.Context().Done():
+				}
+			}
+			close(streams)
+		}
+
+		var warmer *warm.Warmer
+		f := newFrontOn(t, newMemory(8080), stub.URL, func(o *Options) {
+			host.through(o.Target)
+			warmer = warm.New(o.Target, o.Inventory, o.Gate, "embed", slog.New(slog.DiscardHandler))
+			o.Warmer = warmer
+		})
+		start(t, func(ctx context.Context) {
+			before := "starting"
+			for seen := uint64(0); ; {
+				s, err := f.Inventory.Next(ctx, seen)
+				if err != nil {
+					return
+				}
+				seen = s.Seq
+				if s.Reason != before {
+					before = s.Reason
+					states = append(states, strings.TrimSpace(time.Since(began).Truncate(time.Second).String()+" "+s.Reason))
+				}
+			}
+		})
+		start(t, warmer.Run)
+		chat := func() answer { return f.do(t, "POST", "/api/chat", chatBody) }
+		expect := func(what string, status int, a answer) {
+			t.Helper()
+			if a.status != status || a.err != nil || (a.header.Get("Retry-After") != "") != (status == 503) {
+				t.Errorf("%ds: %s: %d %s, %v; want %d", second(), what, a.status, a.body, a.err, status)
+			}
+		}
+
+		until(10)
+		expect("chat", 200, chat())
+		expect("ready", 200, f.do(t, "GET", "/readyz", ""))
+
+		until(50)
+		long, queued := make(chan answer), make(chan answer)
+		go func() { long <- f.do(t, "POST", "/api/chat", chatBody, "X-Long", "1") }()
+		synctest.Wait()
+		go func() { queued <- chat() }()
+		until(64)
+		until(65)
+		host.reset(true)
+		if a := <-long; a.status != 200 || a.err != io.ErrUnexpectedEOF || len(a.body) != 3*15 {
+			t.Errorf("chat under way: %d, %d bytes, %v; want it cut after 15 lines", a.status, len(a.body), a.err)
+		}
+		<-streams
+		expect("chat in line", 503, <-queued)
+		if got := second(); got != 65 {
+			t.Errorf("both were told at %d s; want 65: at once", got)
+		}
+
+		until(70)
+		expect("chat", 503, chat())
+		expect("embed", 503, f.do(t, "POST", "/api/embed", embedBody))
+		expect("ready", 503, f.do(t, "GET", "/readyz", ""))
+		expect("health", 200, f.do(t, "GET", "/healthz", ""))
+		tags := f.do(t, "GET", "/api/tags", "")
+		expect("tags", 200, tags)
+		if tags.body != string(fixture(t, "tags.json")) || tags.header.Get("Age") != "10" {
+			t.Errorf("tags of age %s: %q; want the last known, 10 s old", tags.header.Get("Age"), tags.body)
+		}
+
+		until(98)
+		ps = empty
+		host.reset(false)
+		expect("first chat after the return", 200, chat()) // its check polls at once
+		synctest.Wait()
+		expect("ready", 200, f.do(t, "GET", "/readyz", ""))
+		until(120)
+		expect("embed", 200, f.do(t, "POST", "/api/embed", embedBody))
+
+		if want := []string{"0s", "1m5s unreachable", "1m38s"}; !slices.Equal(states, want) {
+			t.Errorf("states %q; want %q", states, want)
+		}
+		if want := []int{0, 98}; !slices.Equal(warms, want) {
+			t.Errorf("warmed at %v s; want %v", warms, want)
+		}
+		if got := stub.mostOpen(); got != 1 {
+			t.Errorf("%d chats open at once; want 1", got)
+		}
+		f.expectIdle(t)
+	})
+}
+
+// TestPollerFlipsAndRecovers: without any request, the poller alone finds that
+// the target is away, and that it is back.
+func TestPollerFlipsAndRecovers(t *testing.T) {
+	for name, fails := range map[string]http.HandlerFunc{
+		inventory.Unauthorized: refuseWith(401),
+		inventory.BadAnswer:    refuseWith(500),
+		inventory.Unreachable:  hijacked(""),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			host := newMemory(11434)
+			stub := newStubOn(t, host)
+			works := stub.tags
+			var warmer *warm.Warmer
+			f := newFrontOn(t, newMemory(8080), stub.URL, func(o *Options) {
+				host.through(o.Target)
+				warmer = warm.New(o.Target, o.Inventory, o.Gate, "embed", o.Log)
+			})
+			start(t, warmer.Run)
+			synctest.Wait()
+			expect := func(reason string, requests ...string) {
+				t.Helper()
+				if state := f.Inventory.State(); state.Reason != reason || state.Len() != 2 {
+					t.Errorf("%s: reason %q, %d models; want %q and still 2", name, state.Reason, state.Len(), reason)
+				}
+				if got := stub.seen(); !slices.Equal(got, requests) {
+					t.Errorf("%s: at the target %q; want %q", name, got, requests)
+				}
+			}
+			warmed := []string{"POST /api/embed"}
+			expect("", warmed...)
+			stub.answerPolls(fails)
+			time.Sleep(31 * time.Second)
+			expect(name, warmed...)
+			time.Sleep(20 * time.Second)
+			expect(name, warmed...)
+			stub.answerPolls(works)
+			time.Sleep(5 * time.Second) // while degraded it polls that often
+			expect("", append(warmed, warmed...)...)
+		})
+	}
+}
+
+// TestConnectionFailureAsksForAPoll: the first request that finds the target
+// gone tells the poller, which tells everybody.
+func TestConnectionFailureAsksForAPoll(t *testing.T) {
+	for _, path := range []string{"/api/chat", "/api/embed", "/api/show"} {
+		synctest.Test(t, func(t *testing.T) {
+			host := newMemory(11434)
+			f := newFrontOn(t, newMemory(8080), newStubOn(t, host).URL, func(o *Options) { host.through(o.Target) })
+			time.Sleep(10 * time.Second)
+			host.reset(true)
+			if a := f.do(t, "POST", path, chatBody); a.status != 503 {
+				t.Errorf("%s: %d; want 503", path, a.status)
+			}
+			synctest.Wait()
+			if got := f.Inventory.State().Reason; got != inventory.Unreachable {
+				t.Errorf("%s: reason %q at once; want %q", path, got, inventory.Unreachable)
+			}
+		})
+	}
+}
+
+// TestSlowPollDoesNotHoldUpTags: what is known is served while a poll hangs.
+func TestSlowPollDoesNotHoldUpTags(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stub, f := timedFront(t, nil)
+		stub.answerPolls(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+		time.Sleep(31 * time.Second) // a poll has begun
+		began := time.Now()
+		if a := f.do(t, "GET", "/api/tags", ""); a.status != 200 || time.Since(began) > 0 {
+			t.Errorf("tags: %d after %v; want 200 at once", a.status, time.Since(began))
+		}
+		if a := f.do(t, "POST", "/api/chat", chatBody); a.status != 200 || time.Since(began) > 0 {
+			t.Errorf("chat: %d after %v; want 200 at once", a.status, time.Since(began))
+		}
+		// A model that nobody knows has to wait for the poll, and for no longer.
+		if a := f.do(t, "POST", "/api/chat", `{"model":"unknown"}`); a.status != 503 || time.Since(began) > 8*time.Second {
+			t.Errorf("unknown: %d after %v; want 503 when the next poll has failed", a.status, time.Since(began))
+		}
+		ctx, leave := context.WithTimeoutCause(t.Context(), time.Second, errors.New("left"))
+		defer leave()
+		began = time.Now()
+		if err := f.send(ctx, "/api/chat"); err == nil || time.Since(began) != time.Second {
+			t.Errorf("a client left after 1s; it came back after %v with %v", time.Since(began), err)
+		}
+	})
+}
