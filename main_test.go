@@ -650,6 +650,48 @@ func TestBinary(t *testing.T) {
 		return cmd, "http://" + log.await(t, listening, waited), log, waited
 	}
 
+	// A full queue must not lock out those who ask if foreman is alive: an orchestrator
+	// would restart it.
+	t.Run("few descriptors", func(t *testing.T) {
+		target := newOllama(t)
+		few := command(nil, "FOREMAN_OLLAMA_URL="+target.URL)
+		few.Path, few.Args = "/bin/sh", []string{"sh", "-c", `ulimit -n 1024 && exec "$0"`, binary}
+		log := newRecord()
+		few.Stderr = log
+		if err := few.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		go func() { defer close(ended); few.Wait() }()
+		t.Cleanup(func() { few.Process.Kill(); <-ended })
+		addr := strings.TrimPrefix(log.await(t, listening, ended), "http://")
+		const chat = "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 16\r\n\r\n" + `{"model":"chat"}`
+		for range 513 { // one has its turn, FOREMAN_MAX_QUEUE wait
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { c.Close() })
+			io.WriteString(c, chat)
+		}
+		health := ""
+		for late := time.Now().Add(limit); !strings.Contains(health, `"waiting":512`); {
+			if time.Now().After(late) {
+				t.Fatalf("/healthz: %s; want 512 waiting", health)
+			}
+			resp, err := (&http.Client{Timeout: 5 * time.Second}).Get("http://" + addr + "/healthz")
+			if err != nil {
+				t.Fatalf("/healthz: %v", err)
+			}
+			b, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			health = string(b)
+		}
+		if out, err := command([]string{"-healthcheck"}, "FOREMAN_ADDR="+addr).CombinedOutput(); err != nil {
+			t.Errorf("-healthcheck: %v, %s; want exit status 0", err, out)
+		}
+	})
+
 	t.Run("status and output", func(t *testing.T) {
 		none := "FOREMAN_ADDR=127.0.0.1:1"
 		ln, err := net.Listen("tcp", "127.0.0.1:0")

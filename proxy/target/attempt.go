@@ -38,9 +38,24 @@ type attempt struct {
 // send sends the request on a connection of transport's, once it is not held any
 // more.
 func (a *attempt) send(transport *http.Transport, r *http.Request) (*http.Response, error) {
-	ctx, stop := context.WithCancelCause(r.Context()) // r's context ends with the request, and this one with it
+	ctx, stop := r.Context(), context.CancelCauseFunc(nil)
+	hold := holdOf(ctx)
+	if hold != nil {
+		ctx, stop = context.WithCancelCause(ctx) // r's context ends with the request, and this one with it
+	}
 	traced := r.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn:              func(info httptrace.GotConnInfo) { a.hold(ctx, stop, info) }, // on this goroutine
+		GotConn: func(info httptrace.GotConnInfo) { // on this goroutine
+			began := time.Now()
+			if hold != nil {
+				a.holdErr = hold()
+			}
+			a.conn, a.sent = info.Conn, time.Now()
+			a.kept = info.Reused || a.sent.Sub(began) >= keptFrom
+			if a.holdErr != nil { // nothing has been written, and nothing will be
+				stop(a.holdErr)
+				info.Conn.Close()
+			}
+		},
 		GotFirstResponseByte: func() { a.answered.Store(true) },
 	}))
 	if r.GetBody != nil {
@@ -56,21 +71,6 @@ func (a *attempt) send(transport *http.Transport, r *http.Request) (*http.Respon
 		resp.Body = &answerBody{ReadCloser: resp.Body, conn: a.conn}
 	}
 	return resp, err
-}
-
-// hold holds the request, whose connection is open, and stops it if it is not to be
-// sent: nothing has been written, and nothing will be.
-func (a *attempt) hold(ctx context.Context, stop context.CancelCauseFunc, info httptrace.GotConnInfo) {
-	began := time.Now()
-	if hold := holdOf(ctx); hold != nil {
-		a.holdErr = hold()
-	}
-	a.conn, a.sent = info.Conn, time.Now()
-	a.kept = info.Reused || a.sent.Sub(began) >= keptFrom
-	if a.holdErr != nil {
-		stop(a.holdErr)
-		info.Conn.Close()
-	}
 }
 
 // mayBeRepeated reports whether a request whose attempt has failed may be sent once
