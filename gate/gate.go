@@ -7,7 +7,7 @@
 //
 // A request waits in two steps. [Gate.Enter] returns when the request is next, so
 // that it can get ready while another has the turn; [Turn.Wait] returns when the
-// turn has come. Both wait on the goroutine of whoever calls them.
+// turn has come. Both wait on the caller's own goroutine.
 //
 // One rule may change the order: requests have a kind, and where a change of kind
 // is expensive, as it is where each kind is a model to be loaded, the gate stays
@@ -47,9 +47,9 @@ type Gate struct {
 
 	mu     sync.Mutex // guards what follows
 	closed bool
-	holder *Turn     // who has the turn; nil: nobody
-	called *Turn     // who in line was told that it is next; nil: nobody
-	kind   string    // of whoever had the turn last
+	holder *Turn     // has the turn; nil: nobody has
+	called *Turn     // the one in line whose Enter has returned; nil: none
+	kind   string    // of the request that had the turn last
 	since  time.Time // when that kind's time began
 	line   list.List // of *Turn, in order of arrival
 }
@@ -58,7 +58,7 @@ type Gate struct {
 type Request struct {
 	Kind   string // requests are grouped by it; see [Gate.Affinity]
 	Client string // who asks
-	ID     string // tells the request from others
+	ID     string // identifies the request
 }
 
 // A Turn is a request's place in the line and, from when Wait returns nil, its turn.
@@ -112,7 +112,7 @@ func (t *Turn) Wait(ctx context.Context) error {
 	}
 	t.gate.mu.Lock()
 	defer t.gate.mu.Unlock()
-	t.gate.callLocked() // only now: whoever has the turn is awake first
+	t.gate.callLocked() // only now: the request that has the turn goes first
 	return nil
 }
 
@@ -152,7 +152,7 @@ func (t *Turn) Leave() {
 		if next := g.nextLocked(); next != nil {
 			g.line.Remove(next.place)
 			next.place = nil
-			g.admitLocked(next) // its Wait calls whoever is next then
+			g.admitLocked(next) // its Wait calls the next one
 		}
 	}
 }
@@ -171,7 +171,7 @@ func (g *Gate) Close() {
 	}
 }
 
-// Len tells how many wait and whether somebody has the turn.
+// Len returns how many requests wait, and whether one has the turn.
 func (g *Gate) Len() (waiting int, busy bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -263,8 +263,8 @@ func (g *Gate) admitLocked(t *Turn) {
 	close(t.settled)
 }
 
-// callLocked tells whoever is next that it is, one at a time: who overtakes that one
-// is not told, and gets ready when it has the turn.
+// callLocked lets Enter return for the request that is next, one at a time: a request
+// that overtakes the called one is not called, and gets ready when it has the turn.
 func (g *Gate) callLocked() {
 	if t := g.nextLocked(); t != nil && g.called == nil {
 		g.called = t

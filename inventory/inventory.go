@@ -18,7 +18,7 @@ import (
 
 const (
 	pollTimeout      = 4 * time.Second        // for one poll, from dialling to the last byte; as much for what is read after it
-	minInterval      = 250 * time.Millisecond // shortest time between the beginnings of two polls, whoever requests them
+	minInterval      = 250 * time.Millisecond // shortest time between the beginnings of two polls, whoever asks
 	degradedInterval = 5 * time.Second        // longest time between the beginnings of two polls while degraded
 )
 
@@ -57,7 +57,7 @@ type Inventory struct {
 
 // New returns an inventory that will poll source every interval, and sooner
 // while degraded. The paths in keep are read after a good poll as well, to be
-// told while the target is away. The inventory is degraded until the first poll.
+// served while the target is away. The inventory is degraded until the first poll.
 func New(source source, interval time.Duration, log *slog.Logger, keep ...string) *Inventory {
 	return &Inventory{
 		source:   source,
@@ -275,7 +275,7 @@ func (inv *Inventory) poll(ctx context.Context) bool {
 	return err == nil
 }
 
-// tellLocked lets Next tell of the state.
+// tellLocked lets Next return the state.
 func (inv *Inventory) tellLocked() {
 	inv.state.Seq++
 	close(inv.changed)

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Reasons to be degraded, coarse enough to be told to anybody.
+// Reasons to be degraded, coarse enough for everybody to know.
 const (
 	Starting     = "starting" // no poll has ended yet
 	Unreachable  = "unreachable"
@@ -16,7 +16,7 @@ const (
 
 // State is what was known at one moment.
 type State struct {
-	Seq        uint64            // grows with every change that [Inventory.Next] tells of; 0 before the first
+	Seq        uint64            // grows with every change that [Inventory.Next] reports; 0 before the first
 	Tags       []byte            // the target's last good answer to GET /api/tags; nil before the first
 	LastPoll   time.Time         // when Tags was read
 	Kept       map[string]Answer // the target's last good answers to GET, by kept path

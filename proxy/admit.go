@@ -58,7 +58,7 @@ func (p *Proxy) hasPassword(r *http.Request) bool {
 }
 
 // isToken compares digests, so that neither the time that it takes nor the
-// length of the token tells anything.
+// length of the token gives anything away.
 func (p *Proxy) isToken(s string) bool {
 	got, want := sha256.Sum256([]byte(s)), sha256.Sum256([]byte(p.Token))
 	return subtle.ConstantTimeCompare(got[:], want[:]) == 1

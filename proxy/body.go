@@ -40,7 +40,7 @@ func (b *budget) take(n int64) bool {
 func (b *budget) give(n int64) { b.used.Add(-n) }
 
 // An upload is a client's body. It limits how slow and, if that is not 0, how
-// large it may be, and tells its errors from those of the target.
+// large it may be, and separates its errors from those of the target.
 type upload struct {
 	body     io.ReadCloser
 	rc       *http.ResponseController
@@ -173,7 +173,7 @@ func (p *Proxy) fill(src io.Reader, declared, limit int64) (body []byte, err err
 func (p *Proxy) grow(body []byte, declared, limit int64) ([]byte, error) {
 	size := max(2*int64(cap(body)), 4<<10)
 	switch {
-	case int64(cap(body)) >= declared: // none was, or the end is still to be told
+	case int64(cap(body)) >= declared: // none was, or only the end is still to come
 	case declared <= 64<<10 && cap(body) > 0:
 		size = declared
 	default:

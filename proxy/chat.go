@@ -20,7 +20,7 @@ type chat struct {
 	ID      string // X-Request-Id
 	Client  string // address of who asks
 	Arrived time.Time
-	Model   string // as the target tells its name
+	Model   string // its name as the target spells it
 	Host    string // that the client asked
 	Path    string
 	Query   string
@@ -147,7 +147,7 @@ func (p *Proxy) beginCall(c *call) {
 }
 
 // leftLine notes how long a chat has waited for its turn, which has come or, for err,
-// will not come any more. Who never stood in line did not wait.
+// will not come any more. A chat that never joined the line did not wait.
 func (p *Proxy) leftLine(x *exchange, err error) {
 	if err == gate.ErrFull {
 		return
@@ -161,6 +161,6 @@ func (p *Proxy) endCall(c *call) {
 	p.calls.end(c)
 	if c.x.turn != nil {
 		c.x.turn.Leave()
-		runtime.Gosched() // who has the turn now goes first: what is left to do here can wait
+		runtime.Gosched() // the next chat goes first: what is left to do for this one can wait
 	}
 }

@@ -49,7 +49,7 @@ func (e methodError) Error() string { return "method not allowed; allowed: " + s
 // longest time that a target can be back without foreman knowing.
 const retryAfter = "5"
 
-// A verdict is what a client is told of an error, and why from a closed set.
+// A verdict is what foreman answers for an error, and the reason from a closed set.
 type verdict struct {
 	status int
 	reason string // one of reasons

@@ -23,7 +23,7 @@ const statusClientLeft = 499
 const clientStall = 30 * time.Second
 
 // An exchange is one request and its answer. It is the ResponseWriter that the
-// handlers write to, and it gathers what is told of the request at the end.
+// handlers write to, and it gathers the record of the request.
 type exchange struct {
 	http.ResponseWriter
 	record
@@ -167,8 +167,8 @@ func (x *exchange) serverTiming() string {
 	return fmt.Sprintf("queue;dur=%.3f", float64(x.Queued)/float64(time.Millisecond))
 }
 
-// end tells of the exchange. It is called deferred, so that a cut answer is told
-// of too: there ReverseProxy panics with http.ErrAbortHandler.
+// end records the exchange. It is called deferred, so that a cut answer is recorded
+// too: there ReverseProxy panics with http.ErrAbortHandler.
 func (p *Proxy) end(x *exchange) {
 	switch e := recover(); {
 	case e == nil:

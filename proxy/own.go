@@ -41,7 +41,7 @@ var KeptPaths = []string{"/api/version", "/v1/models"}
 //
 // HEAD / needs none. It is how the command line asks, before every command, if
 // somebody is there, and foreman is: `ollama list` then has its list, and other
-// commands are told what is wrong, which they do not read from an answer to HEAD.
+// commands get an error that says what is wrong, which an answer to HEAD cannot.
 func (p *Proxy) serveRead(x *exchange, r *http.Request) error {
 	state := p.Inventory.State()
 	if r.Method == http.MethodHead && r.URL.Path == "/" && state.Degraded() && state.Tags != nil {
@@ -80,7 +80,7 @@ const (
 	statusPath  = "/status"
 )
 
-// health is what /healthz and /readyz tell.
+// health is what /healthz and /readyz answer.
 type health struct {
 	Status   string     `json:"status"` // ok or degraded
 	Reason   string     `json:"reason,omitempty"`
@@ -158,7 +158,7 @@ func (p *Proxy) serveStatus(x *exchange) error {
 func (p *Proxy) page() *status.Page {
 	state := p.Inventory.State()
 	if time.Since(state.ResidentRead) > residentStale {
-		p.Inventory.Refresh() // for whoever looks again
+		p.Inventory.Refresh() // for the next time that the page is loaded
 	}
 	page := &status.Page{
 		Version:         p.Version,

@@ -6,8 +6,8 @@
 // its turn (chat.go), an embedding passes, some paths foreman answers itself
 // (own.go). What passes goes through the Director (director.go) to the
 // [target.Target], and its answer comes back as it comes, while the watch (watch.go)
-// looks after a target that goes silent. What fails, wherever it fails, is told to
-// the client by one ladder of errors (errors.go).
+// looks after a target that goes silent. What fails, wherever it fails, becomes
+// an answer in one ladder of errors (errors.go).
 package proxy
 
 import (
@@ -199,7 +199,7 @@ func (p *Proxy) modify(resp *http.Response) error {
 	p.cors.note(c.x.request.Header.Get("Origin"), resp.Header)
 	resp.Header.Set("X-Request-Id", c.x.ID)
 	// RFC 9112, section 6.3: without a length and without chunks an answer ends
-	// where the connection does, and nobody can tell its end from a cut.
+	// where the connection does, and its end looks like a cut.
 	if resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 && resp.Body != http.NoBody {
 		resp.Body = endless{resp.Body}
 	}
@@ -214,7 +214,7 @@ func (p *Proxy) modify(resp *http.Response) error {
 }
 
 // brokeOff notes why an answer that had begun came to no end. If that was the
-// connection, a poll at once tells what to think of the target.
+// connection, a poll at once finds out about the target.
 func (p *Proxy) brokeOff(x *exchange, cause error) {
 	x.Err = cause
 	if errors.Is(cause, inventory.ErrUnreachable) {
@@ -234,7 +234,7 @@ func (p *Proxy) settle(resp *http.Response) io.ReadCloser {
 	return &settled{resp.Body, func() { p.Inventory.Repoll(ctx) }}
 }
 
-// A settled body tells its end when settle has returned.
+// A settled body reports its end when settle has returned.
 type settled struct {
 	io.ReadCloser
 	settle func()
@@ -248,7 +248,7 @@ func (s *settled) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// An endless body has no end that can be told from a cut: so it is one.
+// An endless body has no end that differs from a cut: so it is one.
 type endless struct{ io.ReadCloser }
 
 func (e endless) Read(b []byte) (int, error) {

@@ -10,8 +10,8 @@ import (
 	"foreman/proxy/status"
 )
 
-// A record is what is told of a request when it has ended: in the log, in the
-// metrics and on the status page.
+// A record describes a request that has ended, for the log, the metrics and the
+// status page.
 type record struct {
 	Method    string
 	Route     string // path in the route table, or other
@@ -21,7 +21,7 @@ type record struct {
 	Reason    string // why foreman itself refused, from a closed set; empty: it did not
 	Client    string // address
 	ID        string // X-Request-Id
-	Model     string // of a chat: as asked, or as the target tells it once it is known to hold it
+	Model     string // of a chat: as asked, or as the target spells it, once it is known to hold it
 	Began     time.Time
 	Arriving  time.Duration // from Began until a chat joined the line: its body came and its model was looked up
 	Queued    time.Duration // a chat's wait for its turn, from then on

@@ -92,7 +92,7 @@ func (cs *calls) chat() *call {
 // Run watches over all calls until ctx ends. A call is cancelled if the target is
 // silent and does not answer polls, or if the target is silent for the call's
 // stall. A host that is asleep leaves its connections open and says nothing; the
-// polls tell it from one that loads a model or reads a long prompt.
+// polls distinguish it from one that loads a model or reads a long prompt.
 func (p *Proxy) Run(ctx context.Context) {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
@@ -136,7 +136,7 @@ func (p *Proxy) follow(c *call, resp *http.Response) io.ReadCloser {
 	return &followed{resp.Body, p, c}
 }
 
-// A followed body tells when the target is waited for, and ends the call with the
+// A followed body notes when the target is waited for, and ends the call with the
 // target's last byte: while the client takes the rest, the target can work for the
 // next.
 type followed struct {

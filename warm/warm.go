@@ -31,7 +31,7 @@ type target interface {
 	Embed(ctx context.Context, model string) error
 }
 
-// A stateSource tells of the target's states; see [inventory.Inventory.Next].
+// A stateSource reports the target's states; see [inventory.Inventory.Next].
 type stateSource interface {
 	Next(ctx context.Context, seen uint64) (inventory.State, error)
 }

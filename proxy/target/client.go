@@ -32,7 +32,7 @@ func (t *Target) Embed(ctx context.Context, model string) error {
 
 // ask sends a request of foreman's own and returns the body of a 200. It follows
 // no redirect, and uses a connection of its own: an old one to a host that fell
-// asleep tells nothing. If the target is unreachable, the connections that were kept
+// asleep proves nothing. If the target is unreachable, the connections that were kept
 // may be dead without knowing it, and are not used again.
 func (t *Target) ask(ctx context.Context, method, path string, body []byte) (answer []byte, err error) {
 	defer func() {
