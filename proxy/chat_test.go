@@ -344,17 +344,18 @@ func TestOneWaitingChatHasAConnection(t *testing.T) {
 // What happens to the connection that the next chat has in hand costs it nothing: it
 // goes on a new one, once.
 func TestFaultConnectionOfTheNextChat(t *testing.T) {
-	for name, happens := range map[string]func(t *testing.T, target *holder, f *front, conn net.Conn){
-		"the target closes it": func(_ *testing.T, _ *holder, _ *front, conn net.Conn) {
+	for name, happens := range map[string]func(t *testing.T, target *holder, f *front, conn lossy){
+		"the target closes it": func(_ *testing.T, _ *holder, _ *front, conn lossy) {
 			time.Sleep(time.Second)
 			conn.Close()
 		},
-		"an outage": func(_ *testing.T, target *holder, f *front, _ net.Conn) {
+		"an outage": func(_ *testing.T, target *holder, f *front, conn lossy) {
+			conn.lost.Store(true) // the way to the host is another one now
 			target.sleep(true)
 			f.Inventory.Refresh()
 			time.Sleep(inventoryMisses)
 			target.sleep(false)
-			time.Sleep(10 * time.Second)
+			time.Sleep(2 * time.Second)
 		},
 		"none can be opened": nil,
 	} {
@@ -362,8 +363,8 @@ func TestFaultConnectionOfTheNextChat(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				target := newHolder(t)
 				var mu sync.Mutex // guards conns
-				var conns []net.Conn
-				opened := func() []net.Conn {
+				var conns []lossy
+				opened := func() []lossy {
 					mu.Lock()
 					defer mu.Unlock()
 					return conns
@@ -378,8 +379,8 @@ func TestFaultConnectionOfTheNextChat(t *testing.T) {
 						c, err := dial(ctx, network, addr)
 						mu.Lock()
 						defer mu.Unlock()
-						conns = append(conns, c)
-						return c, err
+						conns = append(conns, lossy{c, new(atomic.Bool)})
+						return conns[len(conns)-1], err
 					}
 				})
 				first, second := connectIn(t, network), connectIn(t, network)
@@ -397,8 +398,12 @@ func TestFaultConnectionOfTheNextChat(t *testing.T) {
 				}
 				down.Store(false)
 				before = len(opened())
+				began := time.Now()
 				running.finish()
 				target.next(t, "second").finish()
+				if took := time.Since(began); took != 0 {
+					t.Errorf("the second chat came %v after its turn; want it at once", took)
+				}
 				for _, c := range []*wire{first, second} {
 					if got := c.status(t); got != http.StatusOK {
 						t.Errorf("status %d; want 200", got)

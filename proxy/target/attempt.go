@@ -51,7 +51,9 @@ func (a *attempt) send(transport *http.Transport, r *http.Request) (*http.Respon
 			}
 			a.conn, a.sent = info.Conn, time.Now()
 			a.kept = info.Reused || a.sent.Sub(began) >= keptFrom
-			if a.holdErr != nil { // nothing has been written, and nothing will be
+			if a.holdErr != nil {
+				// Nothing has been written, and nothing will be: with ctx ended Transport
+				// writes nothing, which is not documented, and to a closed connection it cannot.
 				stop(a.holdErr)
 				info.Conn.Close()
 			}
