@@ -103,12 +103,12 @@ func (p *Proxy) roundTrip(r *http.Request) (*http.Response, error) {
 	c := callOf(r)
 	// The call's own context, without ReverseProxy's trace, which would send the
 	// target's informational answers on to a client that has asked for none.
-	var ctx context.Context = c
+	ctx := c.ctx
 	if c.x.turn == nil {
 		p.beginCall(c)
 	} else {
 		since := p.Inventory.State().Since
-		ctx = target.WithHold(c, func() error { return p.awaitTurn(c, since) })
+		ctx = target.WithHold(c.ctx, func() error { return p.awaitTurn(c, since) })
 	}
 	return p.Target.RoundTrip(r.WithContext(ctx))
 }
@@ -131,7 +131,7 @@ func (p *Proxy) awaitTurn(c *call, since time.Time) error {
 	if p.Inventory.State().Unanswered >= asleepAfter {
 		return inventory.ErrUnreachable
 	}
-	if err := p.Inventory.Reachable(c); err != nil {
+	if err := p.Inventory.Reachable(c.ctx); err != nil {
 		return err
 	}
 	if !p.Inventory.State().Since.Equal(since) {

@@ -174,11 +174,11 @@ func (p *Proxy) stream(x *exchange, r *http.Request, limit int64) error {
 // as long as stall, if that is not 0, while it answers polls.
 func (p *Proxy) forward(x *exchange, r *http.Request, stall time.Duration) error {
 	c := &call{x: x, stall: stall}
-	c.Context, c.cancel = context.WithCancelCause(context.WithValue(r.Context(), callKey{}, c))
+	c.ctx, c.cancel = context.WithCancelCause(context.WithValue(r.Context(), callKey{}, c))
 	defer c.cancel(nil)
 	defer p.endCall(c)
 	delete(r.Header, "Te") // ReverseProxy puts it back behind the Director
-	p.reverse.ServeHTTP(x, r.WithContext(c))
+	p.reverse.ServeHTTP(x, r.WithContext(c.ctx))
 	return x.failure
 }
 

@@ -25,10 +25,9 @@ const (
 )
 
 // A call is a request that the target works on: from when it may be sent to the
-// last byte of the answer. It is the context of that request. The watch cancels it
-// when the target goes silent.
+// last byte of the answer. The watch cancels it when the target goes silent.
 type call struct {
-	context.Context
+	ctx    context.Context // of that request
 	cancel context.CancelCauseFunc
 	x      *exchange
 	stall  time.Duration // longest silence of a target that is otherwise alive; 0: any
@@ -156,7 +155,7 @@ func (f *followed) Read(b []byte) (int, error) {
 		f.c.x.answered = true
 		f.p.endCall(f.c)
 	default:
-		f.p.brokeOff(f.c.x, target.Classify(f.c, err))
+		f.p.brokeOff(f.c.x, target.Classify(f.c.ctx, err))
 	}
 	return n, err
 }
