@@ -45,10 +45,10 @@ const (
 // nothing to see where something asked only how foreman is.
 func (rec *record) level() slog.Level {
 	switch {
+	case rec.Class == own && rec.Reason == "": // also where /readyz is 503
+		return slog.LevelDebug
 	case rec.Status >= 500, rec.Cut && rec.Status != statusClientLeft:
 		return slog.LevelWarn
-	case rec.Class == own && rec.Reason == "":
-		return slog.LevelDebug
 	default:
 		return slog.LevelInfo
 	}

@@ -162,6 +162,7 @@ func TestRecordInTheLog(t *testing.T) {
 		{func(r *record) { r.Route, r.Path, r.Class, r.Status, r.Reason = "other", "/api/x", none, 404, "path" }, "level=INFO msg=request method=POST route=other path=/api/x status=404 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=[fe80::1]:7 id=id"},
 		{func(r *record) { r.Class, r.Status, r.Reason = embed, 503, "unreachable" }, "level=WARN msg=request method=POST route=/api/chat status=503 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=[fe80::1]:7 id=id"},
 		{func(r *record) { r.Class = own }, ""},
+		{func(r *record) { r.Class, r.Status = own, 503 }, ""},
 		{func(r *record) { r.Class, r.Status, r.Reason = own, 401, "token" }, "level=INFO msg=request method=POST route=/api/chat status=401 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=[fe80::1]:7 id=id"},
 	} {
 		rec := whole
