@@ -131,6 +131,16 @@ func (t *Turn) wait(ctx context.Context, event <-chan struct{}) error {
 	return t.err
 }
 
+// Waited returns how long the request waited for its turn, or has been waiting.
+func (t *Turn) Waited() time.Duration {
+	t.gate.mu.Lock()
+	defer t.gate.mu.Unlock()
+	if t.began.IsZero() {
+		return time.Since(t.arrived)
+	}
+	return t.began.Sub(t.arrived)
+}
+
 // Leave ends the turn, or gives up the place in line. It may be called again, from
 // any goroutine.
 func (t *Turn) Leave() {

@@ -107,7 +107,13 @@ func (p *Proxy) roundTrip(r *http.Request) (*http.Response, error) {
 	if c.x.turn == nil {
 		p.beginCall(c)
 	} else {
-		since := p.Inventory.State().Since
+		state := p.Inventory.State()
+		since := state.Since
+		if state.Unanswered >= asleepAfter { // a connection would only time out, and a line of chats one by one
+			if err := p.awaitTurn(c, since); err != nil && err != target.ErrStale {
+				return nil, err
+			}
+		}
 		ctx = target.WithHold(c.ctx, func() error { return p.awaitTurn(c, since) })
 	}
 	return p.Target.RoundTrip(r.WithContext(ctx))
@@ -152,7 +158,9 @@ func (p *Proxy) leftLine(x *exchange, err error) {
 	if err == gate.ErrFull {
 		return
 	}
-	x.Queued = time.Since(x.joined)
+	if x.Queued = time.Since(x.joined); x.turn != nil {
+		x.Queued = x.turn.Waited() // opening a connection is no waiting
+	}
 	p.metrics.queueWait.Observe(x.Queued)
 }
 

@@ -616,3 +616,74 @@ func TestSlowPollDoesNotHoldUpTags(t *testing.T) {
 		}
 	})
 }
+
+// A host that answers nothing, not even a connection, costs a whole line one time
+// limit, not one for each chat.
+func TestFaultLineBehindAHostThatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		f, network := newFrontIn(t, target, func(o *Options) {
+			dial := o.Target.Dial
+			o.Target.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if target.sleeps() {
+					ctx, cancel := context.WithTimeout(ctx, 4*time.Second) // as target's dialler has it
+					defer cancel()
+					<-ctx.Done()
+					return nil, ctx.Err()
+				}
+				return dial(ctx, network, addr)
+			}
+		})
+		var line []*wire
+		for range 10 {
+			c := connectIn(t, network)
+			c.SetDeadline(time.Time{})
+			c.send(t, postOf("/api/chat", marked("any")))
+			line = append(line, c)
+			synctest.Wait()
+		}
+		target.next(t, "any")
+		target.sleep(true)
+		if got := line[0].status(t); got != http.StatusGatewayTimeout {
+			t.Errorf("the running chat: status %d; want 504", got)
+		}
+		began := time.Now()
+		for i, c := range line[1:] {
+			if got := c.status(t); got != http.StatusServiceUnavailable {
+				t.Errorf("chat %d in line: status %d; want 503", i, got)
+			}
+		}
+		if took := time.Since(began); took > 4*time.Second {
+			t.Errorf("the last of the line got its answer after %v; want 4 s at most", took)
+		}
+		target.sleep(false)
+		time.Sleep(10 * time.Second) // Transport goes on with dials that nobody wants any more
+		f.expectIdle(t)
+	})
+}
+
+// The wait that is told is the wait for the turn, not for a connection.
+func TestQueuedIsTheWaitForTheTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		slow := false
+		_, network := newFrontIn(t, target, func(o *Options) {
+			dial := o.Target.Dial
+			o.Target.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if slow {
+					time.Sleep(3 * time.Second)
+				}
+				return dial(ctx, network, addr)
+			}
+		})
+		synctest.Wait()
+		slow = true
+		c := connectIn(t, network)
+		c.send(t, postOf("/api/chat", marked("first")))
+		target.next(t, "first").finish()
+		resp, _, err := c.answer(t)
+		if got := resp.Header.Get("Server-Timing"); got != "queue;dur=0.000" || err != nil {
+			t.Errorf("Server-Timing %q, %v; want no wait", got, err)
+		}
+	})
+}
