@@ -128,9 +128,9 @@ func TestHosts(t *testing.T) {
 	}
 }
 
-// TestLoop: FOREMAN_OLLAMA_URL points at foreman itself. It says so, and does
+// TestFaultTargetIsForemanItself: FOREMAN_OLLAMA_URL points at foreman itself. It says so, and does
 // not wait for itself.
-func TestLoop(t *testing.T) {
+func TestFaultTargetIsForemanItself(t *testing.T) {
 	ln := listen(t)
 	f := newFrontOn(t, ln, "http://"+ln.Addr().String(), func(o *Options) { o.Manage = true })
 	want := refusal{508, "the request came from this foreman: FOREMAN_OLLAMA_URL points back at it", failed}
@@ -432,19 +432,6 @@ func TestFaultDNSRebinding(t *testing.T) {
 			t.Errorf("Host %q: the target got %q; want nothing", test.host, got)
 		}
 	}
-}
-
-func TestFaultTargetIsForemanItself(t *testing.T) {
-	ln := listen(t)
-	f := newFrontOn(t, ln, "http://"+ln.Addr().String(), nil)
-	for _, path := range []string{"/api/chat", "/api/embed", "/v1/chat/completions", "/api/show"} {
-		c := connect(t, f)
-		c.send(t, postOf(path, marked("loop")))
-		if got := c.status(t); got != http.StatusLoopDetected {
-			t.Errorf("%s: status %d; want 508", path, got)
-		}
-	}
-	f.expectIdle(t)
 }
 
 // The models come from an Ollama and the chats come back: a wrong rule in a

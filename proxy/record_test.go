@@ -340,25 +340,6 @@ func TestRecordOfACutAnswer(t *testing.T) {
 	}
 }
 
-// TestInformationalAnswersEndHere: a 103 of the target is no answer yet, and is
-// not the status in the record either.
-func TestInformationalAnswersEndHere(t *testing.T) {
-	stub := newStub(t)
-	next := stub.chat
-	stub.chat = func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Link", "</x>")
-		w.WriteHeader(http.StatusEarlyHints)
-		w.Header().Del("Link")
-		next(w, r)
-	}
-	f := newFront(t, stub.URL, nil)
-	a := f.do(t, "POST", "/api/chat", chatBody)
-	if got, ok := a.header["Link"]; a.status != 200 || ok {
-		t.Errorf("got %d, Link %q; want 200 and none", a.status, got)
-	}
-	f.expectOne(t, map[string]any{"status": 200., "cut": nil, "err": nil})
-}
-
 // TestPanicIsAnswered: a defect of foreman's own is a 500, not a dead process or
 // a turn that is never over.
 func TestPanicIsAnswered(t *testing.T) {
