@@ -14,63 +14,7 @@ import (
 	"foreman/proxy/target"
 )
 
-func TestToken(t *testing.T) {
-	stub := newStub(t)
-	f := newFront(t, stub.URL, func(o *Options) { o.Token = clientToken })
-	for _, test := range []struct {
-		name   string
-		fields []string // of Authorization
-		ok     bool
-	}{
-		{"none", nil, false},
-		{"right", []string{"Bearer " + clientToken}, true},
-		{"scheme in lower case", []string{"bearer " + clientToken}, true},
-		{"more spaces", []string{"Bearer   " + clientToken + " "}, true},
-		{"empty", []string{""}, false},
-		{"scheme alone", []string{"Bearer"}, false},
-		{"scheme and a space", []string{"Bearer "}, false},
-		{"no scheme", []string{clientToken}, false},
-		{"no space", []string{"Bearer" + clientToken}, false},
-		{"another scheme", []string{"Basic " + clientToken}, false},
-		{"too short", []string{"Bearer " + clientToken[:len(clientToken)-1]}, false},
-		{"too long", []string{"Bearer " + clientToken + "x"}, false},
-		{"in capitals", []string{"Bearer " + strings.ToUpper(clientToken)}, false},
-		{"the target's", []string{"Bearer " + targetToken}, false},
-		{"two in one field", []string{"Bearer " + clientToken + ", Bearer " + clientToken}, false},
-		{"twice", []string{"Bearer " + clientToken, "Bearer " + clientToken}, false},
-		{"right and wrong", []string{"Bearer " + clientToken, "Bearer x"}, false},
-		{"wrong and right", []string{"Bearer x", "Bearer " + clientToken}, false},
-	} {
-		var header []string
-		for _, field := range test.fields {
-			header = append(header, "Authorization", field)
-		}
-		before := len(stub.seen())
-		for _, rt := range []struct{ method, path string }{
-			{"POST", "/api/chat"}, {"POST", "/api/embed"}, {"GET", "/api/tags"}, {"GET", "/api/ps"}, {"HEAD", "/"},
-			{"POST", "/api/pull"}, {"GET", "/unknown"}, {"GET", "/api/chat"}, {"GET", "/api%2Ftags"},
-		} {
-			body := ""
-			if rt.method == "POST" {
-				body = chatBody
-			}
-			if a := f.do(t, rt.method, rt.path, body, header...); (a.status != 401) != test.ok {
-				t.Errorf("%s: %s %s: %d; want let in: %v", test.name, rt.method, rt.path, a.status, test.ok)
-			}
-		}
-		if passed := len(stub.seen()) > before; passed != test.ok {
-			t.Errorf("%s: something reached the target: %v; want %v", test.name, passed, test.ok)
-		}
-		for _, path := range []string{"/healthz", "/readyz"} {
-			if a := f.do(t, "GET", path, "", header...); a.status != 200 {
-				t.Errorf("%s: GET %s: %d; want 200: it needs no token", test.name, path, a.status)
-			}
-		}
-	}
-	f.expectIdle(t)
-}
-
-func TestHosts(t *testing.T) {
+func TestFaultDNSRebinding(t *testing.T) {
 	hostname, err := os.Hostname()
 	if err != nil {
 		t.Fatal(err)
@@ -106,6 +50,8 @@ func TestHosts(t *testing.T) {
 		{"127.0.0.1.evil.example", [3]bool{false, false, true}},
 		{"localhost.evil.example", [3]bool{false, false, true}},
 		{"evillocalhost", [3]bool{false, false, true}},
+		{"evil-localhost", [3]bool{false, false, true}},
+		{"evillocal", [3]bool{false, false, true}},
 		{"internal", [3]bool{false, false, true}},
 	}
 	for mode, change := range options {
@@ -321,6 +267,8 @@ func TestFaultTokens(t *testing.T) {
 			"Authorization: Basic " + clientToken + "\r\n":                                                   401,
 			"Authorization: Bearer " + clientToken + "x\r\n":                                                 401,
 			"Authorization: Bearer " + clientToken[1:] + "\r\n":                                              401,
+			"Authorization: Bearer" + clientToken + "\r\n":                                                   401,
+			"Authorization: Bearer " + strings.ToUpper(clientToken) + "\r\n":                                 401,
 			"Authorization: Bearer " + targetToken + "\r\n":                                                  401,
 			"Authorization: Bearer " + clientToken + ", Bearer x\r\n":                                        401,
 			"Authorization: Bearer " + clientToken + "\r\nAuthorization: Bearer " + clientToken + "\r\n":     401,
@@ -330,11 +278,11 @@ func TestFaultTokens(t *testing.T) {
 			"Connection: Authorization\r\nAuthorization: Bearer " + clientToken + "\r\nX-Last: 1\r\n":        200,
 			"Access-Control-Request-Method: POST\r\nOrigin: https://app.example\r\nX-Not-A-Preflight: 1\r\n": 401,
 		} {
-			for _, path := range []string{"/api/chat", "/api/embed", "/nowhere"} {
+			for _, path := range []string{"/api/chat", "/api/embed", "/nowhere", "/api%2Fchat"} {
 				c := connect(t, f)
 				c.send(t, postOf(path, marked("token"), fields))
 				want := want
-				if path == "/nowhere" && want == 200 {
+				if want == 200 && (path == "/nowhere" || path == "/api%2Fchat") {
 					want = 404
 				}
 				resp, body, _ := c.answer(t)
@@ -382,54 +330,6 @@ func TestFaultDNSRebindingMeetsTheTargetsCORS(t *testing.T) {
 		}
 		if got := (<-seen).header.Get("Origin"); (got != "") != test.passed {
 			t.Errorf("%+v: the target got Origin %q", test, got)
-		}
-	}
-}
-
-func TestFaultDNSRebinding(t *testing.T) {
-	for _, test := range []struct {
-		hosts    []string
-		loopback bool
-		host     string
-		want     int
-	}{
-		{nil, true, "127.0.0.1:8080", 200},
-		{nil, true, "[::1]:8080", 200},
-		{nil, true, "10.1.2.3", 200},
-		{nil, true, "LOCALHOST.", 200},
-		{nil, true, "mac.local", 200},
-		{nil, true, "host.docker.internal:8080", 200},
-		{nil, true, "x.localhost", 200},
-		{nil, true, "evil.example", 403},
-		{nil, true, "localhost.evil.example", 403},
-		{nil, true, "127.0.0.1.evil.example", 403},
-		{nil, true, "evil-localhost", 403},
-		{nil, true, "evillocal", 403},
-		{nil, false, "evil.example", 200},
-		{[]string{"foreman.lan"}, false, "foreman.lan:8080", 200},
-		{[]string{"foreman.lan"}, false, "Foreman.LAN.", 200},
-		{[]string{"foreman.lan"}, false, "x.foreman.lan", 403},
-		{[]string{"foreman.lan"}, false, "mac.local", 403},
-		{[]string{"foreman.lan"}, true, "mac.local", 403},
-		{[]string{"foreman.lan"}, false, "192.168.1.2", 200},
-		{[]string{"foreman.lan"}, false, "localhost:1", 200},
-		{[]string{"foreman.lan"}, false, "", 403},
-	} {
-		stub := newStub(t)
-		f := newFront(t, stub.URL, func(o *Options) { o.Hosts, o.Loopback = test.hosts, test.loopback })
-		for _, path := range []string{"/api/chat", "/healthz"} {
-			c := connect(t, f)
-			c.send(t, "POST "+path+" HTTP/1.1\r\nHost: "+test.host+"\r\nContent-Length: 30\r\nConnection: close\r\n\r\n"+marked("host"))
-			want := test.want
-			if path == "/healthz" && want == 200 {
-				want = 405
-			}
-			if got := c.status(t); got != want {
-				t.Errorf("%q, %v, Host %q, %s: status %d; want %d", test.hosts, test.loopback, test.host, path, got, want)
-			}
-		}
-		if got := stub.seen(); test.want == 403 && len(got) != 0 {
-			t.Errorf("Host %q: the target got %q; want nothing", test.host, got)
 		}
 	}
 }
