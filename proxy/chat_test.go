@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"foreman/gate"
-	"foreman/inventory"
 )
 
 func TestTagsAndPSProxied(t *testing.T) {
@@ -272,13 +271,7 @@ func TestFaultOneMissedPollBeforeAnUnpreparedChat(t *testing.T) {
 		c := connectIn(t, network)
 		c.send(t, postOf("/api/chat", marked("third")))
 		synctest.Wait()
-		target.sleep(true)
-		f.Inventory.Refresh()
-		time.Sleep(inventoryMisses)
-		target.sleep(false)
-		if state := f.Inventory.State(); state.Reason != inventory.Unreachable || state.Unanswered != 1 {
-			t.Fatalf("reason %q, %d unanswered; want one missed poll", state.Reason, state.Unanswered)
-		}
+		target.missPoll(t, f)
 		first.Leave()
 		second.Leave()
 		target.next(t, "third").finish()
@@ -349,12 +342,9 @@ func TestFaultConnectionOfTheNextChat(t *testing.T) {
 			time.Sleep(time.Second)
 			conn.Close()
 		},
-		"an outage": func(_ *testing.T, target *holder, f *front, conn lossy) {
+		"an outage": func(t *testing.T, target *holder, f *front, conn lossy) {
 			conn.lost.Store(true) // the way to the host is another one now
-			target.sleep(true)
-			f.Inventory.Refresh()
-			time.Sleep(inventoryMisses)
-			target.sleep(false)
+			target.missPoll(t, f)
 			time.Sleep(2 * time.Second)
 		},
 		"none can be opened": nil,
@@ -697,3 +687,60 @@ func TestFaultCancellationRacesWithTheGrant(t *testing.T) {
 		}
 	})
 }
+
+// What the next chat's connection does is no matter of the chat before it: that ends,
+// and its client has its answer, while the next one's bytes find no room.
+func TestFaultNextChatsConnectionTakesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		var full atomic.Bool // connections that are opened now take nothing
+		f, network := newFrontIn(t, target, func(o *Options) {
+			dial := o.Target.Dial
+			o.Target.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				c, err := dial(ctx, network, addr)
+				if err == nil && full.Load() {
+					c = newFullConn(c)
+				}
+				return c, err
+			}
+		})
+		first, next := connectIn(t, network), connectIn(t, network)
+		first.send(t, postOf("/api/chat", marked("first")))
+		running := target.next(t, "first")
+		full.Store(true)
+		next.send(t, postOf("/api/chat", marked("next")))
+		synctest.Wait()
+		full.Store(false)
+		began := time.Now()
+		running.finish()
+		if got, took := first.status(t), time.Since(began); got != http.StatusOK || took != 0 {
+			t.Errorf("first chat: status %d after %v; want 200 at once", got, took)
+		}
+		next.Close() // it would wait for FOREMAN_STALL_TIMEOUT
+		synctest.Wait()
+		f.expectIdle(t)
+	})
+}
+
+// A fullConn takes nothing until it is closed.
+type fullConn struct {
+	net.Conn
+	closed chan struct{}
+	close  func() error
+}
+
+func newFullConn(conn net.Conn) *fullConn {
+	c := &fullConn{Conn: conn, closed: make(chan struct{})}
+	c.close = sync.OnceValue(func() error {
+		close(c.closed)
+		return conn.Close()
+	})
+	return c
+}
+
+func (c *fullConn) Write([]byte) (int, error) {
+	<-c.closed
+	return 0, net.ErrClosed
+}
+
+func (c *fullConn) Close() error { return c.close() }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"foreman/inventory"
 	"io"
 	"net"
 	"net/http"
@@ -256,6 +257,35 @@ func (h *holder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case <-c.ctx.Done():
 			return
 		}
+	}
+}
+
+// missPoll has the target miss the poll that it is asked for now, and wake.
+func (h *holder) missPoll(t testing.TB, f *front) {
+	t.Helper()
+	h.sleep(true)
+	f.Inventory.Refresh()
+	time.Sleep(inventoryMisses)
+	h.sleep(false)
+	if state := f.Inventory.State(); state.Reason != inventory.Unreachable || state.Unanswered != 1 {
+		t.Fatalf("reason %q, %d unanswered; want one missed poll", state.Reason, state.Unanswered)
+	}
+}
+
+// inventoryMisses is when a poll has failed that was asked for and gets no answer.
+const inventoryMisses = 4*time.Second + 250*time.Millisecond + 1
+
+// hangDials has connections to the target not be opened either while it sleeps.
+func (h *holder) hangDials(o *Options) {
+	dial := o.Target.Dial
+	o.Target.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if h.sleeps() {
+			ctx, cancel := context.WithTimeout(ctx, 4*time.Second) // as target's dialler has it
+			defer cancel()
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		return dial(ctx, network, addr)
 	}
 }
 

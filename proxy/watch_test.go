@@ -32,16 +32,7 @@ func TestFaultHostFallsAsleep(t *testing.T) {
 							o.Inventory = inventory.New(o.Target, time.Hour, o.Log)
 							return
 						}
-						dial := o.Target.Dial
-						o.Target.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
-							if target.sleeps() {
-								ctx, cancel := context.WithTimeout(ctx, 4*time.Second) // as target's dialler has it
-								defer cancel()
-								<-ctx.Done()
-								return nil, ctx.Err()
-							}
-							return dial(ctx, network, addr)
-						}
+						target.hangDials(o)
 					})
 					victim, queued := connectIn(t, network), connectIn(t, network)
 					victim.send(t, postOf("/api/chat", marked("victim")))
@@ -254,13 +245,7 @@ func TestFaultOneMissedPoll(t *testing.T) {
 			line = append(line, c)
 			synctest.Wait()
 		}
-		target.sleep(true)
-		f.Inventory.Refresh()
-		time.Sleep(inventoryMisses)
-		target.sleep(false)
-		if state := f.Inventory.State(); state.Reason != inventory.Unreachable || state.Unanswered != 1 {
-			t.Fatalf("reason %q, %d unanswered; want one missed poll", state.Reason, state.Unanswered)
-		}
+		target.missPoll(t, f)
 		for i, c := range line {
 			target.next(t, "same").finish()
 			if got := c.status(t); got != http.StatusOK {
@@ -269,9 +254,6 @@ func TestFaultOneMissedPoll(t *testing.T) {
 		}
 	})
 }
-
-// inventoryMisses is when a poll has failed that was asked for and gets no answer.
-const inventoryMisses = 4*time.Second + 250*time.Millisecond + 1
 
 // A host that falls asleep in the middle of what is not a chat.
 func TestFaultHostFallsAsleepWithinAPassedAnswer(t *testing.T) {
@@ -622,18 +604,7 @@ func TestSlowPollDoesNotHoldUpTags(t *testing.T) {
 func TestFaultLineBehindAHostThatIsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		target := newHolder(t)
-		f, network := newFrontIn(t, target, func(o *Options) {
-			dial := o.Target.Dial
-			o.Target.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
-				if target.sleeps() {
-					ctx, cancel := context.WithTimeout(ctx, 4*time.Second) // as target's dialler has it
-					defer cancel()
-					<-ctx.Done()
-					return nil, ctx.Err()
-				}
-				return dial(ctx, network, addr)
-			}
-		})
+		f, network := newFrontIn(t, target, target.hangDials)
 		var line []*wire
 		for range 10 {
 			c := connectIn(t, network)
