@@ -32,6 +32,7 @@ var (
 // Errors of [Inventory.Check], beside ErrUnreachable.
 var (
 	ErrNotFound = errors.New("not found on the target")
+	ErrCloud    = errors.New("a model of Ollama's cloud that was not pulled: it would run on the account of the target's owner")
 	ErrDegraded = errors.New("unknown, and the target's models cannot be read")
 )
 
@@ -98,35 +99,39 @@ func (inv *Inventory) Next(ctx context.Context, seen uint64) (State, error) {
 }
 
 // Check reports whether the target can be asked for a model, spelt in any way that
-// Ollama accepts, and returns the model's name as the target spells it: it can if it
-// holds the model and was not found unreachable. Before Check says no it polls
-// once, in common with everybody who asks at that moment.
+// Ollama accepts, and returns the model: it can if it lists the model and was not
+// found unreachable. Before Check says no it polls once, in common with everybody who
+// asks at that moment.
 //
-// The error is ErrNotFound if the target answers and lacks the model; it wraps
-// ErrUnreachable if the target does not answer, and ErrDegraded, with the cause, if
+// The error is ErrNotFound, or ErrCloud, if the target answers and lacks the model; it
+// wraps ErrUnreachable if the target does not answer, and ErrDegraded, with the cause, if
 // it answers but its models cannot be read and the model was never seen; or it is
 // the cause of ctx.
-func (inv *Inventory) Check(ctx context.Context, model string) (name string, err error) {
-	key, ok := canonical(model)
+func (inv *Inventory) Check(ctx context.Context, asked string) (Model, error) {
+	_, cloud, ok := reference(asked)
+	notFound := ErrNotFound
+	if cloud {
+		notFound = ErrCloud
+	}
 	if !ok {
-		return "", ErrNotFound // no target can hold it: not worth a poll
+		return Model{}, notFound // no target can hold it: not worth a poll
 	}
 	state := inv.State()
-	if state.models.names[key] == "" || state.Reason == Unreachable {
+	if !state.Holds(asked) || state.Reason == Unreachable {
 		if err := inv.Repoll(ctx); err != nil {
-			return "", err
+			return Model{}, err
 		}
 		state = inv.State()
 	}
-	switch name := state.models.names[key]; {
+	switch model, ok := state.models.find(asked); {
 	case state.Reason == Unreachable:
-		return "", fmt.Errorf("last poll: %w", state.err)
-	case name != "":
-		return name, nil
+		return Model{}, fmt.Errorf("last poll: %w", state.err)
+	case ok:
+		return model, nil
 	case state.Degraded():
-		return "", fmt.Errorf("%w: %w", ErrDegraded, state.err)
+		return Model{}, fmt.Errorf("%w: %w", ErrDegraded, state.err)
 	default:
-		return "", ErrNotFound
+		return Model{}, notFound
 	}
 }
 

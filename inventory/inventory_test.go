@@ -569,8 +569,8 @@ func TestReachable(t *testing.T) {
 func TestCheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, 30*second, chat, nil)
-		if name, err := b.Check(limited(t), "CHAT"); name != "chat:latest" || err != nil {
-			t.Errorf("got %q, %v; want the target's spelling", name, err)
+		if model, err := b.Check(limited(t), "CHAT"); model.Name != "chat:latest" || err != nil {
+			t.Errorf("got %v, %v; want the target's spelling", model, err)
 		}
 		for _, model := range []string{"", "not a name", "chat:", strings.Repeat("x", 5000)} {
 			b.wantCheck(t, model, ErrNotFound)
@@ -599,9 +599,25 @@ func TestCheck(t *testing.T) {
 	})
 }
 
+// A cloud model may have been pulled since the last poll.
+func TestCheckCloud(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, 30*second, chat, nil)
+		b.wantCheck(t, "a:b:c:cloud", ErrCloud) // no name
+		b.wantPolls(t, 0)
+		b.wantCheck(t, "chat:cloud", ErrCloud)
+		b.wantPolls(t, minInterval)
+		b.tags(`{"models":[{"name":"chat:cloud","remote_host":"https://ollama.com:443"}]}`, nil)
+		if model, err := b.Check(limited(t), " chat:Cloud"); model != (Model{"chat:cloud", true}) || err != nil {
+			t.Errorf("got %v, %v; want the model that was pulled", model, err)
+		}
+		b.wantPolls(t, 2*minInterval)
+	})
+}
+
 // The errors are told apart by errors.Is, so none may be another as well.
 func TestCheckErrorsAreApart(t *testing.T) {
-	all := []error{ErrNotFound, ErrDegraded, ErrUnreachable, ErrUnauthorized}
+	all := []error{ErrNotFound, ErrCloud, ErrDegraded, ErrUnreachable, ErrUnauthorized}
 	for err, want := range map[error][]error{nil: {ErrNotFound}, errInternal: {ErrDegraded}, errToken: {ErrDegraded, ErrUnauthorized}, errRefused: {ErrUnreachable}} {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBed(t, 30*second, chat, err)

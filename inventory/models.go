@@ -8,34 +8,43 @@ import (
 	"time"
 )
 
-// models is the set of models in one answer to GET /api/tags.
-type models struct {
-	listed []string          // names as the target spells them, in its order
-	names  map[string]string // the same by canonical name
+// A Model is one that the target lists.
+type Model struct {
+	Name   string // as the target spells it
+	Remote bool   // another host runs it, and the target only passes requests on
 }
 
-// named returns a model's name as the target spells it, for any way to spell it
-// that Ollama accepts; "" if the target does not hold it.
-func (m models) named(name string) string {
-	key, _ := canonical(name)
-	return m.names[key]
+// models is the set of models in one answer to GET /api/tags.
+type models struct {
+	listed []Model          // in the target's order
+	byName map[string]Model // by canonical name
+}
+
+// find returns the model that a request asks for. A model of Ollama's cloud is found
+// only if it was pulled, whatever a model here is called.
+func (m models) find(asked string) (Model, bool) {
+	name, cloud, _ := reference(asked)
+	model, ok := m.byName[name]
+	return model, ok && (model.Remote || !cloud)
 }
 
 // readModels reads an answer to GET /api/tags.
 func readModels(tags []byte) (models, error) {
 	var list []struct {
-		Name  string `json:"name"`
-		Model string `json:"model"`
+		Name       string `json:"name"`
+		Model      string `json:"model"`
+		RemoteHost string `json:"remote_host"` // only cloud models have one
 	}
 	if err := unmarshalModels(tags, &list); err != nil {
 		return models{}, err
 	}
-	m := models{names: make(map[string]string, len(list))}
+	m := models{byName: make(map[string]Model, len(list))}
 	for _, entry := range list {
-		m.listed = append(m.listed, cmp.Or(entry.Name, entry.Model))
+		remote := entry.RemoteHost != ""
+		m.listed = append(m.listed, Model{cmp.Or(entry.Name, entry.Model), remote})
 		for _, name := range []string{entry.Model, entry.Name} {
 			if key, ok := canonical(name); ok {
-				m.names[key] = name
+				m.byName[key] = Model{name, remote}
 			}
 		}
 	}

@@ -43,21 +43,31 @@ func TestReadModels(t *testing.T) {
 }
 
 // Names are spelt as the target spells them, however they are asked for.
-func TestNamesAreTheTargets(t *testing.T) {
-	m, err := readModels([]byte(`{"models":[{"name":"B:7b","model":"b:7B"},{"model":"hf.co/x/Y:Z"},{"name":"a"}]}`))
+func TestFind(t *testing.T) {
+	m, err := readModels([]byte(`{"models":[{"name":"B:7b","model":"b:7B"},{"model":"hf.co/x/Y:Z"},{"name":"a"},
+		{"name":"gpt-oss:120b-cloud","remote_host":"https://ollama.com:443"},{"name":"new:cloud","remote_host":"https://ollama.com:443"},
+		{"name":"old:x-cloud"},{"name":"odd:local"}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	state := State{models: m}
-	if got, want := state.Names(), []string{"B:7b", "hf.co/x/Y:Z", "a"}; !slices.Equal(got, want) {
-		t.Errorf("got %q; want %q", got, want)
+	here := func(name string) Model { return Model{Name: name} }
+	remote := func(name string) Model { return Model{name, true} }
+	if got, want := (State{models: m}).Models(), []Model{here("B:7b"), here("hf.co/x/Y:Z"), here("a"),
+		remote("gpt-oss:120b-cloud"), remote("new:cloud"), here("old:x-cloud"), here("odd:local")}; !slices.Equal(got, want) {
+		t.Errorf("got %v; want %v", got, want)
 	}
-	for name, want := range map[string]string{
-		"b:7b": "B:7b", "library/B:7B": "B:7b", "HF.CO/x/y:z": "hf.co/x/Y:Z", "A:latest": "a",
-		"b": "", "": "", "a:": "", "not a name": "",
+	for name, want := range map[string]Model{
+		"b:7b": here("B:7b"), "library/B:7B": here("B:7b"), "HF.CO/x/y:z": here("hf.co/x/Y:Z"), "A:latest": here("a"),
+		"b": {}, "": {}, "a:": {}, "not a name": {},
+		// Ollama's own spaces and suffixes.
+		" a\n": here("a"), "a:local": here("a"), "b:7b:LOCAL": here("B:7b"), "odd:local": {}, "a:local:local": {}, "a:local:cloud": {},
+		"gpt-oss:120b-cloud": remote("gpt-oss:120b-cloud"), "gpt-oss:120b:cloud": remote("gpt-oss:120b-cloud"),
+		"new:cloud": remote("new:cloud"), "New: cloud": remote("new:cloud"), "new": {}, "gpt-oss:cloud": {},
+		// What the target holds under such a name runs in the cloud all the same.
+		"a:cloud": {}, "old:x-cloud": {}, "b:7b-cloud": {},
 	} {
-		if got := m.named(name); got != want {
-			t.Errorf("named(%q): got %q; want %q", name, got, want)
+		if got, ok := m.find(name); got != want && ok || ok != (want != Model{}) {
+			t.Errorf("%q: got %v, %t; want %v", name, got, ok, want)
 		}
 	}
 }
@@ -148,7 +158,11 @@ func FuzzReadModels(f *testing.F) {
 			}
 			for _, name := range []string{names.Name, names.Model} {
 				key, ok := canonical(name)
-				if got := state.Holds(name); got != ok {
+				if _, _, source := cutSource(name); source {
+					spellings[key] = spellings[key] || ok
+					continue // it says where the model is to run
+				}
+				if got := state.Holds(name); got != (ok || state.Holds(strings.TrimSpace(name))) {
 					t.Errorf("holds %q: got %t; want %t", name, got, ok)
 				}
 				if ok && !(state.Holds(key) && state.Holds(strings.ToUpper(name))) {
@@ -157,7 +171,7 @@ func FuzzReadModels(f *testing.F) {
 				spellings[key] = spellings[key] || ok
 			}
 		}
-		for key := range m.names {
+		for key := range m.byName {
 			if !spellings[key] {
 				t.Errorf("holds %q, which nobody named", key)
 			}

@@ -14,9 +14,58 @@ const (
 
 // Same reports whether two names mean the same model to Ollama.
 func Same(a, b string) bool {
-	x, ok := canonical(a)
-	y, _ := canonical(b)
+	x, _, ok := reference(a)
+	y, _, _ := reference(b)
 	return ok && x == y
+}
+
+// IsCloud reports whether a request that asks for the model asks for one that runs in
+// Ollama's cloud.
+func IsCloud(asked string) bool {
+	_, cloud, _ := reference(asked)
+	return cloud
+}
+
+// reference returns the canonical name of the model that a request asks for, and
+// whether it asks for one that runs in Ollama's cloud. Ollama ignores spaces around
+// the name, and its end may say where the model is to run (internal/modelref there):
+// ":local" on the host, ":cloud" or "-cloud" in the cloud. A cloud model that was pulled
+// is listed with such a name.
+func reference(asked string) (name string, cloud, ok bool) {
+	name = strings.TrimSpace(asked)
+	base, cloud, found := cutSource(name)
+	if _, _, twice := cutSource(base); found && twice {
+		return "", cloud, false
+	}
+	switch {
+	case !found:
+	case !cloud:
+		name = base
+	case strings.LastIndexByte(base, ':') > strings.LastIndexByte(base, '/'): // it has a tag
+		name = base + "-cloud"
+	default:
+		name = base + ":cloud"
+	}
+	name, ok = canonical(name)
+	return name, cloud, ok
+}
+
+// cutSource cuts the end off that says where a model is to run, if there is one.
+func cutSource(name string) (base string, cloud, found bool) {
+	colon := strings.LastIndexByte(name, ':')
+	if colon < 0 {
+		return name, false, false
+	}
+	switch tag := strings.ToLower(strings.TrimSpace(name[colon+1:])); {
+	case tag == "local":
+		return name[:colon], false, true
+	case tag == "cloud":
+		return name[:colon], true, true
+	case strings.HasSuffix(tag, "-cloud") && !strings.Contains(tag, "/"):
+		return name[:colon+1] + strings.TrimSuffix(tag, "-cloud"), true, true
+	default:
+		return name, false, false
+	}
 }
 
 // canonical returns the one spelling of all names that mean the same model to

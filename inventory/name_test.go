@@ -127,6 +127,11 @@ func TestSame(t *testing.T) {
 		{"model", "model2", false},
 		{"model", "", false},
 		{"", "", false},
+		{"model", " model:local ", true},
+		{"model:7b", "model:7B:local", true},
+		{"model", "model:cloud", false},
+		{"model:7b", "model:7b-cloud", false},
+		{"model:7b:cloud", "model:7b-cloud", true},
 		{"a b", "a b", false},
 		{"a b", "model", false},
 	} {

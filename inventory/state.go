@@ -62,18 +62,32 @@ func (s State) Degraded() bool { return s.Reason != "" }
 // Len returns how many models the target holds.
 func (s State) Len() int { return len(s.models.listed) }
 
-// Names returns the models that the target holds, in its spelling and its order.
-// The caller must not change them.
-func (s State) Names() []string { return s.models.listed }
+// Models returns the models that the target lists, in its order. The caller must not
+// change them.
+func (s State) Models() []Model { return s.models.listed }
 
 // Holds reports whether the target holds the model, spelt in any way that Ollama
 // accepts.
-func (s State) Holds(model string) bool { return s.models.named(model) != "" }
+func (s State) Holds(model string) bool {
+	_, ok := s.models.find(model)
+	return ok
+}
 
 // IsResident reports whether the model, spelt in any way that Ollama accepts, is
 // known to be in the memory of the target.
 func (s State) IsResident(model string) bool {
-	return slices.ContainsFunc(s.Resident, func(r Resident) bool { return Same(r.Name, model) })
+	_, ok := s.Expires(model)
+	return ok
+}
+
+// Expires returns when the target unloads a resident model if nobody uses it; zero: it
+// did not say.
+func (s State) Expires(model string) (at time.Time, resident bool) {
+	i := slices.IndexFunc(s.Resident, func(r Resident) bool { return Same(r.Name, model) })
+	if i < 0 {
+		return time.Time{}, false
+	}
+	return s.Resident[i].ExpiresAt, true
 }
 
 // after returns s as a poll that ended with err changes it. What a good poll has

@@ -37,17 +37,24 @@ func isPreflight(r *http.Request, class class) bool {
 	return class == preflight && r.Header.Get("Origin") != "" && r.Header.Get("Access-Control-Request-Method") != ""
 }
 
-// hasToken reports whether a request has the token, if one is needed.
+// hasToken reports whether a request has the token, if one is needed: in the field
+// Authorization or, as Anthropic's clients send it, in x-api-key. A field that comes
+// twice, or that has another token than the other, is as good as none.
 func (p *Proxy) hasToken(r *http.Request) bool {
 	if p.Token == "" {
 		return true
 	}
-	fields := r.Header["Authorization"]
-	if len(fields) != 1 {
+	bearers, keys := r.Header["Authorization"], r.Header["X-Api-Key"]
+	if len(bearers) > 1 || len(keys) > 1 || len(bearers)+len(keys) == 0 {
 		return false
 	}
-	scheme, token, _ := strings.Cut(fields[0], " ")
-	return strings.EqualFold(scheme, "Bearer") && p.isToken(strings.TrimLeft(token, " "))
+	for _, field := range bearers {
+		scheme, token, _ := strings.Cut(field, " ")
+		if !strings.EqualFold(scheme, "Bearer") || !p.isToken(strings.TrimLeft(token, " ")) {
+			return false
+		}
+	}
+	return len(keys) == 0 || p.isToken(keys[0])
 }
 
 // hasPassword reports whether a browser has sent the token in the one way in

@@ -248,7 +248,10 @@ func TestFaultBodiesWithoutAToken(t *testing.T) {
 func TestFaultTokens(t *testing.T) {
 	stub := newStub(t)
 	var got []string
-	stub.chat = func(_ http.ResponseWriter, r *http.Request) { got = append(got, r.Header["Authorization"]...) }
+	stub.chat = func(_ http.ResponseWriter, r *http.Request) {
+		got = append(got, r.Header["Authorization"]...)
+		got = append(got, r.Header["X-Api-Key"]...)
+	}
 	stub.embed = stub.chat
 	u, _ := url.Parse(stub.URL)
 	for _, outbound := range []string{"", targetToken} {
@@ -273,6 +276,15 @@ func TestFaultTokens(t *testing.T) {
 			"Authorization: Bearer " + clientToken + ", Bearer x\r\n":                                        401,
 			"Authorization: Bearer " + clientToken + "\r\nAuthorization: Bearer " + clientToken + "\r\n":     401,
 			"Authorization: Bearer x\r\nAuthorization: Bearer " + clientToken + "\r\n":                       401,
+			"X-Api-Key: " + clientToken + "\r\n":                                                             200,
+			"x-api-key: " + clientToken + "\r\nAuthorization: Bearer " + clientToken + "\r\n":                200,
+			"X-Api-Key: x\r\nAuthorization: Bearer " + clientToken + "\r\n":                                  401,
+			"X-Api-Key: " + clientToken + "\r\nAuthorization: Bearer x\r\n":                                  401,
+			"X-Api-Key: " + clientToken + "\r\nAuthorization:\r\n":                                           401,
+			"X-Api-Key: " + clientToken + "\r\nX-Api-Key: " + clientToken + "\r\n":                           401,
+			"X-Api-Key: Bearer " + clientToken + "\r\n":                                                      401,
+			"X-Api-Key: " + clientToken + "x\r\n":                                                            401,
+			"X-Api-Key:\r\n":                                                                                 401,
 			"Connection: Authorization\r\nAuthorization: Bearer x\r\n":                                       401,
 			"Proxy-Authorization: Bearer " + clientToken + "\r\nX-Authorization: " + "Bearer x" + "\r\n":     401,
 			"Connection: Authorization\r\nAuthorization: Bearer " + clientToken + "\r\nX-Last: 1\r\n":        200,
@@ -299,7 +311,7 @@ func TestFaultTokens(t *testing.T) {
 				t.Errorf("the target got %q; want %q", authorization, outbound)
 			}
 		}
-		if want := 6; outbound != "" && len(got) != want {
+		if want := 10; outbound != "" && len(got) != want {
 			t.Errorf("the target got %d tokens; want %d", len(got), want)
 		}
 	}

@@ -92,7 +92,11 @@ func (u *upload) Close() error { return u.body.Close() }
 // cap(body).
 func (p *Proxy) readBody(w http.ResponseWriter, r *http.Request) (body []byte, err error) {
 	for _, coding := range r.Header["Content-Encoding"] {
-		if coding != "" && !strings.EqualFold(coding, "identity") {
+		switch strings.ToLower(coding) {
+		case "", "identity":
+		case "zstd":
+			return nil, errZstd
+		default:
 			return nil, errEncoding
 		}
 	}

@@ -273,8 +273,8 @@ func TestFaultLargeBodyWithMoreBehindIt(t *testing.T) {
 		body := []byte(`{"model":"chat","prompt":"` + strings.Repeat("x", 1<<20) + `"}` + tail)
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		if model, err := readModel(body); model != "chat" || err != nil {
-			t.Errorf("%q behind it: got %q, %v; want chat", tail, model, err)
+		if ask, err := readJSON("/api/chat", body); ask.model != "chat" || err != nil {
+			t.Errorf("%q behind it: got %q, %v; want chat", tail, ask.model, err)
 		}
 		runtime.ReadMemStats(&after)
 		if got := after.TotalAlloc - before.TotalAlloc; got > 64<<10 {

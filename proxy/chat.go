@@ -29,7 +29,8 @@ type chat struct {
 }
 
 // serveChat serves a request for the worker model: it reads the body, checks the
-// model, waits in line until the chat is next, and runs it. The chat has its turn
+// model, waits in line until the chat is next, and runs it. A chat that the target does
+// no work for (see [record.Beside]) needs no turn. Any other has its turn
 // from when awaitTurn returns, in the middle of run, until endCall, when the target
 // has said all; or until this function returns, whatever happened.
 func (p *Proxy) serveChat(x *exchange, r *http.Request) error {
@@ -39,12 +40,15 @@ func (p *Proxy) serveChat(x *exchange, r *http.Request) error {
 		return err
 	}
 	x.bodyRead = true
-	if err := p.checkModel(x, r.Context(), body); err != nil {
+	if err := p.checkModel(x, r, body); err != nil {
 		return err
 	}
 	c := &chat{
 		ID: x.ID, Client: x.Client, Arrived: x.Began, Model: x.Model,
 		Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery, Header: r.Header, Body: body,
+	}
+	if x.Beside != "" {
+		return p.run(r.Context(), c, x)
 	}
 
 	patience, cancel := p.patience(r.Context())
@@ -60,18 +64,25 @@ func (p *Proxy) serveChat(x *exchange, r *http.Request) error {
 	return p.run(r.Context(), c, x)
 }
 
-// checkModel checks the model that a chat's body names.
-func (p *Proxy) checkModel(x *exchange, ctx context.Context, body []byte) error {
-	asked, err := readModel(body)
+// checkModel checks the model that a chat's body names, and whether the chat needs a
+// turn at all.
+func (p *Proxy) checkModel(x *exchange, r *http.Request, body []byte) error {
+	ask, err := readAsk(r, body)
 	if err != nil {
 		return err
 	}
-	x.Model = asked
-	name, err := p.Inventory.Check(ctx, asked)
+	x.Model = ask.model
+	model, err := p.Inventory.Check(r.Context(), ask.model)
 	if err != nil {
-		return fmt.Errorf("model %.100q: %w", asked, err)
+		return fmt.Errorf("model %.100q: %w", ask.model, err)
 	}
-	x.Model = name
+	x.Model = model.Name
+	switch {
+	case model.Remote:
+		x.Beside = besideRemote
+	case ask.unload:
+		x.Beside = besideUnload
+	}
 	return nil
 }
 

@@ -25,6 +25,7 @@ var (
 	errNotPolled     = errors.New("no good poll yet")
 	errManage        = errors.New("management is off")
 	errEncoding      = errors.New("content coding not supported")
+	errZstd          = fmt.Errorf("%w: zstd", errEncoding)
 	errSlowUpload    = errors.New("upload too slow")
 	errNoRoom        = errors.New("too many bytes waiting")
 	errQueueTimeout  = errors.New("waited too long for a turn")
@@ -78,7 +79,7 @@ func (x *exchange) explain(err error) verdict {
 	case errors.Is(err, errHost):
 		return verdict{http.StatusForbidden, "host", "this Host name is not accepted; see FOREMAN_HOSTS"}
 	case errors.Is(err, errToken):
-		return verdict{http.StatusUnauthorized, "token", "a valid token is required, exactly once, as Authorization: Bearer"}
+		return verdict{http.StatusUnauthorized, "token", "a valid token is required, once, as Authorization: Bearer or as x-api-key"}
 	case errors.Is(err, errManage):
 		text := "model management is off; whoever runs foreman can turn it on with FOREMAN_MANAGE=true"
 		if x.route.path == "/api/pull" { // what `ollama run` asks for when it does not find the model
@@ -88,9 +89,15 @@ func (x *exchange) explain(err error) verdict {
 	case errors.Is(err, target.ErrLoop):
 		return verdict{http.StatusLoopDetected, "loop", target.ErrLoop.Error()}
 	case errors.Is(err, errEncoding):
-		return verdict{http.StatusUnsupportedMediaType, "content encoding", "only Content-Encoding: identity is supported here"}
+		text := "only Content-Encoding: identity is supported here"
+		if errors.Is(err, errZstd) {
+			text += "; in Codex, enable_request_compression=false sees to that"
+		}
+		return verdict{http.StatusUnsupportedMediaType, "content encoding", text}
 	case errors.Is(err, errSlowUpload):
 		return verdict{http.StatusRequestTimeout, "slow upload", "the request body came too slowly"}
+	case errors.Is(err, inventory.ErrCloud):
+		return verdict{http.StatusNotFound, "unknown model", fmt.Sprintf("model '%.8000s' not found: a cloud model would run on the account of the Ollama host's owner, who must pull it first", x.Model)}
 	case errors.Is(err, inventory.ErrNotFound):
 		return verdict{http.StatusNotFound, "unknown model", fmt.Sprintf("model '%.8000s' not found", x.Model)}
 

@@ -80,8 +80,11 @@ func badJSON(text string) refusal { return refusal{400, text, invalid} }
 // dialect; none leaves the turn or memory taken, and none but those that say so
 // reaches the target.
 func TestAnswers(t *testing.T) {
+	cloud := func(model string) refusal {
+		return refusal{404, "model '" + model + "' not found: a cloud model would run on the account of the Ollama host's owner, who must pull it first", "not_found_error"}
+	}
 	notFound := func(model string) refusal { return refusal{404, "model '" + model + "' not found", "not_found_error"} }
-	unauthorized := refusal{401, "a valid token is required, exactly once, as Authorization: Bearer", "authentication_error"}
+	unauthorized := refusal{401, "a valid token is required, once, as Authorization: Bearer or as x-api-key", "authentication_error"}
 	tooLarge := refusal{413, "request body larger than 1024 bytes", "request_too_large"}
 	framing := refusal{400, "the request body is broken off or badly framed", invalid}
 	unreachable := refusal{503, "the Ollama host is unreachable", "overloaded_error"}
@@ -141,6 +144,8 @@ func TestAnswers(t *testing.T) {
 		{name: "403 host", header: []string{"Host", "evil.example"}, body: chatBody, want: refusal{403, "this Host name is not accepted; see FOREMAN_HOSTS", "permission_error"}},
 
 		{name: "404 model", body: `{"model":"no-such:7b"}`, want: notFound("no-such:7b")},
+		{name: "404 cloud", body: `{"model":"chat:cloud"}`, want: cloud("chat:cloud")},
+		{name: "404 cloud tag", body: `{"model":"gpt-oss:120b-cloud"}`, want: cloud("gpt-oss:120b-cloud")},
 		{name: "404 long model", body: `{"model":"` + strings.Repeat("x", 5000) + `"}`, want: notFound(strings.Repeat("x", 5000))},
 		{name: "404 odd model", body: `{"model":"a\nb\u0000/../é"}`, want: notFound(`a\nb\u0000/../é`)},
 		{name: "405", method: "GET", want: refusal{405, "method not allowed; allowed: POST, OPTIONS", invalid}},
@@ -149,6 +154,7 @@ func TestAnswers(t *testing.T) {
 		{name: "413 declared and never sent", options: small, raw: "POST PATH HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1025\r\n\r\n", want: tooLarge},
 		{name: "413 chunked", options: small, header: []string{"Transfer-Encoding", "chunked"}, body: large, want: tooLarge},
 		{name: "415", header: []string{"Content-Encoding", "gzip"}, body: chatBody, want: refusal{415, "only Content-Encoding: identity is supported here", invalid}},
+		{name: "415 zstd", header: []string{"Content-Encoding", "zstd"}, body: chatBody, want: refusal{415, "only Content-Encoding: identity is supported here; in Codex, enable_request_compression=false sees to that", invalid}},
 		{name: "415 twice", header: []string{"Content-Encoding", "identity", "Content-Encoding", "gzip"}, body: chatBody, want: refusal{415, "only Content-Encoding: identity is supported here", invalid}},
 
 		{name: "502 not HTTP", target: speak("SSH-2.0-OpenSSH_9.6\r\n"), body: chatBody, want: nonsense, reaches: true},

@@ -54,7 +54,7 @@ func newExchange(w http.ResponseWriter, r *http.Request, rt *route, class class)
 		ID:     r.Header.Get("X-Request-Id"),
 		Began:  time.Now(),
 	}}
-	if rt == &nowhere {
+	if rt == &nowhere || class == redirect {
 		x.Path = fmt.Sprintf("%.200s", r.URL.EscapedPath())
 	}
 	if !isRequestID(x.ID) {

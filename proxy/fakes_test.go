@@ -91,7 +91,7 @@ func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.paths = append(s.paths, r.Method+" "+r.URL.Path)
 	s.mu.Unlock()
 	switch {
-	case slices.Contains(workerPaths, r.URL.Path):
+	case slices.Contains(workerPaths, r.URL.Path), r.URL.Path == transcriptionsPath:
 		s.count(1)
 		defer s.count(-1)
 		s.chat(w, r)

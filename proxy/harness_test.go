@@ -39,7 +39,7 @@ const (
 var (
 	workerPaths = []string{
 		"/api/chat", "/api/generate", "/v1/chat/completions", "/v1/completions",
-		"/v1/responses", "/v1/messages", "/v1/images/generations", "/v1/images/edits",
+		"/v1/responses", "/v1/responses/compact", "/v1/messages", "/v1/images/generations", "/v1/images/edits",
 	}
 	embedPaths = []string{"/api/embed", "/api/embeddings", "/v1/embeddings"}
 )

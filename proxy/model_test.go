@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"net/http"
+	"net/url"
+	"runtime"
 	"strings"
 	"testing"
 )
 
-func TestReadModel(t *testing.T) {
+func TestReadJSON(t *testing.T) {
 	for _, test := range []struct{ name, body, model, err string }{
 		{"plain", `{"model":"chat"}`, "chat", ""},
 		{"among others", `{"stream":true,"messages":[{"model":"not this"}],"model":"chat","options":{"model":"nor this"}}`, "chat", ""},
@@ -34,6 +37,8 @@ func TestReadModel(t *testing.T) {
 		{"first value only", `{"model":"chat"}{"model":"other"}`, "chat", ""},
 		{"trailing bytes", `{"model":"chat"} and so on`, "chat", ""},
 		{"trailing brace", `{"model":"chat"}}`, "chat", ""},
+		{"cloud beside it", `{"model":"chat:cloud","Model":"chat"}`, "", "the request names more than one model, and one of them is a cloud model"},
+		{"cloud alone", `{"model":"chat","Model":"chat:7b-cloud"}`, "chat:7b-cloud", ""},
 		{"trailing NUL", "{\"model\":\"chat\"}\x00", "chat", ""},
 		{"null first", `null{"model":"other"}`, "", "model is required"},
 		{"a name elsewhere", `{"name":"chat"}`, "", "model is required"},
@@ -50,7 +55,7 @@ func TestReadModel(t *testing.T) {
 		{"a line break in it", "{\"model\":\"a\nb\"}", "", `the request body is not JSON: invalid character '\n' in string literal`},
 		{"long", `{"model":"` + strings.Repeat("x", 5000) + `"}`, strings.Repeat("x", 5000), ""},
 	} {
-		model, err := readModel([]byte(test.body))
+		ask, err := readJSON("/v1/messages", []byte(test.body))
 		got := ""
 		if err != nil {
 			got = err.Error()
@@ -58,21 +63,143 @@ func TestReadModel(t *testing.T) {
 				t.Errorf("%s: the error is a %T; want a badRequest", test.name, err)
 			}
 		}
-		if model != test.model || got != test.err {
-			t.Errorf("%s: got %q, %q; want %q, %q", test.name, model, got, test.model, test.err)
+		if ask.model != test.model || got != test.err {
+			t.Errorf("%s: got %q, %q; want %q, %q", test.name, ask.model, got, test.model, test.err)
 		}
 	}
 }
 
-// FuzzReadModel holds readModel against Ollama's own way to read a request.
-func FuzzReadModel(f *testing.F) {
+// TestUnloads: Ollama unloads a model for a chat without messages, or a generation
+// without a prompt, whose keep_alive is 0. What it may read in another way is no unload.
+func TestUnloads(t *testing.T) {
+	for _, test := range []struct {
+		path, fields string
+		want         bool
+	}{
+		{"/api/generate", `"keep_alive":0`, true}, // ollama stop
+		{"/api/generate", `"keep_alive":0,"prompt":""`, true},
+		{"/api/generate", `"keep_alive":0,"messages":[{}],"stream":false`, true},
+		{"/api/chat", `"keep_alive":0`, true},
+		{"/api/chat", `"keep_alive":0,"messages":[]`, true},
+		{"/api/chat", `"keep_alive":0,"messages":[ ],"prompt":"x"`, true},
+		{"/api/chat", `"KEEP_ALIVE":"0s","Messages":[]`, true},
+		{"/api/chat", `"keep_alive":"0"`, true},
+		{"/api/chat", `"keep_alive":0.0`, true},
+		{"/api/chat", `"keep_alive":5,"keep_alive":0`, true},
+		{"/api/chat", `"messages":[{}],"messages":[],"keep_alive":0`, true},
+
+		{"/api/chat", `"messages":[]`, false},
+		{"/api/chat", `"keep_alive":0,"keep_alive":5`, false},
+		{"/api/chat", `"keep_alive":0,"keep_alive":null`, false},
+		{"/api/chat", `"keep_alive":0,"messages":[{}]`, false},
+		{"/api/chat", `"keep_alive":0,"messages":[],"MESSAGES":[{}]`, false},
+		{"/api/chat", `"keep_alive":0,"messages":[{}],"messages":null`, false},
+		{"/api/chat", `"keep_alive":0,"messages":{}`, false},
+		{"/api/chat", `"keep_alive":-1`, false},
+		{"/api/chat", `"keep_alive":"5m"`, false},
+		{"/api/chat", `"keep_alive":"nothing"`, false},
+		{"/api/chat", `"keep_alive":1e-12`, false},
+		{"/api/chat", `"keep_alive":false`, false},
+		{"/api/chat", `"keep_alive":[0]`, false},
+		{"/api/generate", `"keep_alive":0,"prompt":"x"`, false},
+		{"/api/generate", `"keep_alive":0,"prompt":"x","prompt":null`, false},
+		{"/api/generate", `"keep_alive":0,"prompt":7`, false},
+		{"/v1/chat/completions", `"keep_alive":0`, false},
+		{"/v1/completions", `"keep_alive":0`, false},
+	} {
+		ask, err := readJSON(test.path, []byte(`{"model":"chat",`+test.fields+`}`))
+		if ask.unload != test.want || err != nil {
+			t.Errorf("%s %s: got %v, %v; want %v", test.path, test.fields, ask.unload, err, test.want)
+		}
+	}
+}
+
+// form is a multipart form of parts, each a header and a value.
+func form(parts ...string) string {
+	var b strings.Builder
+	for _, part := range parts {
+		b.WriteString("--b0undary\r\nContent-Disposition: form-data; " + part + "\r\n")
+	}
+	return b.String() + "--b0undary--\r\n"
+}
+
+const (
+	multipartForm = "multipart/form-data; boundary=b0undary"
+	audio         = "name=\"file\"; filename=\"a.wav\"\r\nContent-Type: audio/wav\r\n\r\nRIFF" + secret
+	formModel     = "name=\"model\"\r\n\r\n"
+)
+
+func TestReadForm(t *testing.T) {
+	const (
+		noForm  = "the request body must be multipart/form-data, with a boundary"
+		cutOff  = "the form is cut off: its closing boundary does not come"
+		missing = "model is required"
+		more    = "the form names more than one model"
+	)
+	whole := form(formModel+"chat", audio)
+	for _, test := range []struct{ name, contentType, query, body, model, err string }{
+		{"model first", multipartForm, "", whole, "chat", ""},
+		{"model last", multipartForm, "", form(audio, "name=\"language\"\r\n\r\nen", formModel+"chat:latest"), "chat:latest", ""},
+		{"something behind it", multipartForm, "", whole + "and so on", "chat", ""},
+		{"boundary in quotes", `Multipart/Form-Data; charset=x; boundary="b0undary"`, "", whole, "chat", ""},
+		{"model in the query alone", multipartForm, "model=chat", form(audio), "chat", ""},
+		{"a file is no value", multipartForm, "", form("name=\"model\"; filename=\"x\"\r\n\r\nother", formModel+"chat"), "chat", ""},
+		{"other case", multipartForm, "", form("name=\"Model\"\r\n\r\nchat", audio), "", missing},
+		{"no model", multipartForm, "", form(audio), "", missing},
+		{"empty model", multipartForm, "", form(formModel, audio), "", missing},
+		{"two models", multipartForm, "", form(formModel+"chat", audio, formModel+"chat"), "", more},
+		{"one more in the query", multipartForm, "model=other", whole, "", more},
+		{"JSON", "application/json", "", `{"model":"chat"}`, "", noForm},
+		{"no type", "", "", whole, "", noForm},
+		{"another multipart", "multipart/mixed; boundary=b0undary", "", whole, "", noForm},
+		{"no boundary", "multipart/form-data", "", whole, "", noForm},
+		{"boundary never comes", "multipart/form-data; boundary=other", "", whole, "", cutOff},
+		{"cut in the file", multipartForm, "", whole[:strings.Index(whole, "RIFF")+2], "", cutOff},
+		{"cut in the model", multipartForm, "", form(audio, formModel+"chat")[:strings.Index(form(audio, formModel+"chat"), "chat")+2], "", cutOff},
+		{"cut before its end", multipartForm, "", strings.TrimSuffix(whole, "--\r\n"), "", cutOff},
+		{"nothing", multipartForm, "", "", "", cutOff},
+		{"bad framing", multipartForm, "", "--b0undary\r\nno field\r\n\r\nx\r\n--b0undary--\r\n", "", `the form is badly framed: malformed MIME header: missing colon: "no field"`},
+	} {
+		r := &http.Request{URL: &url.URL{Path: transcriptionsPath, RawQuery: test.query}, Header: http.Header{"Content-Type": {test.contentType}}}
+		ask, err := readAsk(r, []byte(test.body))
+		got := ""
+		if err != nil {
+			got = err.Error()
+			if _, ok := errors.AsType[badRequest](err); !ok {
+				t.Errorf("%s: the error is a %T; want a badRequest", test.name, err)
+			}
+		}
+		if ask.model != test.model || ask.unload || got != test.err {
+			t.Errorf("%s: got %+v, %q; want %q, %q", test.name, ask, got, test.model, test.err)
+		}
+	}
+}
+
+// A model's name is found behind a large file, which is not copied for it.
+func TestReadFormBehindALargeFile(t *testing.T) {
+	body := []byte(form(audio+strings.Repeat("x", 20<<20), formModel+"chat"))
+	r := &http.Request{URL: &url.URL{Path: transcriptionsPath}, Header: http.Header{"Content-Type": {multipartForm}}}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if ask, err := readAsk(r, body); ask.model != "chat" || err != nil {
+		t.Errorf("got %+v, %v; want chat", ask, err)
+	}
+	runtime.ReadMemStats(&after)
+	if got := after.TotalAlloc - before.TotalAlloc; got > 256<<10 {
+		t.Errorf("%d KiB allocated; want a few", got>>10)
+	}
+}
+
+// FuzzReadJSON holds readJSON against Ollama's own way to read a request.
+func FuzzReadJSON(f *testing.F) {
 	f.Add([]byte(chatBody))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var request struct {
 			Model string `json:"model"`
 		}
 		wantErr := json.NewDecoder(bytes.NewReader(body)).Decode(&request)
-		model, err := readModel(body)
+		ask, err := readJSON("/api/chat", body)
+		model := ask.model
 		switch {
 		case wantErr != nil:
 			if err == nil {
@@ -82,6 +209,7 @@ func FuzzReadModel(f *testing.F) {
 			if err == nil || err.Error() != "model is required" {
 				t.Errorf("got %q, %v; want no model", model, err)
 			}
+		case err != nil && strings.Contains(err.Error(), "more than one model"):
 		case err != nil || model != request.Model:
 			t.Errorf("got %q, %v; want %q", model, err, request.Model)
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -70,6 +71,21 @@ func (p *Proxy) serveLast(x *exchange, answer inventory.Answer) {
 	h.Set("X-Request-Id", x.ID)
 	p.cors.apply(x.request.Header.Get("Origin"), h)
 	x.Write(answer.Body)
+}
+
+// serveRedirect sends a client to the path without the slash at its end, with the
+// status that Ollama has for it.
+func (p *Proxy) serveRedirect(x *exchange, r *http.Request) error {
+	status := http.StatusTemporaryRedirect // keeps the method and the body
+	if r.Method == http.MethodGet {
+		status = http.StatusMovedPermanently
+	}
+	x.abandonBody()
+	x.Header().Set("X-Request-Id", x.ID)
+	p.cors.apply(r.Header.Get("Origin"), x.Header())
+	to := url.URL{Path: strings.TrimSuffix(r.URL.Path, "/"), RawQuery: r.URL.RawQuery}
+	http.Redirect(x, r, to.String(), status)
+	return nil
 }
 
 // Paths of foreman's own.
@@ -181,8 +197,10 @@ func (p *Proxy) page() *status.Page {
 	for _, place := range waiting {
 		page.Waiting = append(page.Waiting, status.Chat{ID: place.ID, Model: place.Kind, Client: place.Client, Since: place.Since, Next: place.Next})
 	}
-	for _, name := range state.Names() {
-		page.Models = append(page.Models, status.Model{Name: name, Resident: state.IsResident(name), Embedder: inventory.Same(name, p.EmbedModel)})
+	for _, m := range state.Models() {
+		page.Models = append(page.Models, status.Model{
+			Name: m.Name, Resident: state.IsResident(m.Name), Embedder: inventory.Same(m.Name, p.EmbedModel), Remote: m.Remote,
+		})
 	}
 	return page
 }

@@ -113,6 +113,8 @@ func (p *Proxy) serve(x *exchange, r *http.Request) error {
 		return p.serveManage(x, r)
 	case own:
 		return p.serveOwn(x)
+	case redirect:
+		return p.serveRedirect(x, r)
 	case preflight:
 		if r.ContentLength != 0 { // it needs no token, and so must cost nothing
 			return badRequest("a preflight has no body")

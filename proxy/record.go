@@ -15,13 +15,14 @@ import (
 type record struct {
 	Method    string
 	Route     string // path in the route table, or other
-	Path      string // that was asked, where there is no route
+	Path      string // that was asked, where it is not the route's
 	Class     class
 	Status    int    // 499: the client left before the end; 0: nothing was answered
 	Reason    string // why foreman itself refused, from a closed set; empty: it did not
 	Client    string // address
 	ID        string // X-Request-Id
 	Model     string // of a chat: as asked, or as the target spells it, once it is known to hold it
+	Beside    string // why a chat needed no turn, from a closed set; empty: it did
 	Began     time.Time
 	Arriving  time.Duration // from Began until a chat joined the line: its body came and its model was looked up
 	Queued    time.Duration // a chat's wait for its turn, from then on
@@ -68,6 +69,9 @@ func (rec *record) write(ctx context.Context, log *slog.Logger) {
 	if rec.Class == worker {
 		attrs = append(attrs, slog.String("model", fmt.Sprintf("%.200s", rec.Model)), slog.Float64("queue_ms", milliseconds(rec.Queued)))
 	}
+	if rec.Beside != "" {
+		attrs = append(attrs, slog.String("beside", rec.Beside))
+	}
 	attrs = append(attrs,
 		slog.Float64("first_byte_ms", milliseconds(rec.FirstByte)),
 		slog.Float64("ms", milliseconds(rec.Duration)),
@@ -97,6 +101,7 @@ func (rec *record) row() status.Request {
 		Class:     string(rec.Class),
 		Model:     rec.Model,
 		Client:    rec.Client,
+		Beside:    rec.Beside,
 		Status:    rec.Status,
 		Cut:       rec.Cut,
 		Err:       cmp.Or(rec.Revoked, rec.Reason),

@@ -17,6 +17,7 @@ const (
 	read      class = "read"      // passed
 	manage    class = "manage"    // passed if FOREMAN_MANAGE allows it
 	own       class = "own"       // answered by foreman
+	redirect  class = "redirect"  // a route's path with one slash too many
 	preflight class = "preflight" // OPTIONS on a path that is passed: the target's CORS decides
 	none      class = "none"      // refused
 )
@@ -35,7 +36,9 @@ var routes = []route{
 	{"/v1/chat/completions", "POST", worker},
 	{"/v1/completions", "POST", worker},
 	{"/v1/responses", "POST", worker},
+	{"/v1/responses/compact", "POST", worker},
 	{"/v1/messages", "POST", worker},
+	{transcriptionsPath, "POST", worker},
 	{"/v1/images/generations", "POST", worker},
 	{"/v1/images/edits", "POST", worker},
 
@@ -48,6 +51,7 @@ var routes = []route{
 	{"/", "GET HEAD", read},
 	{"/api/ps", "GET", read},
 	{"/api/show", "POST", read},
+	{"/api/status", "GET", read},
 	{"/api/version", "GET HEAD", read},
 	{"/v1/models", "GET", read},
 	{"/v1/models/{model...}", "GET", read},
@@ -65,6 +69,9 @@ var routes = []route{
 	{statusPath, "GET HEAD", own},
 }
 
+// transcriptionsPath is where the model is named in a form, and not in JSON.
+const transcriptionsPath = "/v1/audio/transcriptions"
+
 // nowhere is where a request goes that has no route.
 var nowhere = route{path: "other", class: none}
 
@@ -72,19 +79,37 @@ var nowhere = route{path: "other", class: none}
 // spelt as in the table matches: to Ollama's router /api%2Fchat is a chat too,
 // and would pass by the gate.
 func find(r *http.Request) (*route, class, error) {
-	i := slices.IndexFunc(routes, func(rt route) bool { return rt.matches(r.URL.Path) })
-	if i < 0 || r.URL.RawPath != "" || r.URL.EscapedPath() != r.URL.Path {
-		return &nowhere, none, fmt.Errorf("%w: %.100q", errNoRoute, r.URL.EscapedPath())
+	escaped := r.URL.RawPath != "" || r.URL.EscapedPath() != r.URL.Path
+	rt := routeOf(r.URL.Path)
+	if rt == nil && !escaped {
+		if short := routeOf(strings.TrimSuffix(r.URL.Path, "/")); short != nil && short.allows(r.Method) {
+			return short, redirect, nil
+		}
 	}
-	rt := &routes[i]
 	switch {
-	case slices.Contains(strings.Fields(rt.methods), r.Method):
+	case rt == nil, escaped:
+		return &nowhere, none, fmt.Errorf("%w: %.100q", errNoRoute, r.URL.EscapedPath())
+	case rt.allows(r.Method):
 		return rt, rt.class, nil
 	case r.Method == http.MethodOptions && rt.class != own:
 		return rt, preflight, nil
 	default:
 		return rt, none, methodError(rt.allowed())
 	}
+}
+
+// routeOf returns the route of a path; nil: it has none.
+func routeOf(path string) *route {
+	i := slices.IndexFunc(routes, func(rt route) bool { return rt.matches(path) })
+	if i < 0 {
+		return nil
+	}
+	return &routes[i]
+}
+
+// allows reports whether the route is for a method.
+func (rt *route) allows(method string) bool {
+	return slices.Contains(strings.Fields(rt.methods), method)
 }
 
 // allowed is the value of an Allow field.

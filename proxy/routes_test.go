@@ -32,7 +32,9 @@ func TestRoutes(t *testing.T) {
 		{path: "/v1/chat/completions", passes: "POST OPTIONS"},
 		{path: "/v1/completions", passes: "POST OPTIONS"},
 		{path: "/v1/responses", passes: "POST OPTIONS"},
+		{path: "/v1/responses/compact", passes: "POST OPTIONS"},
 		{path: "/v1/messages", passes: "POST OPTIONS"},
+		{path: "/v1/audio/transcriptions", passes: "POST OPTIONS"},
 		{path: "/v1/images/generations", passes: "POST OPTIONS"},
 		{path: "/v1/images/edits", passes: "POST OPTIONS"},
 
@@ -45,6 +47,7 @@ func TestRoutes(t *testing.T) {
 		{path: "/", passes: "GET HEAD OPTIONS"},
 		{path: "/api/ps", passes: "GET OPTIONS"},
 		{path: "/api/show", passes: "POST OPTIONS"},
+		{path: "/api/status", passes: "GET OPTIONS"},
 		{path: "/api/version", passes: "GET HEAD OPTIONS"},
 		{path: "/v1/models", passes: "GET OPTIONS"},
 		{path: "/v1/models/chat", passes: "GET OPTIONS"},
@@ -67,12 +70,15 @@ func TestRoutes(t *testing.T) {
 			allow = append(allow, "OPTIONS")
 		}
 		for _, method := range append(methods, "TRACE", "PRI", "post", "X") {
-			body := ""
-			if method == "POST" {
+			body, header := "", []string(nil)
+			switch {
+			case method == "POST" && test.path == "/v1/audio/transcriptions":
+				body, header = form(formModel+"chat", audio), []string{"Content-Type", multipartForm}
+			case method == "POST":
 				body = chatBody
 			}
 			before := len(stub.seen())
-			a := f.do(t, method, test.path, body)
+			a := f.do(t, method, test.path, body, header...)
 			var want []string
 			if slices.Contains(passes, method) {
 				want = []string{method + " " + test.path}
@@ -101,15 +107,15 @@ func TestOtherPathsNeverReachTheTarget(t *testing.T) {
 	stub := newStub(t)
 	f := newFront(t, stub.URL, func(o *Options) { o.Manage = true })
 	for _, path := range []string{
-		"/api", "/api/", "/v1", "/v1/", "/favicon.ico", "/debug/pprof/", "/metrics/", "/api/unknown",
-		"/api/chat/", "//api/chat", "/api//chat", "/./api/chat", "/api/./chat", "/api/x/../chat", "/../api/chat",
+		"/api", "/api/", "/v1", "/v1/", "/favicon.ico", "/debug/pprof/", "/api/unknown",
+		"/api/chat//", "/api/chat%2F", "//api/chat/", "//api/chat", "/api//chat", "/./api/chat", "/api/./chat", "/api/x/../chat", "/../api/chat",
 		"/api%2Fchat", "/api%2fchat", "/api/%63hat", "/%61pi/chat", "/api/chat%20", "/api/chat%00", "/api/chat%0a", "/api/chat%3Fx", "/api/chat%23",
 		"/api/chat;x", "/api/chat;x=1", "/api;x/chat", "/api/chat.", "/api/chat.json", `/api\chat`, "/api%5Cchat", "/API/chat", "/api/Chat",
-		"/v1/chat", "/v1/chat/completions/", "/v1/messages/count_tokens", "/v1/embeddings/", "/api/tags/", "/api/ps/",
-		"/v1/models/", "/v1/models//", "/v1/models/a//b", "/v1/models/.", "/v1/models/..", "/v1/models/../chat/completions", "/v1/models/a/..",
+		"/v1/chat", "/v1/messages/count_tokens", "/api/me", "/api/signout", "/api/experimental/web_search",
+		"/v1/models//", "/v1/models/a//b", "/v1/models/.", "/v1/models/..", "/v1/models/../chat/completions", "/v1/models/a/..",
 		"/v1/models/%2e%2e/chat/completions", "/v1/models/..%2fchat", "/v1/models/a%2Fb", "/v1/models/a%20b", "/v1/models/a%5Cb", "/v1/models/%C3%A9", "/v1/models/a%2525",
-		"/api/blobs", "/api/blobs/", "/api/blobs/a/b", "/api/blobs/..", "/api/blobs/%2e%2e", "/api/blobs/sha256:00/",
-		"/healthz/", "/readyz/", "/healthz%2F",
+		"/api/blobs", "/api/blobs/", "/api/blobs/a/b", "/api/blobs/..", "/api/blobs/%2e%2e", "/api/blobs/%61/", "/api/blobs/../",
+		"/healthz//", "/healthz%2F",
 	} {
 		for _, method := range methods {
 			a := f.do(t, method, path, "")
@@ -143,6 +149,51 @@ func TestOtherPathsNeverReachTheTarget(t *testing.T) {
 	if got := stub.seen(); len(got) > 0 {
 		t.Errorf("at the target: %q; want nothing", got)
 	}
+}
+
+// TestOneSlashTooMany: a path with a slash behind it leads to the path without, if that
+// one has the method, and never to the target.
+func TestOneSlashTooMany(t *testing.T) {
+	stub := newStub(t)
+	f := newFront(t, stub.URL, func(o *Options) { o.Token = clientToken })
+	token := []string{"Authorization", "Bearer " + clientToken}
+	for _, test := range []struct {
+		method, uri, to string
+		status          int
+	}{
+		{"GET", "/api/tags/", "/api/tags", 301},
+		{"HEAD", "/api/tags/", "/api/tags", 307},
+		{"GET", "/v1/models/", "/v1/models", 301},
+		{"GET", "/v1/models/a/b:c/", "/v1/models/a/b:c", 301},
+		{"GET", "/status/?x=1&y=%2F", "/status?x=1&y=%2F", 301},
+		{"POST", "/api/chat/", "/api/chat", 307},
+		{"POST", "/v1/chat/completions/?x", "/v1/chat/completions?x", 307},
+		{"POST", "/api/embed/", "/api/embed", 307},
+		{"DELETE", "/api/delete/", "/api/delete", 307},
+		{"GET", "/api/chat/", "", 404},
+		{"OPTIONS", "/api/chat/", "", 404},
+	} {
+		a := f.do(t, test.method, test.uri, "", token...)
+		if got := a.header.Get("Location"); a.status != test.status || got != test.to {
+			t.Errorf("%s %s: %d to %q; want %d to %q", test.method, test.uri, a.status, got, test.status, test.to)
+		}
+		if a.header.Get("X-Request-Id") == "" {
+			t.Errorf("%s %s: no X-Request-Id", test.method, test.uri)
+		}
+	}
+	if a := f.do(t, "GET", "/api/tags/", ""); a.status != 401 {
+		t.Errorf("without a token: %d; want 401", a.status)
+	}
+	// A body that does not come is not waited for.
+	c := connect(t, f)
+	c.send(t, "POST /api/chat/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer "+clientToken+"\r\nContent-Length: 100\r\n\r\n")
+	if got := c.status(t); got != 307 {
+		t.Errorf("without its body: %d; want 307", got)
+	}
+	if got := stub.seen(); len(got) > 0 {
+		t.Errorf("at the target: %q; want nothing", got)
+	}
+	f.log.await(t, `"route":"/api/chat","path":"/api/chat/","status":307`)
 }
 
 // TestAbsoluteForm: a client may send the whole URL, as to a forward proxy. It
@@ -240,7 +291,7 @@ func TestFaultSideDoors(t *testing.T) {
 		{"POST %2Fapi/chat HTTP/1.1", "400 "},
 		{"POST //api/chat HTTP/1.1", "404 "},
 		{"POST /api//chat HTTP/1.1", "404 "},
-		{"POST /api/chat/ HTTP/1.1", "404 "},
+		{"POST /api/chat/ HTTP/1.1", "307 "},
 		{"POST /api/x/../chat HTTP/1.1", "404 "},
 		{"POST /./api/chat HTTP/1.1", "404 "},
 		{"POST /api/%2e/chat HTTP/1.1", "404 "},
@@ -249,7 +300,7 @@ func TestFaultSideDoors(t *testing.T) {
 		{"GET /v1/models/%2e%2e/x HTTP/1.1", "404 "},
 		{`GET /v1/models/..\x HTTP/1.1`, "404 "},
 		{"GET /v1/models/x%0d%0aHost:%20y HTTP/1.1", "404 "},
-		{"GET /v1/models/ HTTP/1.1", "404 "},
+		{"GET /v1/models/ HTTP/1.1", "301 "},
 		{"POST /api/blobs/a/b HTTP/1.1", "404 "},
 		{"POST /api/chat;x HTTP/1.1", "404 "},
 		{"POST /api/chat%3Bx HTTP/1.1", "404 "},

@@ -118,9 +118,13 @@ func (w *Warmer) isInstalled(state inventory.State) bool {
 		w.missingIn = nil
 		return true
 	}
-	// Sorted, for Ollama lists models of the same age in any order.
-	if names := slices.Sorted(slices.Values(state.Names())); w.missingIn == nil || !slices.Equal(w.missingIn, names) {
-		w.missingIn = append([]string{}, names...)
+	names := []string{}
+	for _, held := range state.Models() {
+		names = append(names, held.Name)
+	}
+	slices.Sort(names) // for Ollama lists models of the same age in any order
+	if w.missingIn == nil || !slices.Equal(w.missingIn, names) {
+		w.missingIn = names
 		w.log.Warn("embedder not installed on the target: nothing to warm", "model", w.model)
 	}
 	return false

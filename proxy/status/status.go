@@ -71,6 +71,7 @@ type Chat struct {
 type Model struct {
 	Name               string
 	Resident, Embedder bool
+	Remote             bool // another host runs it
 }
 
 // A Request is one that has ended, and the parts of its time.
@@ -79,6 +80,7 @@ type Request struct {
 	Route             string // path in the route table; the requested path where there is no route
 	Model             string // that the client asked for, known or not
 	Client            string // address; the page leaves out its port
+	Beside            string // why a chat needed no turn; empty: it did
 	Status            int    // 499: the client left
 	Cut               bool   // the answer did not come to its end
 	Err               string // why it failed, in a few words; empty: it did not fail, or the target's answer says why

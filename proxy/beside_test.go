@@ -1,0 +1,55 @@
+package proxy
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// While a chat has the turn, what the target does no work for passes beside it.
+func TestWhatNeedsNoTurn(t *testing.T) {
+	stub := newStub(t)
+	stub.tags = answerWith("application/json", `{"models":[{"name":"chat:latest"},{"name":"gpt-oss:120b-cloud","remote_host":"https://ollama.com:443"}]}`)
+	barrier := newBarrier()
+	chat := stub.chat
+	stub.chat = func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Mark") == "turn" {
+			barrier.then(chat)(w, r)
+			return
+		}
+		chat(w, r)
+	}
+	f := newFront(t, stub.URL, nil)
+	done := make(chan answer, 1)
+	go func() { done <- f.do(t, "POST", "/api/chat", chatBody, "X-Mark", "turn") }()
+	<-barrier.arrived
+
+	for _, test := range []struct{ path, body, beside string }{
+		{"/api/generate", `{"model":"chat","keep_alive":0}`, besideUnload},
+		{"/api/chat", `{"model":"chat","messages":[],"keep_alive":0}`, besideUnload},
+		{"/api/chat", `{"model":"gpt-oss:120b-cloud","messages":[{"role":"user","content":"x"}]}`, besideRemote},
+		{"/v1/chat/completions", `{"model":" gpt-oss:120b:cloud ","messages":[]}`, besideRemote},
+	} {
+		if a := f.do(t, "POST", test.path, test.body); a.status != http.StatusOK || a.header.Get("Server-Timing") != "" {
+			t.Errorf("%s %s: %d %s, Server-Timing %q; want 200 and no wait", test.path, test.body, a.status, a.body, a.header.Get("Server-Timing"))
+		}
+		f.log.await(t, `"queue_ms":0,"beside":"`+test.beside+`"`)
+		if row := f.recent.Latest()[0]; row.Beside != test.beside {
+			t.Errorf("%s %s: on the page %q; want %q", test.path, test.body, row.Beside, test.beside)
+		}
+	}
+	if a := f.do(t, "POST", "/api/generate", `{"model":"unknown","keep_alive":0}`); a.status != http.StatusNotFound {
+		t.Errorf("unload of an unknown model: %d; want 404", a.status)
+	}
+	if waiting, busy := f.Gate.Len(); waiting != 0 || !busy {
+		t.Errorf("%d wait, busy %v; want the first chat alone", waiting, busy)
+	}
+	close(barrier.release)
+	if a := <-done; a.status != http.StatusOK {
+		t.Errorf("the chat with the turn: %d; want 200", a.status)
+	}
+	if strings.Contains(f.log.String(), `"beside":""`) {
+		t.Error("a chat that had its turn is marked too")
+	}
+	f.expectIdle(t)
+}
