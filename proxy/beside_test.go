@@ -3,7 +3,12 @@ package proxy
 import (
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"foreman/warm"
 )
 
 // While a chat has the turn, what the target does no work for passes beside it.
@@ -52,4 +57,58 @@ func TestWhatNeedsNoTurn(t *testing.T) {
 		t.Error("a chat that had its turn is marked too")
 	}
 	f.expectIdle(t)
+}
+
+// An embedding with another model has the embedder looked at and warmed at once; one
+// with the embedder itself has not, nor has one that failed.
+func TestEmbeddingWithAnotherModel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host := newMemory(11434)
+		stub := newStubOn(t, host)
+		var warms atomic.Int32
+		var evicted atomic.Bool
+		embed, resident := stub.embed, stub.ps
+		stub.embed = func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case r.Header.Get("User-Agent") == "foreman":
+				warms.Add(1)
+				evicted.Store(false)
+			case r.Header.Get("X-Mark") == "other":
+				evicted.Store(true)
+			case r.Header.Get("X-Mark") == "fails":
+				w.WriteHeader(http.StatusBadRequest)
+				return
+			}
+			embed(w, r)
+		}
+		stub.ps = func(w http.ResponseWriter, r *http.Request) {
+			if evicted.Load() {
+				answerWith("application/json", `{"models":[{"name":"other"}]}`)(w, r)
+				return
+			}
+			resident(w, r)
+		}
+		f := newFrontOn(t, newMemory(8080), stub.URL, func(o *Options) {
+			host.through(o.Target)
+			o.EmbedModel, o.MaxBody = "embed", 4<<20
+			o.Warmer = warm.New(o.Target, o.Inventory, o.Gate, o.EmbedModel, o.Log)
+		})
+		start(t, f.Warmer.Run)
+		time.Sleep(time.Second)
+		polls := stub.polled()
+		for path, mark := range map[string]string{"/api/embed": "", "/api/embeddings": "", "/v1/embeddings": "fails"} {
+			f.do(t, "POST", path, embedBody, "X-Mark", mark)
+		}
+		time.Sleep(time.Second)
+		if got := stub.polled() - polls; got != 0 {
+			t.Errorf("polled %d times after embeddings with the embedder; want none", got)
+		}
+		for i, body := range []string{`{"model":"other","input":"x"}`, `{"input":"` + strings.Repeat("x", 2<<20) + `","model":"other"}`} {
+			f.do(t, "POST", "/api/embed", body, "X-Mark", "other")
+			time.Sleep(time.Second)
+			if got := int(warms.Load()); got != i+1 {
+				t.Errorf("warmed %d times within a second of embedding %d; want each time", got, i)
+			}
+		}
+	})
 }

@@ -35,6 +35,18 @@ func readAsk(r *http.Request, body []byte) (ask, error) {
 	return readJSON(r.URL.Path, body)
 }
 
+// modelOf returns the model that the body of a passed request names; "" if that body is
+// too large to be held, or names none.
+func modelOf(r *http.Request) string {
+	if r.GetBody == nil {
+		return ""
+	}
+	held, _ := r.GetBody() // of a body in memory: it does not fail
+	body, _ := io.ReadAll(held)
+	ask, _ := readJSON(r.URL.Path, body) // the client knows by now what is wrong with it
+	return ask.model
+}
+
 // readJSON reads the first JSON value of a body, its keys without regard to case, the
 // last of duplicates; what follows that value is ignored.
 func readJSON(path string, body []byte) (ask, error) {

@@ -105,6 +105,8 @@ func (p *Proxy) serve(x *exchange, r *http.Request) error {
 	switch x.Class {
 	case worker:
 		return p.serveChat(x, r)
+	case embed:
+		return p.serveEmbed(x, r)
 	case tags:
 		return p.serveTags(x, r)
 	case read:
@@ -135,6 +137,15 @@ func (p *Proxy) pass(x *exchange, r *http.Request) error {
 		return err
 	}
 	return p.stream(x, r, p.MaxBody)
+}
+
+// serveEmbed passes an embedding, and tells the warmer which model has made it.
+func (p *Proxy) serveEmbed(x *exchange, r *http.Request) error {
+	err := p.pass(x, r)
+	if p.Warmer != nil && x.Status == http.StatusOK {
+		p.Warmer.Embedded(modelOf(r))
+	}
+	return err
 }
 
 // serveManage passes a request that changes the target's models, if that is allowed.

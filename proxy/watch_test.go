@@ -523,6 +523,7 @@ func TestPollerFlipsAndRecovers(t *testing.T) {
 			host := newMemory(11434)
 			stub := newStubOn(t, host)
 			works := stub.tags
+			stub.ps = answerWith("application/json", `{"models":[{"name":"embed:latest"}]}`) // for how long it does not say
 			var warmer *warm.Warmer
 			f := newFrontOn(t, newMemory(8080), stub.URL, func(o *Options) {
 				host.through(o.Target)

@@ -1,9 +1,10 @@
 // Package warm keeps the embedding model resident on the target.
 //
-// Ollama evicts a model to make room for another, or when its keep_alive has
-// passed. With two places (OLLAMA_MAX_LOADED_MODELS=2), a keep_alive of -1 on
-// the embedder leaves it one of them and the worker model the other. The package
-// has no clock and asks nothing of its own: it follows the states of the inventory.
+// Ollama evicts a model when its keep_alive has passed, or to make room for another:
+// then the one whose keep_alive ends first, of those that nobody uses. With two places
+// (OLLAMA_MAX_LOADED_MODELS=2), a keep_alive of -1 on the embedder leaves it one of
+// them and the worker model the other. The package has no clock and asks nothing of
+// its own: it follows the states of the inventory.
 package warm
 
 import (
@@ -20,6 +21,9 @@ const (
 	// embedTimeout is long because the target may load a large model first, and
 	// gives a load up when the client that caused it leaves.
 	embedTimeout = 5 * time.Minute
+	// forGood is how far off the end of a keep_alive of -1 is at least: Ollama has the
+	// year 2318 for it.
+	forGood = 365 * 24 * time.Hour
 	// underLoad is how long a chat must have had the turn before a single
 	// resident model is worth a warning.
 	underLoad = 10 * time.Second
@@ -31,9 +35,10 @@ type target interface {
 	Embed(ctx context.Context, model string) error
 }
 
-// A stateSource reports the target's states; see [inventory.Inventory.Next].
+// A stateSource reports the target's states; see [inventory.Inventory].
 type stateSource interface {
 	Next(ctx context.Context, seen uint64) (inventory.State, error)
+	Refresh()
 }
 
 // A turnHolder knows which chat has the turn.
@@ -54,11 +59,15 @@ type Warmer struct {
 	// Run alone uses these.
 	missingIn []string // the models without the embedder, sorted, as last warned of; nil: not warned
 	oneSlot   bool     // an episode of a single resident model was warned of
+	crowded   bool     // it was warned that another embedder evicts this one
 
 	mu         sync.Mutex // guards what follows
 	attempting bool       // an attempt is under way
 	since      time.Time  // State.Since when the last attempt began; zero: none began yet, or it failed
+	pinning    bool       // when the last attempt began, the model was resident, but not for good
 	failing    bool       // the last attempt failed
+	other      string     // the model of the last embedding that a client got of another one
+	otherAt    time.Time  // when that was; zero: never, or the embedder was resident after it
 	ok, failed uint64     // attempts that have ended
 }
 
@@ -73,6 +82,19 @@ func (w *Warmer) Counts() (ok, failed uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.ok, w.failed
+}
+
+// Embedded notes that the target has made an embedding for a client. If that was with
+// another model than the embedder, the target may have evicted the embedder for it,
+// however long its keep_alive: so it is looked at out of turn.
+func (w *Warmer) Embedded(model string) {
+	if inventory.Same(model, w.model) {
+		return
+	}
+	w.mu.Lock()
+	w.other, w.otherAt = model, time.Now()
+	w.mu.Unlock()
+	w.states.Refresh()
 }
 
 // Run looks after the model until ctx ends.
@@ -94,6 +116,7 @@ func (w *Warmer) Run(ctx context.Context) {
 			continue
 		}
 		w.warnOfOneSlot(state)
+		w.warnOfOthers(state)
 		if w.begin(state) {
 			limited, cancel := context.WithTimeout(ctx, embedTimeout)
 			giveUp = cancel
@@ -150,17 +173,36 @@ func (w *Warmer) warnOfOneSlot(state inventory.State) {
 		"resident", resident, "chat_model", model, "embedder", w.model)
 }
 
+// warnOfOthers warns, once, if the embedder is not resident after an embedding with
+// another model.
+func (w *Warmer) warnOfOthers(state inventory.State) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.otherAt.IsZero() || state.ResidentRead.Before(w.otherAt): // or not known
+	case state.IsResident(w.model):
+		w.otherAt = time.Time{}
+	case w.ok > 0 && !w.crowded:
+		w.crowded = true
+		w.log.Warn("an embedding with another model evicted the embedder: OLLAMA_MAX_LOADED_MODELS=3 on the target has a place for each, if there is memory for three",
+			"model", w.other, "embedder", w.model)
+	}
+}
+
 // begin reports whether an attempt is to begin, and notes that it does: none is
-// under way, and the model is not resident or the target was away since the last
-// attempt began, and may be another process now.
+// under way, and the model is not resident for good.
 func (w *Warmer) begin(state inventory.State) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	evicted := !state.ResidentRead.IsZero() && !state.IsResident(w.model)
-	if w.attempting || !evicted && w.since.Equal(state.Since) {
+	expires, resident := state.Expires(w.model)
+	pinned := time.Until(expires) > forGood
+	if state.ResidentRead.IsZero() || resident && expires.IsZero() {
+		pinned = w.since.Equal(state.Since) // the target does not say: one attempt has to do until it was away
+	}
+	if w.attempting || pinned {
 		return false
 	}
-	w.attempting, w.since = true, state.Since
+	w.attempting, w.pinning, w.since = true, !expires.IsZero(), state.Since
 	return true
 }
 
@@ -172,7 +214,11 @@ func (w *Warmer) end(err error, took time.Duration) {
 	w.attempting = false
 	if err == nil {
 		w.ok, w.failing = w.ok+1, false
-		w.log.Info("embedder warmed", "model", w.model, "took", took.Round(time.Millisecond))
+		if w.pinning { // a client's keep_alive had replaced foreman's, and may do so again and again
+			w.log.Debug("embedder pinned again", "model", w.model)
+		} else {
+			w.log.Info("embedder warmed", "model", w.model, "took", took.Round(time.Millisecond))
+		}
 		return
 	}
 	if w.failing {

@@ -30,8 +30,12 @@ const (
 	warmed    = `level=INFO msg="embedder warmed" model=embed took=0s`
 	missing   = `level=WARN msg="embedder not installed on the target: nothing to warm" model=embed`
 	notWarmed = `level=WARN msg="embedder not warmed; will go on trying" model=embed err="answered 500 Internal Server Error"`
+	evicted   = `level=WARN msg="an embedding with another model evicted the embedder: OLLAMA_MAX_LOADED_MODELS=3 on the target has a place for each, if there is memory for three" model=other embedder=embed`
 	oneSlot   = `level=WARN msg="only one model resident while a chat runs: is OLLAMA_MAX_LOADED_MODELS=2 set on the target, and is there memory for both?" resident=1 chat_model=chat embedder=embed`
 )
+
+// never is what Ollama says of a model with a keep_alive of -1.
+var never = time.Date(2318, 1, 1, 0, 0, 0, 0, time.UTC)
 
 var (
 	errRefused  = fmt.Errorf("GET /api/tags: %w: connection refused", inventory.ErrUnreachable)
@@ -47,6 +51,8 @@ type host struct {
 	psDown    error      // the same of /api/ps alone
 	installed string     // what it answers to GET /api/tags
 	resident  []string
+	expires   time.Time // when embed:latest is unloaded; zero: the target does not say
+	polls     int
 	embedErr  error                       // what Embed fails with
 	embedding func(context.Context) error // what Embed does instead
 	chat      string                      // the model of the chat that has the turn
@@ -62,11 +68,16 @@ func (h *host) Read(_ context.Context, path string) ([]byte, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if path == "/api/tags" {
+		h.polls++
 		return []byte(h.installed), h.down
 	}
 	var models []string
 	for _, name := range h.resident {
-		models = append(models, fmt.Sprintf(`{"name":%q}`, name))
+		if name == "embed:latest" && !h.expires.IsZero() {
+			models = append(models, fmt.Sprintf(`{"name":%q,"expires_at":%q}`, name, h.expires.Format(time.RFC3339)))
+		} else {
+			models = append(models, fmt.Sprintf(`{"name":%q}`, name))
+		}
 	}
 	return fmt.Appendf(nil, `{"models":[%s]}`, strings.Join(models, ",")), cmp.Or(h.down, h.psDown)
 }
@@ -85,6 +96,9 @@ func (h *host) Embed(ctx context.Context, model string) error {
 	}
 	if !slices.Contains(h.resident, "embed:latest") {
 		h.resident = append(h.resident, "embed:latest")
+	}
+	if !h.expires.IsZero() {
+		h.expires = never
 	}
 	return nil
 }
@@ -184,6 +198,67 @@ func (b *bed) wantGivenUp(t *testing.T, want time.Duration) {
 	b.set(func() {
 		if got := b.gaveUp.Sub(b.began); got != want {
 			t.Errorf("given up after %v; want %v", got, want)
+		}
+	})
+}
+
+// What would be unloaded is pinned again, and what is pinned is left alone.
+func TestPinsWhatExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, "embed", func(h *host) {
+			h.resident, h.expires = []string{"embed:latest"}, time.Now().Add(5*time.Minute)
+		})
+		b.wantWarms(t, 0)
+		for range 3 {
+			sleep(10 * interval)
+			b.wantWarms(t)
+			b.set(func() { b.down = errRefused })
+			sleep(2 * interval)
+			b.set(func() { b.down = nil })
+			sleep(interval)
+			b.wantWarms(t)                                               // after an outage it is still pinned
+			b.set(func() { b.expires = time.Now().Add(24 * time.Hour) }) // a client did that
+			sleep(interval)
+			b.set(func() {
+				if len(b.warms) != 1 || b.expires != never {
+					t.Errorf("pinned %d times, until %v; want once, for good", len(b.warms), b.expires)
+				}
+				b.warms = nil
+			})
+		}
+		b.wantLog(t) // no record for each client's keep_alive
+	})
+}
+
+// An embedding with another model may evict the embedder. That is seen and undone
+// at once, and warned of once.
+func TestAnotherEmbedder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, "embed", func(h *host) { h.expires = never })
+		b.wantWarms(t, 0)
+		b.wantLog(t, warmed)
+		polls := b.polls
+		for _, model := range []string{"embed", "Embed:latest", " library/embed "} {
+			b.Embedded(model)
+		}
+		sleep(second)
+		if b.polls != polls {
+			t.Errorf("polled %d times after embeddings with the embedder itself; want none", b.polls-polls)
+		}
+
+		b.Embedded("other") // there was a place for it
+		sleep(second)
+		b.set(func() { b.resident = nil })
+		sleep(interval)
+		b.wantLog(t, warmed) // it went for another reason
+
+		for _, want := range [][]string{{evicted, warmed}, {warmed}} {
+			sleep(second)
+			b.set(func() { b.resident, b.warms, b.began = []string{"chat:latest", "other:latest"}, nil, time.Now() })
+			b.Embedded("other")
+			sleep(second)
+			b.wantWarms(t, 0)
+			b.wantLog(t, want...)
 		}
 	})
 }
