@@ -60,7 +60,7 @@ func TestFind(t *testing.T) {
 		"b:7b": here("B:7b"), "library/B:7B": here("B:7b"), "HF.CO/x/y:z": here("hf.co/x/Y:Z"), "A:latest": here("a"),
 		"b": {}, "": {}, "a:": {}, "not a name": {},
 		// Ollama's own spaces and suffixes.
-		" a\n": here("a"), "a:local": here("a"), "b:7b:LOCAL": here("B:7b"), "odd:local": {}, "a:local:local": {}, "a:local:cloud": {},
+		" a\n": here("a"), "a:local": here("a"), "b:7b:LOCAL": here("B:7b"), "odd:local": {}, "odd:local:local": {}, "a:local:local": {}, "a:local:cloud": {},
 		"gpt-oss:120b-cloud": remote("gpt-oss:120b-cloud"), "gpt-oss:120b:cloud": remote("gpt-oss:120b-cloud"),
 		"new:cloud": remote("new:cloud"), "New: cloud": remote("new:cloud"), "new": {}, "gpt-oss:cloud": {},
 		// What the target holds under such a name runs in the cloud all the same.
