@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"net/url"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
+
+	"foreman/gate"
 )
 
 func TestReadJSON(t *testing.T) {
@@ -188,6 +192,61 @@ func TestReadFormBehindALargeFile(t *testing.T) {
 	if got := after.TotalAlloc - before.TotalAlloc; got > 256<<10 {
 		t.Errorf("%d KiB allocated; want a few", got>>10)
 	}
+}
+
+// A transcription that is refused takes no turn, waits for none, and the target sees
+// nothing of it. The errors are OpenAI's.
+func TestTranscriptions(t *testing.T) {
+	stub := newStub(t)
+	var got atomic.Pointer[string]
+	stub.chat = func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		seen := r.Header.Get("Content-Type") + " " + string(body)
+		got.Store(&seen)
+		io.WriteString(w, `{"text":"hello"}`)
+	}
+	f := newFront(t, stub.URL, func(o *Options) { o.MaxBody = 64 << 20 })
+	turn, err := f.Gate.Enter(t.Context(), gate.Request{Kind: "chat:latest"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := audio + strings.Repeat("x", 60<<20)
+	for _, test := range []struct {
+		name, contentType, body string
+		status                  int
+		want                    string
+	}{
+		{"no model", multipartForm, form(audio), 400, "model is required"},
+		{"two models", multipartForm, form(formModel+"chat", audio, formModel+"other"), 400, "the form names more than one model"},
+		{"unknown model", multipartForm, form(formModel+"other", audio), 404, "model 'other' not found"},
+		{"unknown model behind 60 MB", multipartForm, form(large, formModel+"other"), 404, "model 'other' not found"},
+		{"larger than FOREMAN_MAX_BODY", multipartForm, form(large+strings.Repeat("x", 5<<20), formModel+"chat"), 413, "request body larger than 67108864 bytes"},
+		{"boundary never comes", "multipart/form-data; boundary=other", form(formModel+"chat", audio), 400, "the form is cut off: its closing boundary does not come"},
+		{"cut", multipartForm, form(formModel+"chat", audio)[:100], 400, "the form is cut off: its closing boundary does not come"},
+		{"no form", "application/json", `{"model":"chat"}`, 400, "the request body must be multipart/form-data, with a boundary"},
+	} {
+		a := f.do(t, "POST", transcriptionsPath, test.body, "Content-Type", test.contentType)
+		if a.status != test.status || !strings.HasPrefix(a.body, `{"error":{"message":"`+test.want+`","type":"invalid_request_error"`) {
+			t.Errorf("%s: got %d %s; want %d %s", test.name, a.status, a.body, test.status, test.want)
+		}
+	}
+	half := postOf(transcriptionsPath, form(formModel+"chat", audio), "Content-Type: "+multipartForm+"\r\n")
+	if a := f.raw(t, half[:len(half)-20], true); a.status != 400 || !strings.Contains(a.body, "broken off or badly framed") {
+		t.Errorf("cut in the middle of the request: got %d %s; want 400", a.status, a.body)
+	}
+	if waiting, _ := f.Gate.Len(); waiting != 0 || len(stub.seen()) != 0 {
+		t.Errorf("%d wait, at the target %q; want nobody and nothing", waiting, stub.seen())
+	}
+	turn.Leave()
+
+	whole := form(large, formModel+"chat")
+	if a := f.do(t, "POST", transcriptionsPath, whole, "Content-Type", multipartForm); a.status != 200 || a.body != `{"text":"hello"}` || a.header.Get("Server-Timing") == "" {
+		t.Errorf("got %d %s; want the target's answer, after a turn", a.status, a.body)
+	}
+	if seen := got.Load(); seen == nil || *seen != multipartForm+" "+whole {
+		t.Error("the target has not got the form as it was sent")
+	}
+	f.expectIdle(t)
 }
 
 // FuzzReadJSON holds readJSON against Ollama's own way to read a request.
