@@ -145,6 +145,10 @@ func readForm(r *http.Request, body []byte) (ask, error) {
 	if err != nil || mediaType != "multipart/form-data" || params["boundary"] == "" {
 		return ask{}, badRequest("the request body must be multipart/form-data, with a boundary")
 	}
+	cutOff := badRequest("the form is cut off: its closing boundary does not come")
+	if !bytes.Contains(body, []byte("--"+params["boundary"]+"--")) { // NextPart does not tell all cuts from an end
+		return ask{}, cutOff
+	}
 	models := r.URL.Query()["model"]
 	form := multipart.NewReader(bytes.NewReader(body), params["boundary"])
 	for {
@@ -159,7 +163,7 @@ func readForm(r *http.Request, body []byte) (ask, error) {
 		}
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return ask{}, badRequest("the form is cut off: its closing boundary does not come")
+			return ask{}, cutOff
 		case err != nil:
 			return ask{}, badRequest("the form is badly framed: " + err.Error())
 		}
