@@ -150,5 +150,8 @@ func wantLine(base string, waiting int) error {
 	return nil
 }
 
-// loads returns how many times Ollama has started a runner for a model.
-func loads(o *lab.Ollama) int { return strings.Count(o.Log(), "llama runner started in") }
+// loads returns how many times Ollama has loaded a model. What it starts for each,
+// older Ollamas call a llama runner and newer ones llama-server.
+func loads(o *lab.Ollama) int {
+	return strings.Count(o.Log(), "llama runner started in") + strings.Count(o.Log(), `msg="starting llama-server"`)
+}

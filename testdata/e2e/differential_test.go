@@ -155,7 +155,7 @@ func (want reply) differences(got reply) map[string]string {
 
 // masked are the keys whose values differ from one answer of Ollama to the next.
 var masked = map[string]bool{
-	"created_at": true, "created": true, "modified_at": true, "expires_at": true, "id": true,
+	"created_at": true, "created": true, "modified_at": true, "expires_at": true, "completed_at": true, "id": true,
 	"total_duration": true, "load_duration": true, "prompt_eval_duration": true, "eval_duration": true,
 	"parameters": true, "modelfile": true, // in the order of a Go map
 }

@@ -20,10 +20,17 @@ import (
 // own may stop it.
 var (
 	ollamaBinary  string
+	standIn       bool   // whether it has the stand-in for llama-server
 	foremanBinary string // with the race detector
 	ollama        *lab.Ollama
+	ollamaVersion string // as it says itself
 )
 
+// testPace has chats of the usual length done at once, and lets those that are to go
+// on for long do so.
+var testPace = lab.Pace{Rate: 500}
+
+// TestMain builds Ollama, or takes the one that FOREMAN_E2E_OLLAMA names.
 func TestMain(m *testing.M) {
 	status, err := runTests(m)
 	if err != nil {
@@ -41,19 +48,26 @@ func runTests(m *testing.M) (status int, err error) {
 	}
 	defer os.RemoveAll(dir)
 	begin := time.Now()
-	if ollamaBinary, err = lab.BuildOllama(ctx, dir); err != nil {
-		return 0, err
+	if ollamaBinary = os.Getenv("FOREMAN_E2E_OLLAMA"); ollamaBinary == "" {
+		if ollamaBinary, err = lab.BuildOllama(ctx, dir); err != nil {
+			return 0, err
+		}
+		standIn = true
+		fmt.Printf("Ollama %s built in %.1fs\n", lab.OllamaVersion(), time.Since(begin).Seconds())
 	}
-	fmt.Printf("Ollama %s built in %.1fs\n", lab.OllamaVersion(), time.Since(begin).Seconds())
 	begin = time.Now()
 	if foremanBinary, err = lab.BuildForeman(ctx, dir, "-race"); err != nil {
 		return 0, err
 	}
 	fmt.Printf("foreman built in %.1fs\n", time.Since(begin).Seconds())
-	if ollama, err = lab.StartOllama(ctx, ollamaBinary, dir); err != nil {
+	if ollama, err = lab.StartOllama(ctx, ollamaBinary, dir, testPace.Env()...); err != nil {
 		return 0, err
 	}
 	defer ollama.Kill()
+	if ollamaVersion, err = ollama.Client.Version(ctx); err != nil {
+		return 0, err
+	}
+	fmt.Printf("Ollama %s is up\n", ollamaVersion)
 	defer tellLeftOut(os.Stdout)
 	return m.Run(), nil
 }

@@ -14,15 +14,15 @@ var intended = []difference{
 		"status, body, Location":               "slash at the end",
 		"status, body, Content-Type, Location": "slash at the end of a GET; doubled slash; dot segment",
 	}},
-	{"a method that does not fit is told so, with Allow, and not that the path does not exist", inWhat{
-		"status, body, Content-Type":           "GET chat; PUT chat; DELETE tags; POST tags; GET delete; GET embed",
-		"status, Content-Type, Content-Length": "HEAD models; HEAD ps",
-	}},
-	{"a chat with a model that is not there is refused before it waits, in the words of /api/generate and of later Ollamas", inWhat{
-		"body": "chat unknown; chat unknown not streaming; chat unknown local Origin; chat with another tag",
+	{"a method that does not fit is told so as JSON, as all errors are, and Allow has OPTIONS, which is answered too", inWhat{
+		"body, Content-Type, Allow":           "GET chat; PUT chat; DELETE tags; POST tags; GET delete; GET embed",
+		"Content-Type, Content-Length, Allow": "HEAD models; HEAD ps",
 	}},
 	{"a name that no model can have is the name of a model that is not there", inWhat{
-		"status, body": "chat with a name too long; chat with a digest; chat with a space in the name",
+		"status, body": "chat with a name too long; chat with a digest",
+	}},
+	{"a name is taken as it is, with the spaces around it, which Ollama trims", inWhat{
+		"status, body, Content-Type": "chat with a space in the name",
 	}},
 	{"what is not JSON, or names no model, is refused before it waits, with a message that says which", inWhat{
 		"body":         "chat cut; chat not JSON; chat an array; chat model a number; chat BOM; chat deeply nested",
@@ -33,14 +33,18 @@ var intended = []difference{
 	}},
 	{"errors in OpenAI's shape have OpenAI's types and codes, and the charset that all JSON has here", inWhat{
 		"body":                       "OpenAI chat not JSON; OpenAI chat no body; completion no body",
-		"body, Content-Type":         "OpenAI chat unknown; OpenAI completion unknown; OpenAI chat without model",
+		"Content-Type":               "OpenAI chat without model",
+		"body, Content-Type":         "OpenAI chat unknown; OpenAI completion unknown; responses unknown",
 		"status, body, Content-Type": "completion without model",
+	}},
+	{"errors in Anthropic's shape have no request_id, which X-Request-Id tells, and the charset that all JSON has here", inWhat{
+		"body, Content-Type": "messages unknown",
 	}},
 	{"a content coding, which Ollama does not know either, is told so", inWhat{
 		"status, body": "chat gzip",
 	}},
-	{"later Ollamas know these paths: the model is looked at before this one says that it does not", inWhat{
-		"body, Content-Type": "responses unknown; messages unknown; images unknown; image edits unknown",
+	{"not all Ollamas know these paths: the model is looked at before this one says that it does not", inWhat{
+		"body, Content-Type": "images unknown; image edits unknown",
 	}},
 }
 

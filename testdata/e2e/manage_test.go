@@ -15,10 +15,11 @@ import (
 	"foreman/e2e/lab"
 )
 
-// startOllama starts an Ollama of the test's own, which it may change or stop.
+// startOllama starts an Ollama of the test's own, which it may change or stop. More
+// environment, or another value for a variable, goes in env.
 func startOllama(t *testing.T, env ...string) *lab.Ollama {
 	t.Helper()
-	o, err := lab.StartOllama(t.Context(), ollamaBinary, t.TempDir(), env...)
+	o, err := lab.StartOllama(t.Context(), ollamaBinary, t.TempDir(), append(testPace.Env(), env...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

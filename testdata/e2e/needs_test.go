@@ -41,9 +41,15 @@ func need(t *testing.T, advice string, programs ...string) string {
 	if os.Getenv("CI") == "true" {
 		t.Fatalf("none of %q is installed, and CI=true: %s", programs, advice)
 	}
+	leaveOut(t, advice)
+	return ""
+}
+
+// leaveOut skips the test, and has tellLeftOut say so at the end.
+func leaveOut(t *testing.T, advice string) {
+	t.Helper()
 	leftOut.Lock()
 	leftOut.tests[advice] = append(leftOut.tests[advice], t.Name())
 	leftOut.Unlock()
-	t.Skipf("none of %q is installed: %s", programs, advice)
-	return ""
+	t.Skip(advice)
 }

@@ -105,9 +105,12 @@ func TestOfficialGoClient(t *testing.T) {
 // if err is nil.
 func statusOf(err error) int {
 	var status api.StatusError
+	var unauthorized api.AuthorizationError
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &unauthorized):
+		return unauthorized.StatusCode
 	case errors.As(err, &status):
 		return status.StatusCode
 	default:

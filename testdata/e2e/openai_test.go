@@ -124,7 +124,7 @@ func TestOpenAI(t *testing.T) {
 		_, unknown := through.Chat.Completions.New(t.Context(), question)
 		wantOpenAIError(t, unknown, http.StatusNotFound, "invalid_request_error", "model 'absent' not found")
 		_, unknown = through.Models.Get(t.Context(), "absent")
-		wantOpenAIError(t, unknown, http.StatusNotFound, "api_error", "absent") // Ollama's own
+		wantOpenAIError(t, unknown, http.StatusNotFound, "not_found_error", "absent") // Ollama's own
 		wrong := newOpenAI(foreman.URL, "simsim")
 		_, refused := wrong.Models.List(t.Context())
 		wantOpenAIError(t, refused, http.StatusUnauthorized, "invalid_request_error", "token")

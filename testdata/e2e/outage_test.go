@@ -13,11 +13,7 @@ import (
 // TestOutage kills an Ollama of its own, runners and all, and starts it again.
 func TestOutage(t *testing.T) {
 	const chat = `{"model":"tiny-chat","stream":false,"messages":[{"role":"user","content":"hello"}]}`
-	ollama, err := lab.StartOllama(t.Context(), ollamaBinary, t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(ollama.Kill)
+	ollama := startOllama(t)
 	foreman := startForeman(t, ollama.URL)
 
 	embedderResident := func() error { return resident(t.Context(), ollama.Client, lab.EmbedModel) }

@@ -90,11 +90,7 @@ func readmePromQL(t *testing.T) []string {
 func TestPromQL(t *testing.T) {
 	lines := readmePromQL(t)
 	waits, busy, outages := lines[0], lines[1], lines[2]
-	ollama, err := lab.StartOllama(t.Context(), ollamaBinary, t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(ollama.Kill)
+	ollama := startOllama(t)
 	foreman := startForeman(t, ollama.URL)
 	expect := startPrometheus(t, foreman.URL, "")
 	expect(`foreman_queue_wait_seconds_count`, equals(0))

@@ -142,11 +142,7 @@ func mark(t *testing.T, tab context.Context) (expectSame func()) {
 // host goes away and comes back, and foreman itself ends.
 func TestStatusPageLives(t *testing.T) {
 	tab := startBrowser(t)
-	ollama, err := lab.StartOllama(t.Context(), ollamaBinary, t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(ollama.Kill)
+	ollama := startOllama(t)
 	foreman := startForeman(t, ollama.URL)
 	seen := listenIn(t, tab)
 	navigate(t, tab, foreman.URL+"/status")

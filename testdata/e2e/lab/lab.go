@@ -1,8 +1,8 @@
 // Package lab runs foreman in front of a real Ollama, on 127.0.0.1 alone and
-// with nothing left behind: Ollama is built from source by the go command, its
-// models are a megabyte of random numbers, its home is the caller's temporary
-// directory. The program beside this package shows the result to people, the
-// tests beside it drive it.
+// with nothing left behind: Ollama is built from source by the go command, with a
+// stand-in for the program that multiplies; its models are a megabyte of random
+// numbers, its home is the caller's temporary directory. The program beside this
+// package shows the result to people, the tests beside it drive it.
 package lab
 
 import (

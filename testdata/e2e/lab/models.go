@@ -1,25 +1,16 @@
 package lab
 
 import (
-	"bytes"
-	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
-	"io"
+	"maps"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
-	"time"
-
-	"github.com/ollama/ollama/api"
-	"github.com/ollama/ollama/fs/ggml"
 )
 
 // The two models that every Ollama of the lab holds. Their weights are random
 // but always the same, and differ from one model to the other. Either answers
-// chats and embeds. A chat is gibberish of exactly num_predict syllables, the
-// same ones for the same prompt.
+// chats and embeds. A chat is gibberish of exactly num_predict tokens, the same
+// ones for the same prompt: from an Ollama that multiplies the weights, and from
+// one that has the stand-in for llama-server, which never reads them.
 const (
 	ChatModel  = "tiny-chat"
 	EmbedModel = "tiny-embed"
@@ -34,53 +25,11 @@ const (
 	contextLength = 2048
 )
 
-// createModels writes the two models under dir, the home of Ollama, and gives
-// them to it.
-func createModels(ctx context.Context, client *api.Client, dir string) error {
-	for i, name := range []string{ChatModel, EmbedModel} {
-		if err := createModel(ctx, client, filepath.Join(dir, name+".gguf"), name, uint64(i)); err != nil {
-			return fmt.Errorf("create %s: %w", name, err)
-		}
-		// Ollama lists its models by the second of their making, and in no
-		// order within one second: make it the same list every time.
-		manifest := filepath.Join(dir, "models/manifests/registry.ollama.ai/library", name, "latest")
-		made := time.Now().Add(time.Duration(-i) * time.Hour)
-		if err := os.Chtimes(manifest, made, made); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func createModel(ctx context.Context, client *api.Client, path, name string, seed uint64) error {
-	if err := writeModel(path, name, seed); err != nil {
-		return err
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	digest := fmt.Sprintf("sha256:%x", sha256.Sum256(b))
-	if err := client.CreateBlob(ctx, digest, bytes.NewReader(b)); err != nil {
-		return err
-	}
-	return client.Create(ctx, &api.CreateRequest{
-		Model: name,
-		Files: map[string]string{filepath.Base(path): digest},
-		// One thread: more would spin for each other, for ages on a busy machine.
-		Parameters: map[string]any{"num_ctx": contextLength, "num_predict": 32, "num_thread": 1, "temperature": 0, "seed": 1},
-	}, func(api.ProgressResponse) error { return nil })
-}
-
-// writeModel writes a llama of random weights, about a megabyte, as GGUF.
-func writeModel(path, name string, seed uint64) error {
+// model returns a llama of random weights as GGUF, about a megabyte, and how many
+// numbers it has. More keys, or another value for a key, go in more.
+func model(name string, seed uint64, more map[string]any) (content []byte, numbers int, err error) {
 	vocab := newVocabulary()
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	err = ggml.WriteGGUF(f, ggml.KV{
+	keys := map[string]any{
 		"general.architecture":                   "llama",
 		"general.name":                           name,
 		"general.file_type":                      uint32(0), // F32
@@ -101,11 +50,14 @@ func writeModel(path, name string, seed uint64) error {
 		"tokenizer.ggml.bos_token_id":            uint32(1),
 		"tokenizer.ggml.eos_token_id":            uint32(2),
 		"tokenizer.ggml.add_bos_token":           true,
-	}, newTensors(vocab, rand.New(rand.NewPCG(seed, 0))))
-	if err != nil {
-		return err
 	}
-	return f.Close()
+	maps.Copy(keys, more)
+	tensors := newTensors(vocab, rand.New(rand.NewPCG(seed, 0)))
+	for _, t := range tensors {
+		numbers += len(t.data)
+	}
+	content, err = gguf(keys, tensors)
+	return content, numbers, err
 }
 
 // A vocabulary is what a llama tokenizer needs: three special tokens, one for
@@ -143,18 +95,18 @@ func newVocabulary() *vocabulary {
 	return v
 }
 
-func newTensors(vocab *vocabulary, rnd *rand.Rand) []ggml.Tensor {
-	var tensors []ggml.Tensor
-	add := func(name string, weight func() float32, shape ...uint64) floats {
+func newTensors(vocab *vocabulary, rnd *rand.Rand) []tensor {
+	var tensors []tensor
+	add := func(name string, weight func() float32, shape ...uint64) []float32 {
 		size := uint64(1)
 		for _, n := range shape {
 			size *= n
 		}
-		data := make(floats, size)
+		data := make([]float32, size)
 		for i := range data {
 			data[i] = weight()
 		}
-		tensors = append(tensors, ggml.Tensor{Name: name + ".weight", Shape: shape, WriterTo: data})
+		tensors = append(tensors, tensor{name + ".weight", shape, data})
 		return data
 	}
 	one := func() float32 { return 1 }
@@ -187,10 +139,4 @@ func newTensors(vocab *vocabulary, rnd *rand.Rand) []ggml.Tensor {
 	}
 	clear(output[:vocab.syllables*width])
 	return tensors
-}
-
-type floats []float32
-
-func (f floats) WriteTo(w io.Writer) (int64, error) {
-	return int64(4 * len(f)), binary.Write(w, binary.LittleEndian, []float32(f))
 }

@@ -7,33 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/ollama/ollama/api"
 )
 
-// OllamaVersion is the version of Ollama that go.mod asks for.
-func OllamaVersion() string {
-	info, _ := debug.ReadBuildInfo()
-	if info != nil {
-		for _, dep := range info.Deps {
-			if dep.Path == "github.com/ollama/ollama" {
-				return dep.Version
-			}
-		}
-	}
-	return "(unknown version)"
-}
-
-// BuildOllama builds Ollama, which takes minutes the first time and nothing
-// later on, and returns the binary's path in the go command's own cache.
-func BuildOllama(ctx context.Context, tmp string) (string, error) {
-	return goCommand(ctx, here(), tmp, "tool", "-n", "ollama")
-}
-
-// An Ollama is a real one: `ollama serve` with its runners, two model slots and
-// the lab's two models.
+// An Ollama is a real one of any version: `ollama serve` with its runners, two model
+// slots and the lab's two models.
 type Ollama struct {
 	URL    string
 	Client *api.Client
@@ -44,7 +24,9 @@ type Ollama struct {
 }
 
 // StartOllama starts the binary on a free port, with everything that it writes
-// under dir, and waits until it holds the models. More environment goes in env.
+// under dir, and waits until it answers. It holds the two models, and asks nobody
+// on the Internet. More environment, or another value for a variable, goes in env:
+// a Pace, for instance.
 func StartOllama(ctx context.Context, binary, dir string, env ...string) (*Ollama, error) {
 	addr, err := freeAddr()
 	if err != nil {
@@ -63,16 +45,13 @@ func StartOllama(ctx context.Context, binary, dir string, env ...string) (*Ollam
 			"OLLAMA_HOST=" + addr,
 			"OLLAMA_MODELS=" + filepath.Join(dir, "models"),
 			"OLLAMA_MAX_LOADED_MODELS=2",
+			"OLLAMA_NO_CLOUD=true",
 		}, env...),
 	}
-	if err := o.Start(ctx); err != nil {
+	if err := store(o.Models()).addLabModels(); err != nil {
 		return nil, err
 	}
-	if err := createModels(ctx, o.Client, dir); err != nil {
-		o.Kill()
-		return nil, err
-	}
-	return o, nil
+	return o, o.Start(ctx)
 }
 
 // Start starts Ollama again after a Kill, on the same address and with the same
