@@ -116,10 +116,15 @@ func (p *process) log() string {
 // files go to tmp, which the caller removes; when ctx ends, the compilers and
 // linkers under it end too.
 func goCommand(ctx context.Context, dir, tmp string, args ...string) (string, error) {
+	return goCommandWith(ctx, dir, tmp, nil, args...)
+}
+
+// goCommandWith does so with more environment.
+func goCommandWith(ctx context.Context, dir, tmp string, env []string, args ...string) (string, error) {
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "GOTMPDIR="+tmp)
+	cmd.Env = append(append(os.Environ(), "TMPDIR="+tmp, "GOTMPDIR="+tmp), env...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.SysProcAttr = ownGroup()
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
