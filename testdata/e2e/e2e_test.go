@@ -30,7 +30,10 @@ var (
 // on for long do so.
 var testPace = lab.Pace{Rate: 500}
 
-// TestMain builds Ollama, or takes the one that FOREMAN_E2E_OLLAMA names.
+// installedOllama is the environment variable that names the Ollama to test
+// with, instead of the one that the tests build.
+const installedOllama = "FOREMAN_E2E_OLLAMA"
+
 func TestMain(m *testing.M) {
 	status, err := runTests(m)
 	if err != nil {
@@ -48,7 +51,7 @@ func runTests(m *testing.M) (status int, err error) {
 	}
 	defer os.RemoveAll(dir)
 	begin := time.Now()
-	if ollamaBinary = os.Getenv("FOREMAN_E2E_OLLAMA"); ollamaBinary == "" {
+	if ollamaBinary = os.Getenv(installedOllama); ollamaBinary == "" {
 		if ollamaBinary, err = lab.BuildOllama(ctx, dir); err != nil {
 			return 0, err
 		}

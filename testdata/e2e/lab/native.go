@@ -2,13 +2,14 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 )
 
-// nativeNeeds are headers that Ollama's C++ includes and Go's modules lack, and
+// nativeNeeds are headers that Ollama's C++ includes and no Go module brings, and
 // the Debian packages that have them.
 var nativeNeeds = []struct{ header, debian string }{
 	{"cstddef", "g++"},
@@ -16,14 +17,19 @@ var nativeNeeds = []struct{ header, debian string }{
 	{"stb/stb_image.h", "libstb-dev"},
 }
 
+// ErrMissing is part of the error of a build that needs what is not installed.
+var ErrMissing = errors.New("not installed")
+
 // BuildNative builds the Ollama of the module native, whose runner is llama.cpp
 // itself, which takes minutes the first time and nothing later on, and returns
 // the binary's path in the go command's own cache.
 func BuildNative(ctx context.Context, tmp string) (string, error) {
 	for _, need := range nativeNeeds {
 		cmd := exec.CommandContext(ctx, "g++", "-E", "-x", "c++", "-include", need.header, os.DevNull)
-		if err := cmd.Run(); err != nil {
-			return "", fmt.Errorf("no <%s> for g++ (%w): apt-get install %s", need.header, err, need.debian)
+		if err := cmd.Run(); ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		} else if err != nil {
+			return "", fmt.Errorf("header <%s> for g++ is %w (Debian: apt-get install %s)", need.header, ErrMissing, need.debian)
 		}
 	}
 	dir := filepath.Join(here(), "native")
