@@ -120,7 +120,7 @@ var corpus = []request{
 	with("messages unknown", "/v1/messages", `{"model":"absent","max_tokens":3,`+hello+`}`, "Anthropic-Version: 2023-06-01"),
 	with("images", "/v1/images/generations", `{"model":"tiny-chat","prompt":"a fox"}`),
 	with("images unknown", "/v1/images/generations", `{"model":"absent","prompt":"a fox"}`),
-	with("image edits unknown", "/v1/images/edits", `{"model":"absent","prompt":"a fox"}`),
+	with("image edits unknown", "/v1/images/edits", `{"model":"absent","prompt":"a fox","image":"data:image/png;base64,AA=="}`),
 
 	// Embeddings.
 	with("embed", "/api/embed", `{"model":"tiny-embed","input":"one"}`),

@@ -38,7 +38,7 @@ func TestRealInference(t *testing.T) {
 	}
 	begin := time.Now()
 	binary, err := lab.BuildNative(t.Context(), t.TempDir())
-	if errors.Is(err, lab.ErrMissing) {
+	if errors.Is(err, lab.ErrMissing) && os.Getenv("CI") != "true" {
 		leaveOut(t, err.Error())
 	}
 	if err != nil {
@@ -69,17 +69,13 @@ func TestRealInference(t *testing.T) {
 	for lines.Scan() {
 		line := lines.Text()
 		t.Log(line)
-		verdict, test, ok := strings.Cut(strings.TrimLeft(line, " "), ": ")
-		if !ok || !strings.HasPrefix(verdict, "--- ") {
-			continue
+		if strings.HasPrefix(strings.TrimSpace(line), "--- SKIP") {
+			t.Errorf("got %s; want nothing skipped", line)
 		}
-		if verdict != "--- PASS" {
-			t.Errorf("got %s; want a pass", line)
-		}
-		if strings.HasPrefix(line, "---") {
+		if test, ok := strings.CutPrefix(line, "--- PASS: "); ok {
 			name, _, _ := strings.Cut(test, " ")
 			passed = append(passed, name)
-			fmt.Printf("with llama.cpp %s\n", line)
+			fmt.Printf("with llama.cpp: %s\n", test)
 		}
 	}
 	if err := lines.Err(); err != nil {
@@ -90,7 +86,7 @@ func TestRealInference(t *testing.T) {
 	}
 	for _, name := range realInference {
 		if !slices.Contains(passed, name) {
-			t.Errorf("%s: it did not end; want a pass", name)
+			t.Errorf("%s did not pass", name)
 		}
 	}
 }
