@@ -150,8 +150,5 @@ func wantLine(base string, waiting int) error {
 	return nil
 }
 
-// loads returns how many times Ollama has loaded a model. What it starts for each,
-// older Ollamas call a llama runner and newer ones llama-server.
-func loads(o *lab.Ollama) int {
-	return strings.Count(o.Log(), "llama runner started in") + strings.Count(o.Log(), `msg="starting llama-server"`)
-}
+// loads returns how many times Ollama has loaded a model.
+func loads(o *lab.Ollama) int { return strings.Count(o.Log(), `msg="loaded runners"`) }

@@ -28,8 +28,9 @@ func tellLeftOut(w io.Writer) {
 	}
 }
 
-// need returns the path of the first of the programs that is installed, and
-// leaves the test out without any of them.
+// need returns the path of the first of the programs that is installed. Without
+// any of them the test fails where CI=true, for there nothing may go untested,
+// and is skipped elsewhere; tellLeftOut says so at the end.
 func need(t *testing.T, advice string, programs ...string) string {
 	t.Helper()
 	for _, name := range programs {

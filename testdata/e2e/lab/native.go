@@ -29,7 +29,7 @@ func BuildNative(ctx context.Context, tmp string) (string, error) {
 		if err := cmd.Run(); ctx.Err() != nil {
 			return "", context.Cause(ctx)
 		} else if err != nil {
-			return "", fmt.Errorf("header <%s> for g++ is %w (Debian: apt-get install %s)", need.header, ErrMissing, need.debian)
+			return "", fmt.Errorf("real inference needs g++ and its header <%s>, which is %w (Debian: apt-get install %s)", need.header, ErrMissing, need.debian)
 		}
 	}
 	dir := filepath.Join(here(), "native")
