@@ -37,19 +37,23 @@ func TestDemoLeavesNothing(t *testing.T) {
 	}
 	tests := []struct {
 		name   string
+		args   []string
 		when   string // what it has said by then
 		signal syscall.Signal
 		group  bool
 	}{
-		{"Ctrl-C when up", "Ctrl-C stops", syscall.SIGINT, true},
-		{"terminated when up", "Ctrl-C stops", syscall.SIGTERM, false},
-		{"Ctrl-C while Ollama is built", "Building Ollama", syscall.SIGINT, true},
-		{"interrupted while foreman is built", "Building foreman", syscall.SIGINT, false},
+		{"Ctrl-C when up", nil, "Ctrl-C stops", syscall.SIGINT, true},
+		{"terminated when up", nil, "Ctrl-C stops", syscall.SIGTERM, false},
+		{"Ctrl-C while Ollama is built", nil, "Building Ollama", syscall.SIGINT, true},
+		{"interrupted while foreman is built", nil, "Building foreman", syscall.SIGINT, false},
+		{"Ctrl-C while a client waits", nil, "bert asks", syscall.SIGINT, true},
+		{"Ctrl-C when busy", []string{"-busy"}, "clara is served", syscall.SIGINT, true},
+		{"terminated when busy", []string{"-busy"}, "clara asks", syscall.SIGTERM, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			tmp, outFile := t.TempDir(), filepath.Join(t.TempDir(), "out")
-			cmd := exec.Command(program)
+			cmd := exec.Command(program, tt.args...)
 			said := start(t, cmd, tmp, outFile)
 			ended := make(chan error, 1)
 			go func() { ended <- cmd.Wait() }()
@@ -93,8 +97,8 @@ func TestDemoLeavesNothing(t *testing.T) {
 	}
 }
 
-// start starts cmd in a process group of its own, with tmp for its files, and
-// returns a function that reads what it has said.
+// start starts cmd in a process group of its own, with tmp for its files and the
+// stand-in in a hurry, and returns a function that reads what it has said.
 func start(t *testing.T, cmd *exec.Cmd, tmp, outFile string) (said func() string) {
 	t.Helper()
 	out, err := os.Create(outFile)
@@ -102,7 +106,7 @@ func start(t *testing.T, cmd *exec.Cmd, tmp, outFile string) (said func() string
 		t.Fatal(err)
 	}
 	defer out.Close()
-	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "STANDIN_LOAD=0", "STANDIN_RATE=100")
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
