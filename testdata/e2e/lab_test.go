@@ -30,7 +30,7 @@ func needStandIn(t *testing.T) {
 // TestLabModels looks at what the lab's models say of themselves.
 func TestLabModels(t *testing.T) {
 	for _, name := range []string{lab.ChatModel, lab.EmbedModel} {
-		shown, err := ollama.Client.Show(t.Context(), &api.ShowRequest{Model: name})
+		shown, err := ollama.Client.Show(t.Context(), &api.ShowRequest{Model: name, Verbose: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,10 +42,9 @@ func TestLabModels(t *testing.T) {
 				t.Errorf("%s: %s: got %v; want %v", name, key, got, want)
 			}
 		}
-		for _, tensor := range shown.Tensors {
-			if strings.HasPrefix(tensor.Name, "blk.0.ffn_up") && !slices.Equal(tensor.Shape, []uint64{64, 128}) {
-				t.Errorf("%s: %s has shape %d; want rows of 64", name, tensor.Name, tensor.Shape)
-			}
+		up := slices.IndexFunc(shown.Tensors, func(tensor api.Tensor) bool { return tensor.Name == "blk.0.ffn_up.weight" })
+		if up < 0 || !slices.Equal(shown.Tensors[up].Shape, []uint64{64, 128}) {
+			t.Errorf("%s: tensors: got %+v; want blk.0.ffn_up.weight among them, in rows of 64", name, shown.Tensors)
 		}
 	}
 }

@@ -35,12 +35,12 @@ func CanBuildOllama(ctx context.Context) error {
 		return fmt.Errorf("go env: %w", err)
 	}
 	compiler, enabled, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-	if enabled == "0" {
-		return errors.New("Ollama cannot be built with CGO_ENABLED=0: unset it (a C compiler is needed too)")
-	}
 	program, _, _ := strings.Cut(compiler, " ") // it may have flags
 	if _, err := exec.LookPath(program); err != nil {
-		return fmt.Errorf("Ollama cannot be built without the C compiler %s (Debian: apt-get install gcc libc6-dev; macOS: xcode-select --install)", program)
+		return fmt.Errorf("Ollama cannot be built without a C compiler, and %s is not there (Debian: apt-get install gcc libc6-dev; macOS: xcode-select --install)", program)
+	}
+	if enabled == "0" {
+		return errors.New("Ollama cannot be built with CGO_ENABLED=0: unset it")
 	}
 	return nil
 }
