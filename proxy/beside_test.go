@@ -96,8 +96,9 @@ func TestEmbeddingWithAnotherModel(t *testing.T) {
 		start(t, f.Warmer.Run)
 		time.Sleep(time.Second)
 		polls := stub.polled()
-		for path, mark := range map[string]string{"/api/embed": "", "/api/embeddings": "", "/v1/embeddings": "fails"} {
-			f.do(t, "POST", path, embedBody, "X-Mark", mark)
+		for _, path := range embedPaths {
+			f.do(t, "POST", path, embedBody)
+			f.do(t, "POST", path, `{"model":"other"}`, "X-Mark", "fails")
 		}
 		time.Sleep(time.Second)
 		if got := stub.polled() - polls; got != 0 {

@@ -148,6 +148,7 @@ func TestReadForm(t *testing.T) {
 		{"boundary in quotes", `Multipart/Form-Data; charset=x; boundary="b0undary"`, "", whole, "chat", ""},
 		{"model in the query alone", multipartForm, "model=chat", form(audio), "chat", ""},
 		{"a file is no value", multipartForm, "", form("name=\"model\"; filename=\"x\"\r\n\r\nother", formModel+"chat"), "chat", ""},
+		{"long", multipartForm, "", form(formModel + strings.Repeat("x", 20<<10)), strings.Repeat("x", 8<<10), ""},
 		{"other case", multipartForm, "", form("name=\"Model\"\r\n\r\nchat", audio), "", missing},
 		{"no model", multipartForm, "", form(audio), "", missing},
 		{"empty model", multipartForm, "", form(formModel, audio), "", missing},
