@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"foreman/proxy/ask"
 )
 
 // How fast a body must arrive. A client's patience is counted in the time that it
@@ -134,6 +136,18 @@ func (p *Proxy) hold(r *http.Request, body *upload) (release func(), err error) 
 		return release, err
 	}
 	return release, nil
+}
+
+// modelOf returns the model that the body of a passed request names; "" if that body is
+// too large to be held, or names none.
+func modelOf(r *http.Request) string {
+	if r.GetBody == nil {
+		return ""
+	}
+	held, _ := r.GetBody() // of a body in memory: it does not fail
+	body, _ := io.ReadAll(held)
+	asked, _ := ask.JSON(r.URL.Path, body) // the client knows by now what is wrong with it
+	return asked.Model
 }
 
 // inMemory gives a request a body that can be sent any number of times.

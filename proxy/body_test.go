@@ -10,9 +10,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"foreman/gate"
+	"foreman/proxy/ask"
 )
 
 // TestUploadEndsOnce: Transport reads once more behind a body's declared end,
@@ -273,12 +277,82 @@ func TestFaultLargeBodyWithMoreBehindIt(t *testing.T) {
 		body := []byte(`{"model":"chat","prompt":"` + strings.Repeat("x", 1<<20) + `"}` + tail)
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		if ask, err := readJSON("/api/chat", body); ask.model != "chat" || err != nil {
-			t.Errorf("%q behind it: got %q, %v; want chat", tail, ask.model, err)
+		if a, err := ask.JSON("/api/chat", body); a.Model != "chat" || err != nil {
+			t.Errorf("%q behind it: got %q, %v; want chat", tail, a.Model, err)
 		}
 		runtime.ReadMemStats(&after)
 		if got := after.TotalAlloc - before.TotalAlloc; got > 64<<10 {
 			t.Errorf("%q behind it: %d KiB allocated; want a few", tail, got>>10)
 		}
 	}
+}
+
+// form is a multipart form of parts, each a header and a value.
+func form(parts ...string) string {
+	var b strings.Builder
+	for _, part := range parts {
+		b.WriteString("--b0undary\r\nContent-Disposition: form-data; " + part + "\r\n")
+	}
+	return b.String() + "--b0undary--\r\n"
+}
+
+const (
+	multipartForm = "multipart/form-data; boundary=b0undary"
+	audio         = "name=\"file\"; filename=\"a.wav\"\r\nContent-Type: audio/wav\r\n\r\nRIFF" + secret
+	formModel     = "name=\"model\"\r\n\r\n"
+)
+
+// A transcription that is refused takes no turn, waits for none, and the target sees
+// nothing of it. The errors are OpenAI's.
+func TestTranscriptions(t *testing.T) {
+	stub := newStub(t)
+	var got atomic.Pointer[string]
+	stub.chat = func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		seen := r.Header.Get("Content-Type") + " " + string(body)
+		got.Store(&seen)
+		io.WriteString(w, `{"text":"hello"}`)
+	}
+	f := newFront(t, stub.URL, func(o *Options) { o.MaxBody = 64 << 20 })
+	turn, err := f.Gate.Enter(t.Context(), gate.Request{Kind: "chat:latest"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := audio + strings.Repeat("x", 60<<20)
+	for _, test := range []struct {
+		name, contentType, body string
+		status                  int
+		want                    string
+	}{
+		{"no model", multipartForm, form(audio), 400, "model is required"},
+		{"two models", multipartForm, form(formModel+"chat", audio, formModel+"other"), 400, "the form names more than one model"},
+		{"unknown model", multipartForm, form(formModel+"other", audio), 404, "model 'other' not found"},
+		{"unknown model behind 60 MB", multipartForm, form(large, formModel+"other"), 404, "model 'other' not found"},
+		{"larger than FOREMAN_MAX_BODY", multipartForm, form(large+strings.Repeat("x", 5<<20), formModel+"chat"), 413, "request body larger than 67108864 bytes"},
+		{"boundary never comes", "multipart/form-data; boundary=other", form(formModel+"chat", audio), 400, "the form is cut off: its closing boundary does not come"},
+		{"cut", multipartForm, form(formModel+"chat", audio)[:100], 400, "the form is cut off: its closing boundary does not come"},
+		{"no form", "application/json", `{"model":"chat"}`, 400, "the request body must be multipart/form-data, with a boundary"},
+	} {
+		a := f.do(t, "POST", ask.TranscriptionsPath, test.body, "Content-Type", test.contentType)
+		if a.status != test.status || !strings.HasPrefix(a.body, `{"error":{"message":"`+test.want+`","type":"invalid_request_error"`) {
+			t.Errorf("%s: got %d %s; want %d %s", test.name, a.status, a.body, test.status, test.want)
+		}
+	}
+	half := postOf(ask.TranscriptionsPath, form(formModel+"chat", audio), "Content-Type: "+multipartForm+"\r\n")
+	if a := f.raw(t, half[:len(half)-20], true); a.status != 400 || !strings.Contains(a.body, "broken off or badly framed") {
+		t.Errorf("cut in the middle of the request: got %d %s; want 400", a.status, a.body)
+	}
+	if waiting, _ := f.Gate.Len(); waiting != 0 || len(stub.seen()) != 0 {
+		t.Errorf("%d wait, at the target %q; want nobody and nothing", waiting, stub.seen())
+	}
+	turn.Leave()
+
+	whole := form(large, formModel+"chat")
+	if a := f.do(t, "POST", ask.TranscriptionsPath, whole, "Content-Type", multipartForm); a.status != 200 || a.body != `{"text":"hello"}` || a.header.Get("Server-Timing") == "" {
+		t.Errorf("got %d %s; want the target's answer, after a turn", a.status, a.body)
+	}
+	if seen := got.Load(); seen == nil || *seen != multipartForm+" "+whole {
+		t.Error("the target has not got the form as it was sent")
+	}
+	f.expectIdle(t)
 }

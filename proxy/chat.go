@@ -10,6 +10,7 @@ import (
 
 	"foreman/gate"
 	"foreman/inventory"
+	"foreman/proxy/ask"
 	"foreman/proxy/target"
 )
 
@@ -67,20 +68,20 @@ func (p *Proxy) serveChat(x *exchange, r *http.Request) error {
 // checkModel checks the model that a chat's body names, and whether the chat needs a
 // turn at all.
 func (p *Proxy) checkModel(x *exchange, r *http.Request, body []byte) error {
-	ask, err := readAsk(r, body)
+	asked, err := ask.Read(r, body)
 	if err != nil {
 		return err
 	}
-	x.Model = ask.model
-	model, err := p.Inventory.Check(r.Context(), ask.model)
+	x.Model = asked.Model
+	model, err := p.Inventory.Check(r.Context(), asked.Model)
 	if err != nil {
-		return fmt.Errorf("model %.100q: %w", ask.model, err)
+		return fmt.Errorf("model %.100q: %w", asked.Model, err)
 	}
 	x.Model = model.Name
 	switch {
 	case model.Remote:
 		x.Beside = besideRemote
-	case ask.unload:
+	case asked.Unload:
 		x.Beside = besideUnload
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 
 	"foreman/gate"
 	"foreman/inventory"
+	"foreman/proxy/ask"
 	"foreman/proxy/target"
 )
 
@@ -37,9 +38,7 @@ var (
 )
 
 // badRequest is a 400 and its text.
-type badRequest string
-
-func (e badRequest) Error() string { return string(e) }
+type badRequest = ask.Error
 
 // A methodError is a 405 and the methods that are allowed.
 type methodError string

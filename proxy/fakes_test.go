@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"foreman/inventory"
+	"foreman/proxy/ask"
 	"io"
 	"net"
 	"net/http"
@@ -91,7 +92,7 @@ func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.paths = append(s.paths, r.Method+" "+r.URL.Path)
 	s.mu.Unlock()
 	switch {
-	case slices.Contains(workerPaths, r.URL.Path), r.URL.Path == transcriptionsPath:
+	case slices.Contains(workerPaths, r.URL.Path), r.URL.Path == ask.TranscriptionsPath:
 		s.count(1)
 		defer s.count(-1)
 		s.chat(w, r)

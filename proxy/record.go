@@ -42,6 +42,12 @@ const (
 	revokedStall   = "stall timeout"
 )
 
+// Why a chat needs no turn: the target does no work for it.
+const (
+	besideRemote = "remote model" // another host does
+	besideUnload = "unload"       // the model is to leave the memory, no more
+)
+
 // level is how severe the record is: a warning where the host or foreman failed,
 // nothing to see where something asked only how foreman is.
 func (rec *record) level() slog.Level {

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"foreman/proxy/ask"
 )
 
 // A class is a way to treat requests.
@@ -38,7 +40,7 @@ var routes = []route{
 	{"/v1/responses", "POST", worker},
 	{"/v1/responses/compact", "POST", worker},
 	{"/v1/messages", "POST", worker},
-	{transcriptionsPath, "POST", worker},
+	{ask.TranscriptionsPath, "POST", worker},
 	{"/v1/images/generations", "POST", worker},
 	{"/v1/images/edits", "POST", worker},
 
@@ -68,9 +70,6 @@ var routes = []route{
 	{metricsPath, "GET HEAD", own},
 	{statusPath, "GET HEAD", own},
 }
-
-// transcriptionsPath is where the model is named in a form, and not in JSON.
-const transcriptionsPath = "/v1/audio/transcriptions"
 
 // nowhere is where a request goes that has no route.
 var nowhere = route{path: "other", class: none}

@@ -1,4 +1,5 @@
-package proxy
+// Package ask reads what a chat asks for out of its body, as Ollama reads it.
+package ask
 
 import (
 	"bytes"
@@ -14,47 +15,39 @@ import (
 	"foreman/inventory"
 )
 
-// What a chat may be that needs no turn.
-const (
-	besideRemote = "remote model" // another host does the work
-	besideUnload = "unload"       // the model is to leave the memory, no more
-)
-
-// An ask is what foreman reads of a chat's body.
-type ask struct {
-	model  string
-	unload bool
+// An Ask is what foreman wants to know of a chat.
+type Ask struct {
+	Model  string // as the client spells it
+	Unload bool   // nothing is asked of the model but to leave the target's memory
+	Stream bool   // the answer is to come piece by piece; false where that is in doubt
 }
 
-// readAsk reads a chat's body as Ollama does. Errors are badRequest with a message for
-// the client.
-func readAsk(r *http.Request, body []byte) (ask, error) {
-	if r.URL.Path == transcriptionsPath {
+// An Error says what is wrong with a body, in words for the client.
+type Error string
+
+func (e Error) Error() string { return string(e) }
+
+// TranscriptionsPath is where a form names the model, and not JSON.
+const TranscriptionsPath = "/v1/audio/transcriptions"
+
+// Read reads the body of a chat. Its errors are of type [Error].
+func Read(r *http.Request, body []byte) (Ask, error) {
+	if r.URL.Path == TranscriptionsPath {
 		return readForm(r, body)
 	}
-	return readJSON(r.URL.Path, body)
+	return JSON(r.URL.Path, body)
 }
 
-// modelOf returns the model that the body of a passed request names; "" if that body is
-// too large to be held, or names none.
-func modelOf(r *http.Request) string {
-	if r.GetBody == nil {
-		return ""
-	}
-	held, _ := r.GetBody() // of a body in memory: it does not fail
-	body, _ := io.ReadAll(held)
-	ask, _ := readJSON(r.URL.Path, body) // the client knows by now what is wrong with it
-	return ask.model
-}
-
-// readJSON reads the first JSON value of a body, its keys without regard to case, the
-// last of duplicates; what follows that value is ignored.
-func readJSON(path string, body []byte) (ask, error) {
+// JSON reads the first JSON value of a body that was sent to path, its keys without
+// regard to case, the last of duplicates; what follows that value is ignored. Its errors
+// are of type [Error].
+func JSON(path string, body []byte) (Ask, error) {
 	var request struct {
 		Model     values          `json:"model"`
 		Messages  filled          `json:"messages"`
 		Prompt    filled          `json:"prompt"`
 		KeepAlive json.RawMessage `json:"keep_alive"`
+		Stream    json.RawMessage `json:"stream"`
 	}
 	err := json.Unmarshal(body, &request)
 	var syntax *json.SyntaxError
@@ -69,22 +62,31 @@ func readJSON(path string, body []byte) (ask, error) {
 	var mistyped *json.UnmarshalTypeError
 	switch {
 	case len(bytes.TrimLeft(body, " \t\r\n")) == 0:
-		return ask{}, badRequest("missing request body")
+		return Ask{}, Error("missing request body")
 	case errors.As(err, &mistyped) && mistyped.Field == "model":
-		return ask{}, badRequest("model must be a string, not " + mistyped.Value)
+		return Ask{}, Error("model must be a string, not " + mistyped.Value)
 	case errors.As(err, &mistyped):
-		return ask{}, badRequest("the request body must be a JSON object, not " + mistyped.Value)
+		return Ask{}, Error("the request body must be a JSON object, not " + mistyped.Value)
 	case err != nil:
-		return ask{}, badRequest("the request body is not JSON: " + err.Error())
+		return Ask{}, Error("the request body is not JSON: " + err.Error())
 	case request.Model.last() == "":
-		return ask{}, badRequest("model is required")
+		return Ask{}, Error("model is required")
 	case slices.ContainsFunc(request.Model, inventory.IsCloud) && !inventory.IsCloud(request.Model.last()):
 		// Under /v1/ Ollama looks for cloud models with regard to case, and then reads
 		// the body again without.
-		return ask{}, badRequest("the request names more than one model, and one of them is a cloud model")
+		return Ask{}, Error("the request names more than one model, and one of them is a cloud model")
 	}
-	idle := path == "/api/chat" && !bool(request.Messages) || path == "/api/generate" && !bool(request.Prompt)
-	return ask{request.Model.last(), idle && isZero(request.KeepAlive)}, nil
+	a := Ask{Model: request.Model.last()}
+	idle := false // the model is loaded or unloaded, and that is all
+	switch path {
+	case "/api/chat", "/api/generate":
+		idle = path == "/api/chat" && !bool(request.Messages) || path == "/api/generate" && !bool(request.Prompt)
+		a.Unload = idle && isZero(request.KeepAlive)
+		a.Stream = !idle && slices.Contains([]string{"", "null", "true"}, string(request.Stream))
+	case "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages":
+		a.Stream = string(request.Stream) == "true"
+	}
+	return a, nil
 }
 
 // values are the strings that a key of a JSON object has, in their order.
@@ -140,14 +142,14 @@ const nameLimit = 8 << 10
 
 // readForm reads the model that a multipart form names. Ollama takes the first, one in
 // the query before those in the form; here there must be one and no more.
-func readForm(r *http.Request, body []byte) (ask, error) {
+func readForm(r *http.Request, body []byte) (Ask, error) {
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || mediaType != "multipart/form-data" || params["boundary"] == "" {
-		return ask{}, badRequest("the request body must be multipart/form-data, with a boundary")
+		return Ask{}, Error("the request body must be multipart/form-data, with a boundary")
 	}
-	cutOff := badRequest("the form is cut off: its closing boundary does not come")
+	cutOff := Error("the form is cut off: its closing boundary does not come")
 	if !bytes.Contains(body, []byte("--"+params["boundary"]+"--")) { // NextPart does not tell all cuts from an end
-		return ask{}, cutOff
+		return Ask{}, cutOff
 	}
 	models := r.URL.Query()["model"]
 	form := multipart.NewReader(bytes.NewReader(body), params["boundary"])
@@ -163,16 +165,16 @@ func readForm(r *http.Request, body []byte) (ask, error) {
 		}
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return ask{}, cutOff
+			return Ask{}, cutOff
 		case err != nil:
-			return ask{}, badRequest("the form is badly framed: " + err.Error())
+			return Ask{}, Error("the form is badly framed: " + err.Error())
 		}
 	}
 	switch {
 	case len(models) > 1:
-		return ask{}, badRequest("the form names more than one model")
+		return Ask{}, Error("the form names more than one model")
 	case len(models) == 0, models[0] == "":
-		return ask{}, badRequest("model is required")
+		return Ask{}, Error("model is required")
 	}
-	return ask{model: models[0]}, nil
+	return Ask{Model: models[0]}, nil
 }

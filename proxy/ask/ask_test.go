@@ -1,18 +1,14 @@
-package proxy
+package ask
 
 import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"net/url"
 	"runtime"
 	"strings"
-	"sync/atomic"
 	"testing"
-
-	"foreman/gate"
 )
 
 func TestReadJSON(t *testing.T) {
@@ -59,16 +55,16 @@ func TestReadJSON(t *testing.T) {
 		{"a line break in it", "{\"model\":\"a\nb\"}", "", `the request body is not JSON: invalid character '\n' in string literal`},
 		{"long", `{"model":"` + strings.Repeat("x", 5000) + `"}`, strings.Repeat("x", 5000), ""},
 	} {
-		ask, err := readJSON("/v1/messages", []byte(test.body))
+		a, err := JSON("/v1/messages", []byte(test.body))
 		got := ""
 		if err != nil {
 			got = err.Error()
-			if _, ok := errors.AsType[badRequest](err); !ok {
-				t.Errorf("%s: the error is a %T; want a badRequest", test.name, err)
+			if _, ok := errors.AsType[Error](err); !ok {
+				t.Errorf("%s: the error is a %T; want an Error", test.name, err)
 			}
 		}
-		if ask.model != test.model || got != test.err {
-			t.Errorf("%s: got %q, %q; want %q, %q", test.name, ask.model, got, test.model, test.err)
+		if a.Model != test.model || got != test.err {
+			t.Errorf("%s: got %q, %q; want %q, %q", test.name, a.Model, got, test.model, test.err)
 		}
 	}
 }
@@ -111,9 +107,41 @@ func TestUnloads(t *testing.T) {
 		{"/v1/chat/completions", `"keep_alive":0`, false},
 		{"/v1/completions", `"keep_alive":0`, false},
 	} {
-		ask, err := readJSON(test.path, []byte(`{"model":"chat",`+test.fields+`}`))
-		if ask.unload != test.want || err != nil {
-			t.Errorf("%s %s: got %v, %v; want %v", test.path, test.fields, ask.unload, err, test.want)
+		a, err := JSON(test.path, []byte(`{"model":"chat",`+test.fields+`}`))
+		if a.Unload != test.want || err != nil {
+			t.Errorf("%s %s: got %v, %v; want %v", test.path, test.fields, a.Unload, err, test.want)
+		}
+	}
+}
+
+// TestStreams: what foreman takes for a stream must be one to Ollama too.
+func TestStreams(t *testing.T) {
+	const said = `"messages":[{}],"prompt":"x"`
+	for _, test := range []struct {
+		path, fields string
+		want         bool
+	}{
+		{"/api/chat", said, true},
+		{"/api/generate", said, true},
+		{"/api/chat", said + `,"stream":true`, true},
+		{"/api/chat", said + `,"stream":null`, true},
+		{"/api/chat", said + `,"stream":false`, false},
+		{"/api/chat", said + `,"stream":true,"Stream":false`, false},
+		{"/api/chat", said + `,"stream":"true"`, false}, // an error
+		{"/api/chat", `"stream":true`, false},           // loads the model, and says so in one value
+		{"/api/generate", `"prompt":""`, false},
+		{"/v1/chat/completions", said, false},
+		{"/v1/chat/completions", `"stream":true`, true},
+		{"/v1/completions", `"stream":true`, true},
+		{"/v1/responses", `"stream":true`, true},
+		{"/v1/messages", `"stream":true`, true},
+		{"/v1/messages", `"stream":false`, false},
+		{"/v1/responses/compact", `"stream":true`, false},
+		{"/v1/images/generations", `"stream":true`, false},
+	} {
+		a, err := JSON(test.path, []byte(`{"model":"chat",`+test.fields+`}`))
+		if a.Stream != test.want || err != nil {
+			t.Errorf("%s %s: got %v, %v; want %v", test.path, test.fields, a.Stream, err, test.want)
 		}
 	}
 }
@@ -129,7 +157,7 @@ func form(parts ...string) string {
 
 const (
 	multipartForm = "multipart/form-data; boundary=b0undary"
-	audio         = "name=\"file\"; filename=\"a.wav\"\r\nContent-Type: audio/wav\r\n\r\nRIFF" + secret
+	audio         = "name=\"file\"; filename=\"a.wav\"\r\nContent-Type: audio/wav\r\n\r\nRIFF"
 	formModel     = "name=\"model\"\r\n\r\n"
 )
 
@@ -165,17 +193,17 @@ func TestReadForm(t *testing.T) {
 		{"nothing", multipartForm, "", "", "", cutOff},
 		{"bad framing", multipartForm, "", "--b0undary\r\nno field\r\n\r\nx\r\n--b0undary--\r\n", "", `the form is badly framed: malformed MIME header: missing colon: "no field"`},
 	} {
-		r := &http.Request{URL: &url.URL{Path: transcriptionsPath, RawQuery: test.query}, Header: http.Header{"Content-Type": {test.contentType}}}
-		ask, err := readAsk(r, []byte(test.body))
+		r := &http.Request{URL: &url.URL{Path: TranscriptionsPath, RawQuery: test.query}, Header: http.Header{"Content-Type": {test.contentType}}}
+		a, err := Read(r, []byte(test.body))
 		got := ""
 		if err != nil {
 			got = err.Error()
-			if _, ok := errors.AsType[badRequest](err); !ok {
-				t.Errorf("%s: the error is a %T; want a badRequest", test.name, err)
+			if _, ok := errors.AsType[Error](err); !ok {
+				t.Errorf("%s: the error is a %T; want an Error", test.name, err)
 			}
 		}
-		if ask.model != test.model || ask.unload || got != test.err {
-			t.Errorf("%s: got %+v, %q; want %q, %q", test.name, ask, got, test.model, test.err)
+		if a.Model != test.model || a.Unload || got != test.err {
+			t.Errorf("%s: got %+v, %q; want %q, %q", test.name, a, got, test.model, test.err)
 		}
 	}
 }
@@ -183,11 +211,11 @@ func TestReadForm(t *testing.T) {
 // A model's name is found behind a large file, which is not copied for it.
 func TestReadFormBehindALargeFile(t *testing.T) {
 	body := []byte(form(audio+strings.Repeat("x", 20<<20), formModel+"chat"))
-	r := &http.Request{URL: &url.URL{Path: transcriptionsPath}, Header: http.Header{"Content-Type": {multipartForm}}}
+	r := &http.Request{URL: &url.URL{Path: TranscriptionsPath}, Header: http.Header{"Content-Type": {multipartForm}}}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	if ask, err := readAsk(r, body); ask.model != "chat" || err != nil {
-		t.Errorf("got %+v, %v; want chat", ask, err)
+	if a, err := Read(r, body); a.Model != "chat" || err != nil {
+		t.Errorf("got %+v, %v; want chat", a, err)
 	}
 	runtime.ReadMemStats(&after)
 	if got := after.TotalAlloc - before.TotalAlloc; got > 256<<10 {
@@ -195,71 +223,16 @@ func TestReadFormBehindALargeFile(t *testing.T) {
 	}
 }
 
-// A transcription that is refused takes no turn, waits for none, and the target sees
-// nothing of it. The errors are OpenAI's.
-func TestTranscriptions(t *testing.T) {
-	stub := newStub(t)
-	var got atomic.Pointer[string]
-	stub.chat = func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		seen := r.Header.Get("Content-Type") + " " + string(body)
-		got.Store(&seen)
-		io.WriteString(w, `{"text":"hello"}`)
-	}
-	f := newFront(t, stub.URL, func(o *Options) { o.MaxBody = 64 << 20 })
-	turn, err := f.Gate.Enter(t.Context(), gate.Request{Kind: "chat:latest"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	large := audio + strings.Repeat("x", 60<<20)
-	for _, test := range []struct {
-		name, contentType, body string
-		status                  int
-		want                    string
-	}{
-		{"no model", multipartForm, form(audio), 400, "model is required"},
-		{"two models", multipartForm, form(formModel+"chat", audio, formModel+"other"), 400, "the form names more than one model"},
-		{"unknown model", multipartForm, form(formModel+"other", audio), 404, "model 'other' not found"},
-		{"unknown model behind 60 MB", multipartForm, form(large, formModel+"other"), 404, "model 'other' not found"},
-		{"larger than FOREMAN_MAX_BODY", multipartForm, form(large+strings.Repeat("x", 5<<20), formModel+"chat"), 413, "request body larger than 67108864 bytes"},
-		{"boundary never comes", "multipart/form-data; boundary=other", form(formModel+"chat", audio), 400, "the form is cut off: its closing boundary does not come"},
-		{"cut", multipartForm, form(formModel+"chat", audio)[:100], 400, "the form is cut off: its closing boundary does not come"},
-		{"no form", "application/json", `{"model":"chat"}`, 400, "the request body must be multipart/form-data, with a boundary"},
-	} {
-		a := f.do(t, "POST", transcriptionsPath, test.body, "Content-Type", test.contentType)
-		if a.status != test.status || !strings.HasPrefix(a.body, `{"error":{"message":"`+test.want+`","type":"invalid_request_error"`) {
-			t.Errorf("%s: got %d %s; want %d %s", test.name, a.status, a.body, test.status, test.want)
-		}
-	}
-	half := postOf(transcriptionsPath, form(formModel+"chat", audio), "Content-Type: "+multipartForm+"\r\n")
-	if a := f.raw(t, half[:len(half)-20], true); a.status != 400 || !strings.Contains(a.body, "broken off or badly framed") {
-		t.Errorf("cut in the middle of the request: got %d %s; want 400", a.status, a.body)
-	}
-	if waiting, _ := f.Gate.Len(); waiting != 0 || len(stub.seen()) != 0 {
-		t.Errorf("%d wait, at the target %q; want nobody and nothing", waiting, stub.seen())
-	}
-	turn.Leave()
-
-	whole := form(large, formModel+"chat")
-	if a := f.do(t, "POST", transcriptionsPath, whole, "Content-Type", multipartForm); a.status != 200 || a.body != `{"text":"hello"}` || a.header.Get("Server-Timing") == "" {
-		t.Errorf("got %d %s; want the target's answer, after a turn", a.status, a.body)
-	}
-	if seen := got.Load(); seen == nil || *seen != multipartForm+" "+whole {
-		t.Error("the target has not got the form as it was sent")
-	}
-	f.expectIdle(t)
-}
-
 // FuzzReadJSON holds readJSON against Ollama's own way to read a request.
 func FuzzReadJSON(f *testing.F) {
-	f.Add([]byte(chatBody))
+	f.Add([]byte(`{"model":"chat","messages":[{"role":"user","content":"prompt"}]}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var request struct {
 			Model string `json:"model"`
 		}
 		wantErr := json.NewDecoder(bytes.NewReader(body)).Decode(&request)
-		ask, err := readJSON("/api/chat", body)
-		model := ask.model
+		a, err := JSON("/api/chat", body)
+		model := a.Model
 		switch {
 		case wantErr != nil:
 			if err == nil {
