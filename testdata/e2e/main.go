@@ -79,6 +79,10 @@ func run(ctx context.Context, busy bool) error {
 	if err := lab.CanBuildOllama(ctx); err != nil {
 		return err
 	}
+	addr := address()
+	if addr != usual {
+		fmt.Printf("%s is taken: foreman will be at another address. Where the README has this one, take that.\n", usual)
+	}
 	dir, err := os.MkdirTemp("", "foreman-e2e-")
 	if err != nil {
 		return err
@@ -103,7 +107,7 @@ func run(ctx context.Context, busy bool) error {
 		return err
 	}
 	foreman, err := lab.StartForeman(ctx, binary, dir,
-		"FOREMAN_ADDR="+address(),
+		"FOREMAN_ADDR="+addr,
 		"FOREMAN_OLLAMA_URL="+ollama.URL,
 		"FOREMAN_EMBED_MODEL="+lab.EmbedModel,
 		"FOREMAN_POLL_INTERVAL=5s")
@@ -112,9 +116,6 @@ func run(ctx context.Context, busy bool) error {
 	}
 	defer foreman.Stop()
 	fmt.Printf("foreman is up at %s\n", foreman.URL)
-	if !strings.HasSuffix(foreman.URL, usual) {
-		fmt.Printf("%s was taken. Where the README has it, take this address.\n", usual)
-	}
 
 	fmt.Print(madeUp)
 	if err := talk(ctx, foreman.URL); err != nil {
