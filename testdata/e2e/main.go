@@ -34,6 +34,7 @@ func main() {
 	context.AfterFunc(ctx, stop) // a second signal kills
 	ctx, cancel := context.WithCancel(ctx)
 	go endWithParent(cancel)
+	go endWithReader(cancel)
 	busy := flag.Bool("busy", false, "have chats come from three clients until Ctrl-C")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -60,6 +61,15 @@ func endWithParent(stop func()) {
 	stop()
 }
 
+// endWithReader calls stop when nobody reads any more what we say, as in `| head`.
+// What we say from then on is lost, and does not kill.
+func endWithReader(stop func()) {
+	gone := make(chan os.Signal, 1)
+	signal.Notify(gone, syscall.SIGPIPE)
+	<-gone
+	stop()
+}
+
 // human is a pace that people can follow.
 var human = lab.Pace{Load: 2 * time.Second, Prompt: 300 * time.Millisecond, Rate: 20}
 
@@ -79,8 +89,7 @@ func run(ctx context.Context, busy bool) error {
 	if err := lab.CanBuildOllama(ctx); err != nil {
 		return err
 	}
-	addr := address()
-	if addr != usual {
+	if address() != usual {
 		fmt.Printf("%s is taken: foreman will be at another address. Where the README has this one, take that.\n", usual)
 	}
 	dir, err := os.MkdirTemp("", "foreman-e2e-")
@@ -107,7 +116,7 @@ func run(ctx context.Context, busy bool) error {
 		return err
 	}
 	foreman, err := lab.StartForeman(ctx, binary, dir,
-		"FOREMAN_ADDR="+addr,
+		"FOREMAN_ADDR="+address(), // again: building takes a while
 		"FOREMAN_OLLAMA_URL="+ollama.URL,
 		"FOREMAN_EMBED_MODEL="+lab.EmbedModel,
 		"FOREMAN_POLL_INTERVAL=5s")

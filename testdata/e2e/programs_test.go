@@ -44,6 +44,7 @@ func TestDemoLeavesNothing(t *testing.T) {
 	}{
 		{"Ctrl-C when up", nil, "Ctrl-C stops", syscall.SIGINT, true},
 		{"terminated when up", nil, "Ctrl-C stops", syscall.SIGTERM, false},
+		{"its reader leaves", nil, "Three chats", syscall.SIGPIPE, false},
 		{"Ctrl-C while Ollama is built", nil, "Building Ollama", syscall.SIGINT, true},
 		{"interrupted while foreman is built", nil, "Building foreman", syscall.SIGINT, false},
 		{"Ctrl-C while a client waits", nil, "bert asks", syscall.SIGINT, true},
