@@ -115,6 +115,7 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 		Manage:       cfg.Manage,
 		MaxBody:      cfg.MaxBody,
 		QueueTimeout: cfg.QueueTimeout,
+		Heartbeat:    cfg.Heartbeat,
 		StallTimeout: cfg.StallTimeout,
 		EmbedModel:   cfg.EmbedModel,
 	})

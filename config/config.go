@@ -30,6 +30,7 @@ type Config struct {
 	Affinity     time.Duration // how long one model may go before others; 0: strict order of arrival
 	QueueTimeout time.Duration // longest wait at the gate; 0: as long as the client waits
 	MaxBody      int64         // bytes in one request's body
+	Heartbeat    time.Duration // how long the client of a stream hears nothing while it waits; 0: for ever
 	StallTimeout time.Duration // longest silence of a target that is otherwise alive
 	DrainTimeout time.Duration // how long the running chat may go on after SIGTERM
 	LogLevel     slog.Level

@@ -32,6 +32,7 @@ func TestDefaults(t *testing.T) {
 		MaxQueue:     512,
 		Affinity:     30 * time.Second,
 		MaxBody:      64 << 20,
+		Heartbeat:    20 * time.Second,
 		StallTimeout: 10 * time.Minute,
 		DrainTimeout: 30 * time.Second,
 		LogLevel:     slog.LevelInfo,
@@ -76,6 +77,8 @@ var good = []struct {
 	{"FOREMAN_AFFINITY", "90s", func(c Config) any { return c.Affinity }, 90 * time.Second},
 	{"FOREMAN_QUEUE_TIMEOUT", "0", func(c Config) any { return c.QueueTimeout }, time.Duration(0)},
 	{"FOREMAN_QUEUE_TIMEOUT", "90s", func(c Config) any { return c.QueueTimeout }, 90 * time.Second},
+	{"FOREMAN_HEARTBEAT", "0", func(c Config) any { return c.Heartbeat }, time.Duration(0)},
+	{"FOREMAN_HEARTBEAT", "100ms", func(c Config) any { return c.Heartbeat }, 100 * time.Millisecond},
 	{"FOREMAN_MAX_BODY", "1024", maxBody, int64(1024)},
 	{"FOREMAN_MAX_BODY", "2000B", maxBody, int64(2000)},
 	{"FOREMAN_MAX_BODY", "500KB", maxBody, int64(500_000)},
@@ -128,6 +131,7 @@ var bad = []struct {
 	{"FOREMAN_MAX_QUEUE", "a whole number from 0 to 1000000", []string{"-1", "1000001", "1.5", "many", "1e3", "9999999999999999999"}},
 	{"FOREMAN_AFFINITY", "a duration such as 30s, or 0", []string{"-1s", "30", "long"}},
 	{"FOREMAN_QUEUE_TIMEOUT", "a duration such as 90s or 5m, or 0", []string{"90", "-1s", "never"}},
+	{"FOREMAN_HEARTBEAT", "a duration of at least 100ms, such as 20s, or 0", []string{"20", "99ms", "-20s", "never"}},
 	{"FOREMAN_MAX_BODY", "a size from 1KiB to 1TiB, such as 64MiB or 500KB", []string{
 		"0", "1023", "-1KiB", "1KB-", "64 MiB", "64mib", "64Mi", "64M", "64iB", "MiB", "1.5GiB", "1025GiB", "2TiB", "1TiBB", "9223372036854775807TiB", "99999999999999999999",
 	}},
@@ -418,7 +422,7 @@ func TestLogValue(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "[addr=:8080 ollama_url=http://mac.lan/ poll_interval=30s token=(set) hosts=a,b manage=false max_queue=512 affinity=30s " +
-		"queue_timeout=0 max_body=64MiB stall_timeout=10m drain_timeout=30s log_level=info log_format=text]"
+		"queue_timeout=0 heartbeat=20s max_body=64MiB stall_timeout=10m drain_timeout=30s log_level=info log_format=text]"
 	if got := c.LogValue().String(); got != want {
 		t.Errorf("got\n%s; want\n%s", got, want)
 	}

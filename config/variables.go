@@ -111,6 +111,12 @@ var variables = []variable{
 		expected: "a duration such as 90s or 5m, or 0",
 		set:      duration(0, func(c *Config) *time.Duration { return &c.QueueTimeout }),
 	}, {
+		name: "FOREMAN_HEARTBEAT", fallback: "20s", meaning: "how long a client that waits for a stream may hear nothing; 0: until the answer begins",
+		expected: "a duration of at least 100ms, such as 20s, or 0",
+		set: func(c *Config, s string) bool {
+			return duration(0, func(c *Config) *time.Duration { return &c.Heartbeat })(c, s) && (c.Heartbeat == 0 || c.Heartbeat >= 100*time.Millisecond)
+		},
+	}, {
 		name: "FOREMAN_MAX_BODY", fallback: "64MiB", meaning: "largest request body (else 413); all waiting bodies: 4 times that, at least 256MiB (else 503)",
 		expected: "a size from 1KiB to 1TiB, such as 64MiB or 500KB",
 		set: func(c *Config, s string) (ok bool) {

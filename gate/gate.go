@@ -5,9 +5,10 @@
 // here the Mutex guards the line and is not the line. Whoever leaves hands the
 // turn directly to the next, so that nobody can slip in between the two.
 //
-// A request waits in two steps. [Gate.Enter] returns when the request is next, so
-// that it can get ready while another has the turn; [Turn.Wait] returns when the
-// turn has come. Both wait on the caller's own goroutine.
+// A request waits in two steps. [Gate.Join] gives it a place in line. [Turn.Next] is
+// closed when it is next, so that it can get ready while another has the turn;
+// [Turn.Wait] returns when the turn has come. [Gate.Enter] is the first step for a
+// caller that has nothing else to do. All wait on the caller's own goroutine.
 //
 // One rule may change the order: requests have a kind, and where a change of kind
 // is expensive, as it is where each kind is a model to be loaded, the gate stays
@@ -25,7 +26,7 @@ import (
 	"time"
 )
 
-// Errors of [Gate.Enter] and [Turn.Wait]. Where the caller's context has ended, the
+// Errors of [Gate.Join], [Gate.Enter] and [Turn.Wait]. Where the caller's context has ended, the
 // error is the context's cause instead.
 var (
 	ErrFull   = errors.New("the line is full")
@@ -47,11 +48,12 @@ type Gate struct {
 
 	mu     sync.Mutex // guards what follows
 	closed bool
-	holder *Turn     // has the turn; nil: nobody has
-	called *Turn     // the one in line whose Enter has returned; nil: none
-	kind   string    // of the request that had the turn last
-	since  time.Time // when that kind's time began
-	line   list.List // of *Turn, in order of arrival
+	holder *Turn         // has the turn; nil: nobody has
+	called *Turn         // the one in line whose Next is closed; nil: none
+	kind   string        // of the request that had the turn last
+	since  time.Time     // when that kind's time began
+	line   list.List     // of *Turn, in order of arrival
+	pace   time.Duration // see [Gate.Pace]
 }
 
 // A Request is what the gate and those who look at the line know of a request.
@@ -80,19 +82,34 @@ func New(limit int) *Gate {
 	return &Gate{limit: limit}
 }
 
-// Enter joins the line and waits until the request is next, or has the turn if that
-// is free. The caller must call [Turn.Leave] in the end, whatever Wait returns. One
-// request at a time is next in this sense; another of the kind that has the turn may
-// still overtake it, see [Gate.Affinity], and then gets the turn without having been
-// next.
-//
-// The error is ErrFull if too many wait already, ErrClosed after [Gate.Close], or
-// the cause of ctx if ctx has ended.
+// Join takes the turn, if that is free, or the last place in line. The caller must
+// call [Turn.Leave] in the end. The error is ErrFull if too many wait already, or
+// ErrClosed after [Gate.Close].
+func (g *Gate) Join(r Request) (*Turn, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	t := &Turn{request: r, gate: g, arrived: time.Now(), next: make(chan struct{}), settled: make(chan struct{})}
+	switch {
+	case g.closed:
+		return nil, ErrClosed
+	case g.holder == nil:
+		g.admitLocked(t)
+	case g.line.Len() >= g.limit:
+		return nil, ErrFull
+	default:
+		t.place = g.line.PushBack(t)
+		g.callLocked()
+	}
+	return t, nil
+}
+
+// Enter joins the line and waits until the request is next. The error is that of Join
+// or of [Turn.Err], or the cause of ctx if ctx has ended; there is no Turn then.
 func (g *Gate) Enter(ctx context.Context, r Request) (*Turn, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	t, err := g.join(r)
+	t, err := g.Join(r)
 	if err != nil {
 		return nil, err
 	}
@@ -101,6 +118,31 @@ func (g *Gate) Enter(ctx context.Context, r Request) (*Turn, error) {
 		return nil, err
 	}
 	return t, nil
+}
+
+// Next is closed when the request is next, has the turn, or was turned away. One
+// request at a time is next in this sense; another of the kind that has the turn may
+// still overtake it, see [Gate.Affinity], and then gets the turn without having been
+// next.
+func (t *Turn) Next() <-chan struct{} { return t.next }
+
+// Err returns ErrClosed once [Gate.Close] has turned the request away, and nil before.
+func (t *Turn) Err() error {
+	t.gate.mu.Lock()
+	defer t.gate.mu.Unlock()
+	return t.err
+}
+
+// Position returns the request's place in line: 1 for the first in order of arrival, 0
+// for one that has the turn.
+func (t *Turn) Position() int {
+	t.gate.mu.Lock()
+	defer t.gate.mu.Unlock()
+	position := 0
+	for e := t.place; e != nil; e = e.Prev() {
+		position++
+	}
+	return position
 }
 
 // Wait waits until the request has the turn. It may be called again. The error is
@@ -126,9 +168,7 @@ func (t *Turn) wait(ctx context.Context, event <-chan struct{}) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	t.gate.mu.Lock()
-	defer t.gate.mu.Unlock()
-	return t.err
+	return t.Err()
 }
 
 // Waited returns how long the request waited for its turn, or has been waiting.
@@ -159,6 +199,7 @@ func (t *Turn) Leave() {
 		g.callLocked()
 	case g.holder == t:
 		g.holder = nil
+		g.measureLocked(time.Since(t.began))
 		if next := g.nextLocked(); next != nil {
 			g.line.Remove(next.place)
 			next.place = nil
@@ -186,6 +227,22 @@ func (g *Gate) Len() (waiting int, busy bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.line.Len(), g.holder != nil
+}
+
+// Pace returns how long turns took lately: a mean in which the last turn counts a quarter, the one before
+// it a quarter of the rest, and so on. It is 0 until a turn has ended.
+func (g *Gate) Pace() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.pace
+}
+
+// measureLocked counts a turn that has ended.
+func (g *Gate) measureLocked(took time.Duration) {
+	if g.pace == 0 {
+		g.pace = took
+	}
+	g.pace += (took - g.pace) / 4
 }
 
 // Holder returns the kind of the request that has the turn, and since when it has
@@ -222,25 +279,6 @@ func (g *Gate) Line() (holder *Place, waiting []Place) {
 	return holder, waiting
 }
 
-// join takes the free turn or a place at the end of the line.
-func (g *Gate) join(r Request) (*Turn, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	t := &Turn{request: r, gate: g, arrived: time.Now(), next: make(chan struct{}), settled: make(chan struct{})}
-	switch {
-	case g.closed:
-		return nil, ErrClosed
-	case g.holder == nil:
-		g.admitLocked(t)
-	case g.line.Len() >= g.limit:
-		return nil, ErrFull
-	default:
-		t.place = g.line.PushBack(t)
-		g.callLocked()
-	}
-	return t, nil
-}
-
 // nextLocked returns whose turn comes next: the first in line, or the first of the
 // kind that had the turn last; see Affinity.
 func (g *Gate) nextLocked() *Turn {
@@ -273,8 +311,8 @@ func (g *Gate) admitLocked(t *Turn) {
 	close(t.settled)
 }
 
-// callLocked lets Enter return for the request that is next, one at a time: a request
-// that overtakes the called one is not called, and gets ready when it has the turn.
+// callLocked closes Next of the request that is next, one at a time: a request that
+// overtakes the called one is not called, and gets ready when it has the turn.
 func (g *Gate) callLocked() {
 	if t := g.nextLocked(); t != nil && g.called == nil {
 		g.called = t
@@ -282,7 +320,7 @@ func (g *Gate) callLocked() {
 	}
 }
 
-// callLocked lets Enter return.
+// callLocked closes Next.
 func (t *Turn) callLocked() {
 	select {
 	case <-t.next:

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -48,21 +49,34 @@ func (p *Proxy) serveChat(x *exchange, r *http.Request) error {
 		ID: x.ID, Client: x.Client, Arrived: x.Began, Model: x.Model,
 		Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery, Header: r.Header, Body: body,
 	}
+	x.joined = time.Now()
+	defer p.startBeats(x)()
 	if x.Beside != "" {
 		return p.run(r.Context(), c, x)
 	}
 
 	patience, cancel := p.patience(r.Context())
 	defer cancel()
-	x.joined = time.Now()
-	turn, err := p.Gate.Enter(patience, gate.Request{Kind: c.Model, Client: c.Client, ID: c.ID})
+	x.patience = patience
+	turn, err := p.Gate.Join(gate.Request{Kind: c.Model, Client: c.Client, ID: c.ID})
+	if err == nil {
+		defer turn.Leave()
+		x.turn = turn
+		err = p.awaitNext(x)
+	}
 	if err != nil {
 		p.leftLine(x, err)
 		return err
 	}
-	defer turn.Leave()
-	x.turn, x.patience = turn, patience
 	return p.run(r.Context(), c, x)
+}
+
+// awaitNext waits until a chat is next in line.
+func (p *Proxy) awaitNext(x *exchange) error {
+	if err := p.await(x.patience, x, x.turn.Next()); err != nil {
+		return err
+	}
+	return cmp.Or(context.Cause(x.patience), x.turn.Err()) // both may have happened
 }
 
 // checkModel checks the model that a chat's body names, and whether the chat needs a
@@ -72,7 +86,7 @@ func (p *Proxy) checkModel(x *exchange, r *http.Request, body []byte) error {
 	if err != nil {
 		return err
 	}
-	x.Model = asked.Model
+	x.asked, x.Model = asked, asked.Model
 	model, err := p.Inventory.Check(r.Context(), asked.Model)
 	if err != nil {
 		return fmt.Errorf("model %.100q: %w", asked.Model, err)
@@ -108,11 +122,19 @@ func (p *Proxy) run(ctx context.Context, c *chat, x *exchange) error {
 	return p.forward(x, r, p.StallTimeout)
 }
 
-// roundTrip is the ReverseProxy's transport. The request is built by now, and a chat
-// that is next has a connection opened for it and waits there for its turn: nothing
-// is left to do then but to send it.
+// roundTrip is the ReverseProxy's transport.
 func (p *Proxy) roundTrip(r *http.Request) (*http.Response, error) {
 	c := callOf(r)
+	if c.x.beats == nil {
+		return p.send(c, r)
+	}
+	return p.meanwhile(c, func() (*http.Response, error) { return p.send(c, r) })
+}
+
+// send sends a request to the target. It is built by now, and a chat that is next has
+// a connection opened for it and waits there for its turn: nothing is left to do then
+// but to write it.
+func (p *Proxy) send(c *call, r *http.Request) (*http.Response, error) {
 	// The call's own context, without ReverseProxy's trace, which would send the
 	// target's informational answers on to a client that has asked for none.
 	ctx := c.ctx

@@ -2,15 +2,17 @@ package proxy
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
-	"strings"
+	"strconv"
+	"time"
 
 	"foreman/gate"
 	"foreman/inventory"
 	"foreman/proxy/ask"
+	"foreman/proxy/dialect"
 	"foreman/proxy/target"
 )
 
@@ -45,14 +47,14 @@ type methodError string
 
 func (e methodError) Error() string { return "method not allowed; allowed: " + string(e) }
 
-// retryAfter is when a client that got a 503 may try again, in seconds: the
-// longest time that a target can be back without foreman knowing.
-const retryAfter = "5"
+// retryAfter is when a client that got a 503 may try again, unless that follows from
+// the line: the longest time that a target can be back without foreman knowing.
+const retryAfter = 5 * time.Second
 
 // A verdict is what foreman answers for an error, and the reason from a closed set.
 type verdict struct {
 	status int
-	reason string // one of reasons
+	reason string // one of reasons; empty: foreman has nothing against it
 	text   string
 }
 
@@ -61,9 +63,10 @@ type verdict struct {
 // detail of the inside; the log has the error itself.
 func (x *exchange) explain(err error) verdict {
 	var (
-		bad     badRequest
-		method  methodError
-		tooLong *http.MaxBytesError
+		bad      badRequest
+		method   methodError
+		tooLong  *http.MaxBytesError
+		answered *targetError
 	)
 	switch {
 	// The client's request.
@@ -115,6 +118,8 @@ func (x *exchange) explain(err error) verdict {
 		return verdict{http.StatusServiceUnavailable, "degraded", "the Ollama host's models are not known yet"}
 
 	// The target.
+	case errors.As(err, &answered):
+		return verdict{answered.status, "", answered.text}
 	case errors.Is(err, errAsleep):
 		return verdict{http.StatusGatewayTimeout, revokedAsleep, "the Ollama host has gone silent"}
 	case errors.Is(err, errStall):
@@ -156,13 +161,24 @@ func (p *Proxy) fail(x *exchange, err error) {
 	p.refuse(x, v)
 }
 
-// refuse writes an error in the dialect of the path.
+// refuse writes an error in the dialect of the path: as the answer, or where the client
+// has the header of one already, as the end of its stream.
 func (p *Proxy) refuse(x *exchange, v verdict) {
 	x.Reason = v.reason
+	words := dialect.Of(x.request.URL.Path)
+	failure := dialect.Failure{Status: v.status, Code: openAICodes[v.reason], Text: v.text}
+	if answered, ok := errors.AsType[*targetError](x.Err); ok {
+		failure.Code = answered.code
+	}
+	if x.Early {
+		x.WriteHeader(v.status) // to be noted
+		x.Write(words.StreamError(failure))
+		return
+	}
 	h := x.Header()
 	switch {
 	case v.status == http.StatusServiceUnavailable:
-		h.Set("Retry-After", retryAfter)
+		h.Set("Retry-After", p.retryAfter(v))
 	case v.status == http.StatusUnauthorized && x.route.path == statusPath:
 		h.Set("WWW-Authenticate", `Basic realm="foreman", charset="UTF-8"`)
 	case v.status == http.StatusUnauthorized:
@@ -173,48 +189,19 @@ func (p *Proxy) refuse(x *exchange, v verdict) {
 	if x.hadTurn() {
 		h.Set("Server-Timing", x.serverTiming())
 	}
-	writeJSON(x, v.status, dialect(x.request.URL.Path)(v))
+	writeJSON(x, v.status, words.Error(failure))
 }
 
-// dialect returns the shape of errors of the API that a path belongs to.
-func dialect(path string) func(verdict) any {
-	switch {
-	case path == "/v1/messages", strings.HasPrefix(path, "/v1/messages/"):
-		return anthropicError
-	case strings.HasPrefix(path, "/v1/"):
-		return openAIError
-	default:
-		return nativeError
+// retryAfter is the value of the Retry-After field of a 503 (RFC 9110, section 10.2.3):
+// for a chat that the line has no time or place for, when those who wait now will have
+// had their turns, if turns take as long as they did lately.
+func (p *Proxy) retryAfter(v verdict) string {
+	after := retryAfter
+	if pace := p.Gate.Pace(); pace > 0 && (v.reason == "queue full" || v.reason == "queue timeout") {
+		waiting, _ := p.Gate.Len()
+		after = min(max(pace*time.Duration(waiting), time.Second), 10*time.Minute)
 	}
-}
-
-// nativeError is Ollama's own shape.
-func nativeError(v verdict) any {
-	return struct {
-		Error string `json:"error"`
-	}{v.text}
-}
-
-// openAIError is the shape of https://platform.openai.com/docs/guides/error-codes.
-// Its types are OpenAI's own: Ollama's, not_found_error and api_error, are not
-// the same for the same status on all of its paths.
-func openAIError(v verdict) any {
-	type inner struct {
-		Message string  `json:"message"`
-		Type    string  `json:"type"`
-		Param   *string `json:"param"`
-		Code    *string `json:"code"`
-	}
-	e := inner{Message: v.text, Type: "server_error"}
-	if v.status < 500 {
-		e.Type = "invalid_request_error"
-	}
-	if code, ok := openAICodes[v.reason]; ok {
-		e.Code = &code
-	}
-	return struct {
-		Error inner `json:"error"`
-	}{e}
+	return strconv.Itoa(int(math.Ceil(after.Seconds())))
 }
 
 // openAICodes are OpenAI's codes for what foreman finds wrong, where it has one.
@@ -223,45 +210,9 @@ var openAICodes = map[string]string{
 	"unknown model": "model_not_found",
 }
 
-// anthropicError is the shape of https://docs.anthropic.com/en/api/errors.
-func anthropicError(v verdict) any {
-	type inner struct {
-		Type    string `json:"type"`
-		Message string `json:"message"`
-	}
-	kind := "api_error"
-	switch v.status {
-	case http.StatusUnauthorized:
-		kind = "authentication_error"
-	case http.StatusForbidden:
-		kind = "permission_error"
-	case http.StatusNotFound:
-		kind = "not_found_error"
-	case http.StatusRequestEntityTooLarge:
-		kind = "request_too_large"
-	case http.StatusServiceUnavailable:
-		kind = "overloaded_error"
-	case http.StatusGatewayTimeout:
-		kind = "timeout_error"
-	default:
-		if v.status < 500 {
-			kind = "invalid_request_error"
-		}
-	}
-	return struct {
-		Type  string `json:"type"`
-		Error inner  `json:"error"`
-	}{"error", inner{kind, v.text}}
-}
-
-// writeJSON writes an answer of foreman's own, on one line: Ollama's command
-// line reads the first line of an error only.
-func writeJSON(w http.ResponseWriter, status int, v any) {
-	body, err := json.Marshal(v)
-	if err != nil {
-		panic(err) // v is one of our own types
-	}
+// writeJSON writes an answer of foreman's own.
+func writeJSON(w http.ResponseWriter, status int, body []byte) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.WriteHeader(status)
-	w.Write(append(body, '\n'))
+	w.Write(body)
 }

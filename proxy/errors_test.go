@@ -44,6 +44,9 @@ func (r refusal) in(path string) string {
 		}
 		return fmt.Sprintf(`{"error":{"message":"%s","type":"%s","param":null,"code":%s}}`+"\n", r.text, kind, code)
 	default:
+		if r.status == 401 {
+			return fmt.Sprintf(`{"error":"%[1]s","status":"%[1]s"}`+"\n", r.text)
+		}
 		return fmt.Sprintf(`{"error":"%s"}`+"\n", r.text)
 	}
 }

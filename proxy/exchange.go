@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"foreman/gate"
+	"foreman/proxy/ask"
 )
 
 // statusClientLeft is what the log says where the client left before the end of
@@ -30,7 +31,9 @@ type exchange struct {
 	request *http.Request // as it came in
 	route   *route
 
-	joined   time.Time       // when a chat joined the line; zero: it never did
+	asked    ask.Ask         // of a chat
+	joined   time.Time       // when a chat joined the line, or passed beside it; zero: it never did
+	beats    *time.Timer     // when its client is to hear from foreman next; nil: not before the answer
 	turn     *gate.Turn      // of a chat that is next, or has its turn
 	patience context.Context // ends when that chat has waited too long for its turn
 	call     *call           // nil until the target may be asked: for a chat, until its turn
@@ -77,14 +80,18 @@ func isRequestID(id string) bool {
 	return true
 }
 
-// WriteHeader passes the status on.
+// WriteHeader passes the status on, unless the client has one already. Then it is 200,
+// and the answer to come is a success too: errors do not come this way, see
+// [Proxy.refuse].
 func (x *exchange) WriteHeader(status int) {
 	if x.Status == 0 {
 		x.Status = status
 		x.FirstByte = time.Since(x.Began)
-		x.sized = x.Header().Get("Content-Length") != ""
+		x.sized = !x.Early && x.Header().Get("Content-Length") != ""
 	}
-	x.ResponseWriter.WriteHeader(status)
+	if !x.Early {
+		x.ResponseWriter.WriteHeader(status)
+	}
 }
 
 func (x *exchange) Write(b []byte) (int, error) {
@@ -177,7 +184,7 @@ func (p *Proxy) end(x *exchange) {
 	default: // a defect of foreman's own
 		x.Err = fmt.Errorf("panic: %v", e)
 		p.Log.Error("panic", "err", e, "id", x.ID, "stack", string(debug.Stack()))
-		if x.Status != 0 {
+		if x.Status != 0 || x.Early {
 			defer x.cut()
 			break
 		}
@@ -196,7 +203,7 @@ func (p *Proxy) end(x *exchange) {
 // sumUp completes the record.
 func (x *exchange) sumUp() {
 	x.Duration = time.Since(x.Began)
-	x.Cut = !x.completed && x.Status != 0
+	x.Cut = !x.completed && (x.Status != 0 || x.Early)
 	if !x.joined.IsZero() {
 		x.Arriving = x.joined.Sub(x.Began)
 	}

@@ -25,6 +25,7 @@ type instruments struct {
 	queueWait *metrics.Histogram
 	rejected  *metrics.Counter
 	revoked   *metrics.Counter
+	early     *metrics.Counter
 }
 
 // newInstruments returns the metrics of a proxy. Series whose labels are known
@@ -40,6 +41,8 @@ func newInstruments(p *Proxy) *instruments {
 		rejected:  s.Counter("foreman_rejected_total", "Requests that foreman itself answered with an error, by reason.", "reason"),
 		revoked:   s.Counter("foreman_turns_revoked_total", "Chats whose turn was taken away before the target had answered them, by reason.", "reason"),
 	}
+	m.early = s.Counter("foreman_early_answers_total", "Answers whose header went out with a heartbeat, before the target had begun.")
+	m.early.Init()
 	m.queueWait.Init()
 	for _, reason := range reasons {
 		m.rejected.Init(reason)
@@ -110,6 +113,9 @@ func (m *instruments) ended(rec *record) {
 	m.duration.Observe(rec.Duration, rec.Route)
 	if rec.FirstByte > 0 {
 		m.firstByte.Observe(rec.FirstByte, rec.Route)
+	}
+	if rec.Early {
+		m.early.Inc()
 	}
 	if rec.Reason != "" {
 		m.rejected.Inc(rec.Reason)

@@ -179,9 +179,9 @@ func TestMetricsTellTheInventorysAge(t *testing.T) {
 	})
 }
 
-// TestREADME compares the README's table of metrics with what is told.
+// TestREADME compares the table of metrics in their README with what is told.
 func TestREADME(t *testing.T) {
-	text, err := os.ReadFile("../README.md")
+	text, err := os.ReadFile("metrics/README.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
@@ -141,11 +142,15 @@ func (p *Proxy) serveHealth(x *exchange) error {
 		h.Status = "degraded"
 		if x.route.path == readyPath {
 			status = http.StatusServiceUnavailable
-			x.Header().Set("Retry-After", retryAfter)
+			x.Header().Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
 		}
 	}
 	x.Header().Set("Cache-Control", "no-store")
-	writeJSON(x, status, h)
+	body, err := json.Marshal(h)
+	if err != nil {
+		return err
+	}
+	writeJSON(x, status, append(body, '\n'))
 	return nil
 }
 

@@ -43,6 +43,7 @@ type Options struct {
 	Manage       bool          // let model management through
 	MaxBody      int64         // bytes in one request's body
 	QueueTimeout time.Duration // longest wait for a turn; 0: as long as the client waits
+	Heartbeat    time.Duration // how long the client of a stream may hear nothing while it waits; 0: for ever
 	StallTimeout time.Duration // longest silence of a target that is otherwise alive
 	EmbedModel   string        // the embedder that is kept resident; empty: none
 }
@@ -209,6 +210,10 @@ func (p *Proxy) modify(resp *http.Response) error {
 		return errSwitched
 	}
 	c := callOf(resp.Request)
+	if c.x.Early && resp.StatusCode != http.StatusOK {
+		c.x.answered = true
+		return readTargetError(resp)
+	}
 	p.cors.note(c.x.request.Header.Get("Origin"), resp.Header)
 	resp.Header.Set("X-Request-Id", c.x.ID)
 	// RFC 9112, section 6.3: without a length and without chunks an answer ends

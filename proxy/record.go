@@ -17,12 +17,13 @@ type record struct {
 	Route     string // path in the route table, or other
 	Path      string // that was asked, where it is not the route's
 	Class     class
-	Status    int    // 499: the client left before the end; 0: nothing was answered
+	Status    int    // what it came to, also where the client got an early 200; 499: the client left before the end; 0: nothing was answered
 	Reason    string // why foreman itself refused, from a closed set; empty: it did not
 	Client    string // address
 	ID        string // X-Request-Id
 	Model     string // of a chat: as asked, or as the target spells it, once it is known to hold it
 	Beside    string // why a chat needed no turn, from a closed set; empty: it did
+	Early     bool   // the client got the header of its answer, 200, with a heartbeat
 	Began     time.Time
 	Arriving  time.Duration // from Began until a chat joined the line: its body came and its model was looked up
 	Queued    time.Duration // a chat's wait for its turn, from then on
@@ -85,6 +86,9 @@ func (rec *record) write(ctx context.Context, log *slog.Logger) {
 		slog.String("client", rec.Client),
 		slog.String("id", rec.ID),
 	)
+	if rec.Early {
+		attrs = append(attrs, slog.Bool("early", true))
+	}
 	if rec.Cut {
 		attrs = append(attrs, slog.Bool("cut", true))
 	}

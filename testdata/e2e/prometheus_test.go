@@ -68,7 +68,7 @@ func TestPrometheusScrapes(t *testing.T) {
 // readmePromQL returns the expressions that the README gives, in order.
 func readmePromQL(t *testing.T) []string {
 	t.Helper()
-	text, err := os.ReadFile("../../README.md")
+	text, err := os.ReadFile("../../proxy/metrics/README.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,221 @@
+// Package dialect has what foreman itself says, in the words of the APIs that Ollama
+// speaks: an error as a whole answer, an error that ends a stream, and a heartbeat in a
+// stream that has not begun.
+package dialect
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// A Dialect is one API. Get one with [Of].
+type Dialect string
+
+const (
+	native    Dialect = "native"
+	openAI    Dialect = "OpenAI"
+	responses Dialect = "OpenAI's responses"
+	anthropic Dialect = "Anthropic"
+)
+
+// Of returns the dialect of a path.
+func Of(path string) Dialect {
+	switch {
+	case path == "/v1/messages", strings.HasPrefix(path, "/v1/messages/"):
+		return anthropic
+	case path == "/v1/responses":
+		return responses
+	case strings.HasPrefix(path, "/v1/"):
+		return openAI
+	default:
+		return native
+	}
+}
+
+// A Failure is an error to tell a client.
+type Failure struct {
+	Status int    // HTTP status that the error has, or would have
+	Code   string // OpenAI's code for it; empty: OpenAI has none
+	Text   string
+}
+
+// Error returns an error as the JSON of a whole answer, on one line: Ollama's command
+// line reads the first line of an error only.
+func (d Dialect) Error(f Failure) []byte {
+	switch d {
+	case anthropic:
+		return line(anthropicError(f))
+	case openAI, responses:
+		return line(struct {
+			Error openAIInner `json:"error"`
+		}{openAIError(f)})
+	default:
+		e := struct {
+			Error  string `json:"error"`
+			Status string `json:"status,omitempty"` // what Ollama's Go client and command line show of a 401
+		}{Error: f.Text}
+		if f.Status == http.StatusUnauthorized {
+			e.Status = f.Text
+		}
+		return line(e)
+	}
+}
+
+// StreamError returns an error that ends a stream. The clients of each API take it for
+// one.
+func (d Dialect) StreamError(f Failure) []byte {
+	switch d {
+	case anthropic:
+		return event("error", line(anthropicError(f)))
+	case responses:
+		// https://platform.openai.com/docs/api-reference/responses-streaming/error; OpenAI's
+		// clients look for the error of the other APIs as well.
+		inner := openAIError(f)
+		return event("error", line(struct {
+			Type     string      `json:"type"`
+			Code     *string     `json:"code"`
+			Message  string      `json:"message"`
+			Param    *string     `json:"param"`
+			Sequence int         `json:"sequence_number"`
+			Error    openAIInner `json:"error"`
+		}{"error", inner.Code, inner.Message, nil, 0, inner}))
+	case openAI:
+		return event("", d.Error(f))
+	default:
+		return d.Error(f)
+	}
+}
+
+// ContentType is the Content-Type of a stream.
+func (d Dialect) ContentType() string {
+	if d == native {
+		return "application/x-ndjson"
+	}
+	return "text/event-stream"
+}
+
+// A Beat tells a client that its request waits.
+type Beat struct {
+	Path     string    // of the request
+	Model    string    // as the client spells it
+	Now      time.Time // when it is told
+	Position int       // in line; 1: next, 0: it waits for the target
+	Waited   time.Duration
+}
+
+// Heartbeat returns a piece of a stream that has nothing in it but that the request is
+// alive. Clients of Ollama's own API do not take an empty line: they get a chunk as
+// Ollama sends it, with nothing said and one key more, which they skip. In a stream of
+// events it is a comment (https://html.spec.whatwg.org/multipage/server-sent-events.html)
+// without an empty line behind it, for that makes an event of it to some clients, or an
+// event that the API has for this.
+func (d Dialect) Heartbeat(b Beat) []byte {
+	queue := struct {
+		Position int   `json:"position"`
+		WaitedMS int64 `json:"waited_ms"`
+	}{b.Position, b.Waited.Milliseconds()}
+	switch {
+	case d == anthropic:
+		return event("ping", line(struct {
+			Type  string `json:"type"`
+			Queue any    `json:"queue"`
+		}{"ping", queue}))
+	case d != native:
+		return append([]byte(": "), line(struct {
+			Queue any `json:"queue"`
+		}{queue})...)
+	case b.Path == "/api/generate":
+		return line(struct {
+			Model     string    `json:"model"`
+			CreatedAt time.Time `json:"created_at"`
+			Response  string    `json:"response"`
+			Done      bool      `json:"done"`
+			Queue     any       `json:"queue"`
+		}{b.Model, b.Now.UTC(), "", false, queue})
+	default:
+		type message struct {
+			Role    string `json:"role"`
+			Content string `json:"content"`
+		}
+		return line(struct {
+			Model     string    `json:"model"`
+			CreatedAt time.Time `json:"created_at"`
+			Message   message   `json:"message"`
+			Done      bool      `json:"done"`
+			Queue     any       `json:"queue"`
+		}{b.Model, b.Now.UTC(), message{"assistant", ""}, false, queue})
+	}
+}
+
+// An openAIInner is the shape of https://platform.openai.com/docs/guides/error-codes.
+type openAIInner struct {
+	Message string  `json:"message"`
+	Type    string  `json:"type"`
+	Param   *string `json:"param"`
+	Code    *string `json:"code"`
+}
+
+// openAIError has OpenAI's own types: Ollama's, not_found_error and api_error, are not
+// the same for the same status on all of its paths.
+func openAIError(f Failure) openAIInner {
+	e := openAIInner{Message: f.Text, Type: "server_error"}
+	if f.Status < 500 {
+		e.Type = "invalid_request_error"
+	}
+	if f.Code != "" {
+		e.Code = &f.Code
+	}
+	return e
+}
+
+// anthropicError is the shape of https://docs.anthropic.com/en/api/errors.
+func anthropicError(f Failure) any {
+	type inner struct {
+		Type    string `json:"type"`
+		Message string `json:"message"`
+	}
+	kind := "api_error"
+	switch f.Status {
+	case http.StatusUnauthorized:
+		kind = "authentication_error"
+	case http.StatusForbidden:
+		kind = "permission_error"
+	case http.StatusNotFound:
+		kind = "not_found_error"
+	case http.StatusRequestEntityTooLarge:
+		kind = "request_too_large"
+	case http.StatusServiceUnavailable:
+		kind = "overloaded_error"
+	case http.StatusGatewayTimeout:
+		kind = "timeout_error"
+	default:
+		if f.Status < 500 {
+			kind = "invalid_request_error"
+		}
+	}
+	return struct {
+		Type  string `json:"type"`
+		Error inner  `json:"error"`
+	}{"error", inner{kind, f.Text}}
+}
+
+// line returns a value as JSON on one line.
+func line(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // v is one of our own types
+	}
+	return append(b, '\n')
+}
+
+// event returns a server-sent event whose data is on one line. A name is optional.
+func event(name string, data []byte) []byte {
+	var b []byte
+	if name != "" {
+		b = append(b, "event: "+name+"\n"...)
+	}
+	b = append(b, "data: "...)
+	return append(append(b, data...), '\n')
+}

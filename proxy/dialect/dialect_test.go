@@ -1,0 +1,74 @@
+package dialect
+
+import (
+	"net/http"
+	"testing"
+	"time"
+)
+
+func TestOf(t *testing.T) {
+	for path, want := range map[string]Dialect{
+		"/api/chat": native, "/api/generate": native, "/healthz": native, "/v1": native, "/": native,
+		"/v1/chat/completions": openAI, "/v1/models/x": openAI, "/v1/audio/transcriptions": openAI, "/v1/messagesx": openAI, "/v1/responses/compact": openAI,
+		"/v1/responses": responses,
+		"/v1/messages":  anthropic, "/v1/messages/count_tokens": anthropic,
+	} {
+		if got := Of(path); got != want {
+			t.Errorf("%s: got %s; want %s", path, got, want)
+		}
+	}
+}
+
+// The errors of each API. Those that end a stream are told from an answer by the
+// official clients, as testdata/e2e tries.
+func TestErrors(t *testing.T) {
+	for _, test := range []struct {
+		dialect       Dialect
+		failure       Failure
+		whole, stream string
+	}{
+		{native, Failure{503, "", `full "x"`}, `{"error":"full \"x\""}` + "\n", `{"error":"full \"x\""}` + "\n"},
+		{native, Failure{401, "invalid_api_key", "no"}, `{"error":"no","status":"no"}` + "\n", `{"error":"no","status":"no"}` + "\n"},
+		{openAI, Failure{503, "", "full"}, `{"error":{"message":"full","type":"server_error","param":null,"code":null}}` + "\n",
+			`data: {"error":{"message":"full","type":"server_error","param":null,"code":null}}` + "\n\n"},
+		{openAI, Failure{404, "model_not_found", "no"}, `{"error":{"message":"no","type":"invalid_request_error","param":null,"code":"model_not_found"}}` + "\n",
+			`data: {"error":{"message":"no","type":"invalid_request_error","param":null,"code":"model_not_found"}}` + "\n\n"},
+		{responses, Failure{500, "", "no"}, `{"error":{"message":"no","type":"server_error","param":null,"code":null}}` + "\n",
+			"event: error\n" + `data: {"type":"error","code":null,"message":"no","param":null,"sequence_number":0,"error":{"message":"no","type":"server_error","param":null,"code":null}}` + "\n\n"},
+		{anthropic, Failure{503, "", "full"}, `{"type":"error","error":{"type":"overloaded_error","message":"full"}}` + "\n",
+			"event: error\n" + `data: {"type":"error","error":{"type":"overloaded_error","message":"full"}}` + "\n\n"},
+	} {
+		if got := string(test.dialect.Error(test.failure)); got != test.whole {
+			t.Errorf("%s: got\n%s; want\n%s", test.dialect, got, test.whole)
+		}
+		if got := string(test.dialect.StreamError(test.failure)); got != test.stream {
+			t.Errorf("%s, in a stream: got\n%s; want\n%s", test.dialect, got, test.stream)
+		}
+	}
+	for status, want := range map[int]string{
+		400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error", 405: "invalid_request_error",
+		413: "request_too_large", 500: "api_error", 502: "api_error", 503: "overloaded_error", 504: "timeout_error", 508: "api_error",
+	} {
+		if got := string(anthropic.Error(Failure{Status: status})); got != `{"type":"error","error":{"type":"`+want+`","message":""}}`+"\n" {
+			t.Errorf("%d %s: got %s; want %s", status, http.StatusText(status), got, want)
+		}
+	}
+}
+
+func TestHeartbeats(t *testing.T) {
+	b := Beat{Model: `a"b`, Now: time.Date(2026, 11, 26, 23, 0, 0, 0, time.FixedZone("", 3600)), Position: 3, Waited: 1500 * time.Millisecond}
+	const queue = `"queue":{"position":3,"waited_ms":1500}`
+	for path, want := range map[string][2]string{
+		"/api/chat":            {"application/x-ndjson", `{"model":"a\"b","created_at":"2026-11-26T22:00:00Z","message":{"role":"assistant","content":""},"done":false,` + queue + "}\n"},
+		"/api/generate":        {"application/x-ndjson", `{"model":"a\"b","created_at":"2026-11-26T22:00:00Z","response":"","done":false,` + queue + "}\n"},
+		"/v1/chat/completions": {"text/event-stream", ": {" + queue + "}\n"},
+		"/v1/completions":      {"text/event-stream", ": {" + queue + "}\n"},
+		"/v1/responses":        {"text/event-stream", ": {" + queue + "}\n"},
+		"/v1/messages":         {"text/event-stream", "event: ping\n" + `data: {"type":"ping",` + queue + "}\n\n"},
+	} {
+		b.Path = path
+		if got := string(Of(path).Heartbeat(b)); got != want[1] || Of(path).ContentType() != want[0] {
+			t.Errorf("%s: got %s %s; want %s %s", path, Of(path).ContentType(), got, want[0], want[1])
+		}
+	}
+}

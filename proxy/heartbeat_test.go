@@ -1,0 +1,377 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"foreman/gate"
+)
+
+// streams are a request for a stream in each dialect, a beat of it after 20 s in second
+// place, and the error "bad" of status 503 that ends it.
+var streams = []struct{ path, body, contentType, beat, failure string }{
+	{
+		"/api/chat", `{"model":"Chat","messages":[{}]}`, "application/x-ndjson",
+		`{"model":"Chat","created_at":"2000-01-01T00:00:20Z","message":{"role":"assistant","content":""},"done":false,"queue":{"position":2,"waited_ms":20000}}`,
+		`{"error":"bad"}`,
+	}, {
+		"/api/generate", `{"model":"Chat","prompt":"x"}`, "application/x-ndjson",
+		`{"model":"Chat","created_at":"2000-01-01T00:00:20Z","response":"","done":false,"queue":{"position":2,"waited_ms":20000}}`,
+		`{"error":"bad"}`,
+	}, {
+		"/v1/chat/completions", `{"model":"Chat","stream":true}`, "text/event-stream",
+		`: {"queue":{"position":2,"waited_ms":20000}}`,
+		`data: {"error":{"message":"bad","type":"server_error","param":null,"code":null}}` + "\n",
+	}, {
+		"/v1/responses", `{"model":"Chat","stream":true}`, "text/event-stream",
+		`: {"queue":{"position":2,"waited_ms":20000}}`,
+		"event: error\n" + `data: {"type":"error","code":null,"message":"bad","param":null,"sequence_number":0,"error":{"message":"bad","type":"server_error","param":null,"code":null}}` + "\n",
+	}, {
+		"/v1/messages", `{"model":"Chat","stream":true}`, "text/event-stream",
+		"event: ping\n" + `data: {"type":"ping","queue":{"position":2,"waited_ms":20000}}` + "\n",
+		"event: error\n" + `data: {"type":"error","error":{"type":"overloaded_error","message":"bad"}}` + "\n",
+	},
+}
+
+// A heard answer is one that is read as it comes.
+type heard struct {
+	mu     sync.Mutex // guards what follows
+	status int
+	header http.Header
+	text   string
+	at     []time.Duration // when each line came
+	err    error           // how it ended
+	ended  bool
+}
+
+// hear sends a request and reads its answer on a goroutine of its own.
+func (f *front) hear(ctx context.Context, t *testing.T, path, body string) *heard {
+	t.Helper()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, f.URL+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Origin", "http://page.example")
+	h, began := new(heard), time.Now()
+	go func() {
+		resp, err := f.client.Do(r)
+		if err == nil {
+			defer resp.Body.Close()
+			h.mu.Lock()
+			h.status, h.header = resp.StatusCode, resp.Header
+			h.mu.Unlock()
+			lines := bufio.NewReader(resp.Body)
+			for err == nil {
+				var line string
+				line, err = lines.ReadString('\n')
+				h.mu.Lock()
+				if h.text += line; line != "" {
+					h.at = append(h.at, time.Since(began))
+				}
+				h.mu.Unlock()
+			}
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.ended = true
+		if err != io.EOF {
+			h.err = err
+		}
+	}()
+	return h
+}
+
+// want compares what came with lines.
+func (h *heard) want(t *testing.T, ended bool, lines ...string) {
+	t.Helper()
+	synctest.Wait()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if want := strings.Join(append(lines, ""), "\n"); h.text != want || h.err != nil || h.ended != ended {
+		t.Errorf("got %d\n%s(ended: %v, %v); want\n%s(ended: %v)", h.status, h.text, h.ended, h.err, want, ended)
+	}
+}
+
+// newBeatFront starts a foreman with beats of 20 s whose turn somebody has, with one
+// more in line, so that the next chat comes second.
+func newBeatFront(t *testing.T, target http.Handler, change func(*Options)) (f *front, leave func()) {
+	t.Helper()
+	f, _ = newFrontIn(t, target, func(o *Options) {
+		o.Heartbeat = 20 * time.Second
+		if change != nil {
+			change(o)
+		}
+	})
+	var turns []*gate.Turn
+	for range 2 {
+		turn, err := f.Gate.Join(gate.Request{Kind: "chat:latest"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		turns = append(turns, turn)
+	}
+	return f, func() {
+		for _, turn := range turns {
+			turn.Leave()
+		}
+	}
+}
+
+// In line and at the target, the client of a stream hears every 20 s that its request is
+// alive, and then the answer as it is.
+func TestHeartbeats(t *testing.T) {
+	for _, test := range streams {
+		synctest.Test(t, func(t *testing.T) {
+			target := newHolder(t)
+			f, leave := newBeatFront(t, target, nil)
+			f.cors.note("http://page.example", http.Header{"Access-Control-Allow-Origin": {"*"}})
+			h := f.hear(t.Context(), t, test.path, test.body)
+			time.Sleep(20*time.Second - 1)
+			h.want(t, false)
+			time.Sleep(1)
+			h.want(t, false, test.beat)
+			for name, want := range map[string]string{
+				"Content-Type": test.contentType, "Cache-Control": "no-transform", "X-Accel-Buffering": "no",
+				"Access-Control-Allow-Origin": "*", "Content-Length": "",
+			} {
+				if got := h.header.Get(name); got != want {
+					t.Errorf("%s: %s %q; want %q", test.path, name, got, want)
+				}
+			}
+			if h.status != http.StatusOK || h.header.Get("X-Request-Id") == "" {
+				t.Errorf("%s: %d %v; want 200 and a request id", test.path, h.status, h.header)
+			}
+			leave()
+			chat := target.any(t)
+			time.Sleep(40 * time.Second)
+			later := func(s string, position int, ms int) string {
+				s = strings.ReplaceAll(s, `"position":2,"waited_ms":20000`, fmt.Sprintf(`"position":%d,"waited_ms":%d`, position, ms))
+				return strings.ReplaceAll(s, "00:00:20Z", fmt.Sprintf("00:00:%02dZ", ms/1000))
+			}
+			lines := []string{test.beat, later(test.beat, 0, 40000), strings.ReplaceAll(later(test.beat, 0, 60000), "00:00:60Z", "00:01:00Z")}
+			h.want(t, false, lines...)
+			chat.say(t, "first\n")
+			time.Sleep(100 * time.Second) // no beat in the answer
+			chat.say(t, "last\n")
+			chat.finish()
+			h.want(t, true, append(lines, "first", "last")...)
+			f.log.await(t, `"early":true`)
+			wantSamples(t, f, map[string]string{"foreman_early_answers_total": "1"})
+			f.expectIdle(t)
+		})
+	}
+}
+
+// Before the first beat nothing is different, and without a stream there is none.
+func TestNoHeartbeats(t *testing.T) {
+	for name, test := range map[string]struct {
+		path, body string
+		every      time.Duration
+		wait       time.Duration
+	}{
+		"in time":          {"/api/chat", `{"model":"chat","messages":[{}]}`, 20 * time.Second, 19 * time.Second},
+		"never":            {"/api/chat", `{"model":"chat","messages":[{}]}`, 0, time.Hour},
+		"no stream":        {"/api/chat", `{"model":"chat","messages":[{}],"stream":false}`, 20 * time.Second, time.Hour},
+		"no OpenAI stream": {"/v1/chat/completions", `{"model":"chat"}`, 20 * time.Second, time.Hour},
+		"only loads":       {"/api/generate", `{"model":"chat"}`, 20 * time.Second, time.Hour},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			target := newHolder(t)
+			f, leave := newBeatFront(t, target, func(o *Options) { o.Heartbeat, o.StallTimeout = test.every, 2*time.Hour })
+			h := f.hear(t.Context(), t, test.path, test.body)
+			time.Sleep(test.wait / 2)
+			leave()
+			chat := target.any(t)
+			time.Sleep(test.wait / 2)
+			h.want(t, false)
+			chat.say(t, "answer\n")
+			chat.finish()
+			h.want(t, true, "answer")
+			if got := h.header.Get("X-Accel-Buffering") + h.header.Get("Cache-Control"); got != "" || h.header.Get("Server-Timing") == "" {
+				t.Errorf("%s: got header %v; want the target's", name, h.header)
+			}
+			if strings.Contains(f.log.String(), "early") {
+				t.Errorf("%s: logged as early", name)
+			}
+			wantSamples(t, f, map[string]string{"foreman_early_answers_total": "0"})
+		})
+	}
+}
+
+// What goes wrong after a beat is told in the stream, and ends it.
+func TestErrorsAfterABeat(t *testing.T) {
+	answers := func(status int, body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(30 * time.Second)
+			w.WriteHeader(status)
+			io.WriteString(w, body)
+		}
+	}
+	for _, test := range []struct {
+		name    string
+		change  func(*Options)
+		target  http.HandlerFunc // of chats, if the chat gets there
+		happens func(t *testing.T, f *front, target *holder)
+		status  int // in the log
+		code    string
+		text    string
+	}{
+		{name: "queue timeout", change: func(o *Options) { o.QueueTimeout = time.Minute },
+			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 503, text: "waited too long for a turn"},
+		{name: "shutting down", happens: func(_ *testing.T, f *front, _ *holder) { f.Gate.Close() }, status: 503, text: "foreman is shutting down"},
+		{name: "host away", target: answers(200, ""), happens: func(t *testing.T, _ *front, target *holder) { target.sleep(true); time.Sleep(2 * time.Minute) },
+			status: 504, text: "the Ollama host has gone silent"},
+		{name: "silence", change: func(o *Options) { o.StallTimeout = time.Minute }, target: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+			happens: func(*testing.T, *front, *holder) { time.Sleep(2 * time.Minute) }, status: 504, text: "the Ollama host said nothing for too long"},
+		{name: "unknown by then", target: answers(404, `{"error":"model 'Chat' not found"}`),
+			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 404, text: "model 'Chat' not found"},
+		{name: "OpenAI's own", target: answers(400, `{"error":{"message":"too long","type":"x","code":"context_length_exceeded"}}`),
+			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 400, code: "context_length_exceeded", text: "too long"},
+		{name: "no words", target: answers(500, `<html>`),
+			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 500, text: "Internal Server Error"},
+		{name: "a redirect", target: answers(302, ``),
+			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 302, text: "Found"},
+		{name: "nonsense", target: func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(30 * time.Second)
+			hijacked("SSH-2.0\r\n")(w, r)
+		},
+			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 502, text: "the Ollama host answered nonsense"},
+	} {
+		for _, stream := range streams {
+			t.Run(test.name+stream.path, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					held := newHolder(t)
+					f, leave := newBeatFront(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						if test.target != nil && slices.Contains(workerPaths, r.URL.Path) {
+							test.target(w, r)
+							return
+						}
+						held.ServeHTTP(w, r)
+					}), test.change)
+					h := f.hear(t.Context(), t, stream.path, stream.body)
+					time.Sleep(20 * time.Second)
+					h.want(t, false, stream.beat)
+					if test.target != nil {
+						leave()
+						synctest.Wait()
+					}
+					test.happens(t, f, held)
+					synctest.Wait()
+					failure := strings.ReplaceAll(stream.failure, "bad", test.text)
+					if test.status < 500 {
+						failure = strings.Replace(failure, "server_error", "invalid_request_error", 1)
+					}
+					if test.code != "" {
+						failure = strings.ReplaceAll(failure, `"code":null`, `"code":"`+test.code+`"`)
+					}
+					failure = strings.Replace(failure, "overloaded_error", map[int]string{
+						503: "overloaded_error", 504: "timeout_error", 404: "not_found_error", 500: "api_error", 502: "api_error",
+					}[test.status], 1)
+					failure = strings.Replace(failure, `"type":""`, `"type":"invalid_request_error"`, 1)
+					h.mu.Lock()
+					defer h.mu.Unlock()
+					if !strings.HasSuffix(h.text, "\n"+failure+"\n") || !h.ended || h.err != nil || h.status != http.StatusOK {
+						t.Errorf("got %d %s(ended: %v, %v); want %s at its end", h.status, h.text, h.ended, h.err, failure)
+					}
+					f.log.await(t, fmt.Sprintf(`"status":%d`, test.status))
+					if log := f.log.String(); !strings.Contains(log, `"early":true,"err"`) {
+						t.Error("not logged as early")
+					}
+					if waiting, _ := f.Gate.Len(); test.target != nil && waiting != 0 {
+						t.Errorf("%d wait; want none", waiting)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A client that is gone without a word is found out by a beat, and loses its place.
+func TestHeartbeatFindsTheDead(t *testing.T) {
+	for _, inLine := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			target := newHolder(t)
+			f, network := newFrontIn(t, target, func(o *Options) { o.Heartbeat = 20 * time.Second })
+			if inLine {
+				if _, err := f.Gate.Join(gate.Request{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c := connectIn(t, network)
+			// One byte more, and net/http does not look for the client's end any more.
+			c.send(t, postOf("/api/chat", `{"model":"chat","messages":[{}]}`))
+			synctest.Wait()
+			c.send(t, "x")
+			synctest.Wait()
+			c.Close()
+			time.Sleep(19 * time.Second)
+			wait, busy := f.Gate.Len()
+			if inLine && wait != 1 || !busy {
+				t.Errorf("in line: %v: %d wait, busy %v before the first beat; want it not found out", inLine, wait, busy)
+			}
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if wait, busy := f.Gate.Len(); wait != 0 || busy != inLine {
+				t.Errorf("in line: %v: %d wait, busy %v after the first beat; want it gone", inLine, wait, busy)
+			}
+			f.log.await(t, `"status":499`)
+			if !inLine {
+				<-target.any(t).ctx.Done()
+			}
+		})
+	}
+}
+
+// What panics beside the beats is no worse than any other panic in a handler.
+func TestPanicBesideTheBeats(t *testing.T) {
+	f := newFront(t, newStub(t).URL, nil)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	c := &call{ctx: ctx, cancel: cancel, x: &exchange{}}
+	defer func() {
+		if e := fmt.Sprint(recover()); !strings.HasPrefix(e, "of the test\n") || !strings.Contains(e, "goroutine") {
+			t.Errorf("got %q; want the panic, and where it was", e)
+		}
+	}()
+	_, err := f.meanwhile(c, func() (*http.Response, error) { panic("of the test") })
+	t.Errorf("got %v; want a panic", err)
+}
+
+// When to come again is told from the line.
+func TestRetryAfterOfTheLine(t *testing.T) {
+	for _, test := range []struct {
+		pace time.Duration
+		want string
+	}{{0, "5"}, {100 * time.Millisecond, "1"}, {90 * time.Second, "180"}, {time.Hour, "600"}} {
+		synctest.Test(t, func(t *testing.T) {
+			f, _ := newFrontIn(t, newHolder(t), func(o *Options) { o.Gate = gate.New(2) })
+			join := func() *gate.Turn {
+				turn, err := f.Gate.Join(gate.Request{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return turn
+			}
+			if test.pace > 0 {
+				turn := join()
+				time.Sleep(test.pace)
+				turn.Leave()
+			}
+			for range 3 {
+				join()
+			}
+			a := f.do(t, "POST", "/api/chat", chatBody)
+			if got := a.header.Get("Retry-After"); a.status != 503 || got != test.want {
+				t.Errorf("turns of %v: %d, Retry-After %q; want 503 and %q", test.pace, a.status, got, test.want)
+			}
+		})
+	}
+}
