@@ -158,14 +158,19 @@ func (p *Proxy) serveHealth(x *exchange) error {
 // foreman asks for it again.
 const residentStale = 5 * time.Second
 
-// serveStatus answers /status.
+// serveStatus answers /status: a page or, for a program that asks for it, JSON.
 func (p *Proxy) serveStatus(x *exchange) error {
+	write, contentType := (*status.Page).Write, "text/html; charset=utf-8"
+	if accept := strings.Join(x.request.Header["Accept"], ","); strings.Contains(accept, "application/json") && !strings.Contains(accept, "text/html") {
+		write, contentType = (*status.Page).WriteJSON, "application/json; charset=utf-8"
+	}
 	var b bytes.Buffer
-	if err := p.page().Write(&b); err != nil {
+	if err := write(p.page(), &b); err != nil {
 		return err
 	}
 	h := x.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Type", contentType)
+	h.Set("Vary", "Accept")
 	h.Set("Content-Security-Policy", status.ContentSecurityPolicy)
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -199,8 +204,13 @@ func (p *Proxy) page() *status.Page {
 			page.Running.Bytes, page.Running.Answering = c.received.Load(), c.answered.Load() > 0
 		}
 	}
-	for _, place := range waiting {
-		page.Waiting = append(page.Waiting, status.Chat{ID: place.ID, Model: place.Kind, Client: place.Client, Since: place.Since, Next: place.Next})
+	for i, place := range waiting {
+		chat := status.Chat{ID: place.ID, Model: place.Kind, Client: place.Client, Since: place.Since, Next: place.Next}
+		if pace := p.Gate.Pace(); pace > 0 && holder != nil {
+			estimate := max(pace*time.Duration(i+1)-time.Since(holder.Since), 0)
+			chat.Estimate = &estimate
+		}
+		page.Waiting = append(page.Waiting, chat)
 	}
 	for _, m := range state.Models() {
 		page.Models = append(page.Models, status.Model{

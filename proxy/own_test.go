@@ -293,6 +293,68 @@ func TestStatusTellsWhoIsNext(t *testing.T) {
 	})
 }
 
+// How long a chat will still wait follows from how long turns took lately, and from how
+// long the one that runs has taken already.
+func TestStatusEstimates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		f, network := newFrontIn(t, target, nil)
+		send := func() *wire {
+			c := connectIn(t, network)
+			c.send(t, postOf("/api/chat", chatBody))
+			synctest.Wait()
+			return c
+		}
+		want := func(want string) {
+			t.Helper()
+			var got []string
+			for _, chat := range f.page().Waiting {
+				if chat.Estimate != nil {
+					got = append(got, chat.Estimate.String())
+				}
+			}
+			if got := strings.Join(got, " "); got != want {
+				t.Errorf("got %q; want %q", got, want)
+			}
+		}
+		clients := []*wire{send(), send(), send()}
+		want("") // nothing is known yet
+		time.Sleep(time.Minute)
+		target.any(t).finish()
+		clients[0].status(t)
+		synctest.Wait()
+		want("1m0s")
+		clients = append(clients[1:], send())
+		time.Sleep(45 * time.Second)
+		want("15s 1m15s")
+		time.Sleep(45 * time.Second)
+		want("0s 30s")
+		for _, c := range clients {
+			target.any(t).finish()
+			c.status(t)
+		}
+	})
+}
+
+// A program gets the page as JSON; a browser, which takes anything, gets a page.
+func TestStatusAsJSON(t *testing.T) {
+	f := newFront(t, newStub(t).URL, nil)
+	for accept, want := range map[string]string{
+		"application/json":                        "application/json; charset=utf-8",
+		"application/json, text/plain;q=0.5, */*": "application/json; charset=utf-8",
+		"": "text/html; charset=utf-8", "*/*": "text/html; charset=utf-8",
+		"text/html,application/xhtml+xml,application/json;q=0.9,*/*;q=0.8": "text/html; charset=utf-8",
+	} {
+		a := f.do(t, "GET", "/status", "", "Accept", accept)
+		if got := a.header.Get("Content-Type"); a.status != 200 || got != want || a.header.Get("Vary") != "Accept" {
+			t.Errorf("%q: %d %s, Vary %q; want %s", accept, a.status, got, a.header.Get("Vary"), want)
+		}
+		if strings.Contains(want, "json") && !strings.Contains(a.body, `"url": "`+f.Target.String()) {
+			t.Errorf("%q: got %s", accept, a.body)
+		}
+	}
+}
+
 func TestStatusNeedsTheTokenAsPassword(t *testing.T) {
 	f := newFront(t, newStub(t).URL, func(o *Options) { o.Token = "sesame" })
 	basic := func(password string) func(*http.Request) {

@@ -113,6 +113,7 @@ func (rec *record) row() status.Request {
 		Client:    rec.Client,
 		Beside:    rec.Beside,
 		Status:    rec.Status,
+		Early:     rec.Early,
 		Cut:       rec.Cut,
 		Err:       cmp.Or(rec.Revoked, rec.Reason),
 		Ended:     rec.Began.Add(rec.Duration),

@@ -65,6 +65,10 @@ type Chat struct {
 	Bytes             int64     // of the answer so far
 	Answering         bool      // the target has begun to answer
 	Next              bool      // its turn comes next
+
+	// Estimate is how long it will still wait, if turns take as long as they did
+	// lately; nil: it has the turn, or none has ended yet.
+	Estimate *time.Duration
 }
 
 // A Model is one that the target holds.
@@ -82,6 +86,7 @@ type Request struct {
 	Client            string // address; the page leaves out its port
 	Beside            string // why a chat needed no turn; empty: it did
 	Status            int    // 499: the client left
+	Early             bool   // the client got the header of its answer with a heartbeat
 	Cut               bool   // the answer did not come to its end
 	Err               string // why it failed, in a few words; empty: it did not fail, or the target's answer says why
 	Ended             time.Time
@@ -117,7 +122,7 @@ type view struct {
 
 type chatRow struct {
 	Chat
-	Since, Bytes string
+	Since, Bytes, Estimate string
 }
 
 type requestRow struct {
@@ -147,7 +152,11 @@ func (p *Page) view() *view {
 		v.LastPoll = formatDuration(p.Now.Sub(p.LastPoll)) + " ago"
 	}
 	row := func(c Chat) chatRow {
-		return chatRow{Chat: c, Since: formatDuration(p.Now.Sub(c.Since)), Bytes: formatSize(c.Bytes)}
+		r := chatRow{Chat: c, Since: formatDuration(p.Now.Sub(c.Since)), Bytes: formatSize(c.Bytes)}
+		if c.Estimate != nil {
+			r.Estimate = formatEstimate(*c.Estimate)
+		}
+		return r
 	}
 	if p.Running != nil {
 		running := row(*p.Running)
@@ -220,6 +229,20 @@ func formatDuration(d time.Duration) string {
 		return fmt.Sprintf("%d h %d min", int(d.Hours()), int(d.Minutes())%60)
 	default:
 		return fmt.Sprintf("%d days", int(d.Hours())/24)
+	}
+}
+
+// formatEstimate returns a duration that nobody knows exactly.
+func formatEstimate(d time.Duration) string {
+	switch {
+	case d < 10*time.Second:
+		return "a few seconds"
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds())/10*10)
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	default:
+		return fmt.Sprintf("%d h", int(d.Hours()))
 	}
 }
 
