@@ -1,12 +1,15 @@
 package proxy
 
 import (
+	"foreman/proxy/ask"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 )
 
 // compare runs a benchmark through foreman and through a ReverseProxy with
@@ -114,4 +117,27 @@ func BenchmarkChunk(b *testing.B) {
 		}
 		next <- false
 	})
+}
+
+// BenchmarkHeartbeat writes the beats of one chat that waits.
+func BenchmarkHeartbeat(b *testing.B) {
+	f := newFront(b, newStub(b).URL, nil)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rt, class, _ := find(r)
+		x := newExchange(w, r, rt, class)
+		x.asked, x.joined = ask.Ask{Model: "llama3.2", Stream: true}, time.Now()
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := f.beat(x); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}))
+	defer srv.Close()
+	resp, err := http.Post(srv.URL+"/api/chat", "", nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer resp.Body.Close()
+	io.Copy(io.Discard, resp.Body)
 }

@@ -7,6 +7,8 @@
 //	bench FRONT=COMMAND...   drives each front; COMMAND gets TARGET and LISTEN,
 //	                         two addresses, from its environment
 //	bench bare               is such a front: a pooled httputil.ReverseProxy
+//	bench beats COMMAND      has 10,000 chats stand in line at a foreman, with
+//	                         heartbeats and without
 //
 // Everything listens on 127.0.0.1.
 package main
@@ -35,6 +37,12 @@ func main() {
 	log.SetFlags(0)
 	if len(os.Args) == 2 && os.Args[1] == "bare" {
 		log.Fatal(bare(os.Getenv("TARGET"), os.Getenv("LISTEN")))
+	}
+	if len(os.Args) == 3 && os.Args[1] == "beats" {
+		if err := beats(os.Args[2], 10_000); err != nil {
+			log.Fatal(err)
+		}
+		return
 	}
 	target, err := startTarget()
 	if err != nil {
