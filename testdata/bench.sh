@@ -14,7 +14,7 @@ go build -o "$scratch/foreman" .
 go build -o "$scratch/bench" ./testdata/bench
 
 cat >"$scratch/foreman.sh" <<END
-FOREMAN_OLLAMA_URL=http://\$TARGET FOREMAN_ADDR=\$LISTEN FOREMAN_EMBED_MODEL=embed FOREMAN_MAX_QUEUE=${FOREMAN_MAX_QUEUE:-20000} exec $scratch/foreman 2>$scratch/foreman.log
+FOREMAN_OLLAMA_URL=http://\$TARGET FOREMAN_ADDR=\$LISTEN FOREMAN_EMBED_MODEL=embed FOREMAN_MAX_QUEUE=20000 exec $scratch/foreman 2>$scratch/foreman.log
 END
 cat >"$scratch/haproxy.sh" <<END
 cat >$scratch/haproxy.cfg <<CFG
