@@ -68,7 +68,6 @@ func (p *Proxy) beat(x *exchange) error {
 	if x.turn != nil {
 		b.Position = x.turn.Position()
 	}
-	x.renewDeadline(now)
 	if _, err := x.ResponseWriter.Write(words.Heartbeat(b)); err != nil {
 		x.note(err)
 		return err
