@@ -1,4 +1,4 @@
-// Package gate gives one request at a time the turn, in order of arrival.
+// Package gate gives one request at a time the turn.
 //
 // A sync.Mutex alone will not do: its Lock is not first come, first served, and
 // a caller that has lost interest cannot leave it (golang.org/issue/40026). So
@@ -10,9 +10,10 @@
 // [Turn.Wait] returns when the turn has come. [Gate.Enter] is the first step for a
 // caller that has nothing else to do. All wait on the caller's own goroutine.
 //
-// One rule may change the order: requests have a kind, and where a change of kind
-// is expensive, as it is where each kind is a model to be loaded, the gate stays
-// with a kind for a while. See [Gate.Affinity].
+// Whose turn is next follows from two rules (rules.go): clients share the gate's time,
+// see [Gate.Fair], and where a change from one kind of request to another is expensive,
+// as it is where each kind is a model to be loaded, the gate stays with a kind for a
+// while, see [Gate.Affinity]. Without them it is the order of arrival.
 //
 // The gate knows nothing of HTTP or of Ollama, and it forgets everything when
 // the process ends.
@@ -37,29 +38,32 @@ var (
 
 // A Gate gives one request at a time the turn. Make one with [New].
 type Gate struct {
-	// Affinity is how long requests of one kind may go before others that came
-	// earlier. The first in line gets the turn once the kind that had it last has
-	// had the gate for Affinity and the first itself has waited for as long; until
-	// then the next in line of that kind goes before it, if there is one. A kind's
-	// time begins when it takes over from another. At 0 the order of arrival is strict; within a kind it always is.
+	// Fair has the request go first whose client's requests have had the turn for the
+	// least time: among those with as much, and of one client, the one that came first.
+	// Without it that is the first of all that came.
+	Fair bool
+
+	// Affinity is how long whoever goes first by that rule may be overtaken, from the
+	// first time on, by requests of the kind that had the turn last. 0: never.
 	Affinity time.Duration
 
 	limit int // how many may wait
 
-	mu     sync.Mutex // guards what follows
-	closed bool
-	holder *Turn         // has the turn; nil: nobody has
-	called *Turn         // the one in line whose Next is closed; nil: none
-	kind   string        // of the request that had the turn last
-	since  time.Time     // when that kind's time began
-	line   list.List     // of *Turn, in order of arrival
-	pace   time.Duration // see [Gate.Pace]
+	mu       sync.Mutex // guards what follows
+	closed   bool
+	holder   *Turn               // has the turn; nil: nobody has
+	called   *Turn               // the one in line whose Next is closed; nil: none
+	kind     string              // of the request that had the turn last
+	line     list.List           // of *Turn, in order of arrival
+	accounts map[string]*account // by client; all of them have one where the gate is not fair
+	ranked   time.Time           // when the turns' ranks were reckoned
+	pace     time.Duration       // see [Gate.Pace]
 }
 
 // A Request is what the gate and those who look at the line know of a request.
 type Request struct {
 	Kind   string // requests are grouped by it; see [Gate.Affinity]
-	Client string // who asks
+	Client string // who asks; see [Gate.Fair]
 	ID     string // identifies the request
 }
 
@@ -72,14 +76,17 @@ type Turn struct {
 	settled chan struct{} // closed when it has the turn, or was turned away
 
 	// Gate.mu guards these.
-	place *list.Element // in Gate.line; nil: not in line
-	began time.Time     // when it got the turn; zero: it has not
-	err   error         // why it was turned away
+	place     *list.Element // in Gate.line; nil: not in line
+	account   *account
+	overtaken time.Time // when the first went before it by affinity; zero: none has
+	rank      int       // see [Turn.Position]; 0: not reckoned yet
+	began     time.Time // when it got the turn; zero: it has not
+	err       error     // why it was turned away
 }
 
 // New returns an open gate where at most limit requests wait behind the holder.
 func New(limit int) *Gate {
-	return &Gate{limit: limit}
+	return &Gate{limit: limit, accounts: map[string]*account{}}
 }
 
 // Join takes the turn, if that is free, or the last place in line. The caller must
@@ -92,11 +99,13 @@ func (g *Gate) Join(r Request) (*Turn, error) {
 	switch {
 	case g.closed:
 		return nil, ErrClosed
-	case g.holder == nil:
-		g.admitLocked(t)
-	case g.line.Len() >= g.limit:
+	case g.holder != nil && g.line.Len() >= g.limit:
 		return nil, ErrFull
-	default:
+	}
+	t.account = g.openAccountLocked(r.Client)
+	if g.holder == nil {
+		g.admitLocked(t)
+	} else {
 		t.place = g.line.PushBack(t)
 		g.callLocked()
 	}
@@ -133,16 +142,19 @@ func (t *Turn) Err() error {
 	return t.err
 }
 
-// Position returns the request's place in line: 1 for the first in order of arrival, 0
-// for one that has the turn.
+// Position returns the request's place in line: 1 for the one that goes first, 0 for one
+// that has the turn. It may be a second old.
 func (t *Turn) Position() int {
-	t.gate.mu.Lock()
-	defer t.gate.mu.Unlock()
-	position := 0
-	for e := t.place; e != nil; e = e.Prev() {
-		position++
+	g := t.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if t.place == nil {
+		return 0
 	}
-	return position
+	if t.rank == 0 || time.Since(g.ranked) >= time.Second {
+		g.rankLocked()
+	}
+	return t.rank
 }
 
 // Wait waits until the request has the turn. It may be called again. The error is
@@ -191,6 +203,7 @@ func (t *Turn) Leave() {
 	case t.place != nil:
 		g.line.Remove(t.place)
 		t.place, t.err = nil, errLeft
+		t.account.chats--
 		t.callLocked()
 		close(t.settled)
 		if g.called == t {
@@ -199,8 +212,11 @@ func (t *Turn) Leave() {
 		g.callLocked()
 	case g.holder == t:
 		g.holder = nil
-		g.measureLocked(time.Since(t.began))
+		g.chargeLocked(t)
 		if next := g.nextLocked(); next != nil {
+			if first := g.firstLocked(anyKind); first != next && first.overtaken.IsZero() {
+				first.overtaken = time.Now()
+			}
 			g.line.Remove(next.place)
 			next.place = nil
 			g.admitLocked(next) // its Wait calls the next one
@@ -217,6 +233,7 @@ func (g *Gate) Close() {
 	for e := g.line.Front(); e != nil; e = g.line.Front() {
 		t := g.line.Remove(e).(*Turn)
 		t.place, t.err = nil, ErrClosed
+		t.account.chats--
 		t.callLocked()
 		close(t.settled)
 	}
@@ -237,14 +254,6 @@ func (g *Gate) Pace() time.Duration {
 	return g.pace
 }
 
-// measureLocked counts a turn that has ended.
-func (g *Gate) measureLocked(took time.Duration) {
-	if g.pace == 0 {
-		g.pace = took
-	}
-	g.pace += (took - g.pace) / 4
-}
-
 // Holder returns the kind of the request that has the turn, and since when it has
 // it; "" if nobody has.
 func (g *Gate) Holder() (kind string, since time.Time) {
@@ -259,8 +268,9 @@ func (g *Gate) Holder() (kind string, since time.Time) {
 // A Place is a request in line, or the one that has the turn.
 type Place struct {
 	Request
-	Since time.Time // when it joined the line, or got the turn
-	Next  bool      // it would get the turn if that were given up now
+	Since    time.Time // when it joined the line, or got the turn
+	Position int       // in line, as [Turn.Position]
+	Next     bool      // it would get the turn if that were given up now
 }
 
 // Line returns who has the turn, nil if nobody does, and who waits, in order of
@@ -271,31 +281,13 @@ func (g *Gate) Line() (holder *Place, waiting []Place) {
 	if g.holder != nil {
 		holder = &Place{Request: g.holder.request, Since: g.holder.began}
 	}
+	g.rankLocked()
 	next := g.nextLocked()
 	for e := g.line.Front(); e != nil; e = e.Next() {
 		t := e.Value.(*Turn)
-		waiting = append(waiting, Place{t.request, t.arrived, t == next})
+		waiting = append(waiting, Place{t.request, t.arrived, t.rank, t == next})
 	}
 	return holder, waiting
-}
-
-// nextLocked returns whose turn comes next: the first in line, or the first of the
-// kind that had the turn last; see Affinity.
-func (g *Gate) nextLocked() *Turn {
-	e := g.line.Front()
-	if e == nil {
-		return nil
-	}
-	first := e.Value.(*Turn)
-	if time.Since(g.since) >= g.Affinity && time.Since(first.arrived) >= g.Affinity {
-		return first
-	}
-	for ; e != nil; e = e.Next() {
-		if t := e.Value.(*Turn); t.request.Kind == g.kind {
-			return t
-		}
-	}
-	return first
 }
 
 // admitLocked gives t the turn.
@@ -304,9 +296,7 @@ func (g *Gate) admitLocked(t *Turn) {
 	if g.called == t {
 		g.called = nil
 	}
-	if t.request.Kind != g.kind {
-		g.kind, g.since = t.request.Kind, t.began
-	}
+	g.kind = t.request.Kind
 	t.callLocked()
 	close(t.settled)
 }
@@ -314,7 +304,10 @@ func (g *Gate) admitLocked(t *Turn) {
 // callLocked closes Next of the request that is next, one at a time: a request that
 // overtakes the called one is not called, and gets ready when it has the turn.
 func (g *Gate) callLocked() {
-	if t := g.nextLocked(); t != nil && g.called == nil {
+	if g.called != nil {
+		return
+	}
+	if t := g.nextLocked(); t != nil {
 		g.called = t
 		t.callLocked()
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -17,7 +16,7 @@ import (
 var errLeft = errors.New("the caller left")
 
 // A hall is a gate and those who come to it, each with a goroutine of its own, all
-// of them in a bubble of synctest. Their names end in their kind, as 1b does.
+// of them in a bubble of synctest. Their names end in their kind, as 1b does; 1Xb is of the client X.
 type hall struct {
 	*gate.Gate
 	t *testing.T
@@ -38,13 +37,19 @@ func inHall(t *testing.T, limit int, affinity time.Duration, test func(*testing.
 }
 
 func request(name string) gate.Request {
-	return gate.Request{ID: name, Kind: name[len(name)-1:]}
+	kind := len(name) - 1
+	return gate.Request{ID: name, Client: strings.TrimLeft(name[:kind], "0123456789"), Kind: name[kind:]}
 }
 
 // arrive has callers come one after the other, who wait for their turn and keep it,
 // and checks the news.
 func (h *hall) arrive(ctx context.Context, names, news string) {
 	h.t.Helper()
+	h.send(ctx, names)
+	h.wantNews(news)
+}
+
+func (h *hall) send(ctx context.Context, names string) {
 	for name := range strings.FieldsSeq(names) {
 		tell := func(what string, turn *gate.Turn) {
 			h.mu.Lock()
@@ -67,7 +72,6 @@ func (h *hall) arrive(ctx context.Context, names, news string) {
 		}()
 		synctest.Wait() // until it stands in line
 	}
-	h.wantNews(news)
 }
 
 // enter enters at once, and does not wait for the turn.
@@ -191,7 +195,7 @@ func TestLine(t *testing.T) {
 		turn, _ := h.Enter(t.Context(), a)
 		time.Sleep(time.Nanosecond)
 		h.Enter(t.Context(), b)
-		want(gate.Place{Request: a, Since: start}, gate.Place{Request: b, Since: start.Add(1), Next: true})
+		want(gate.Place{Request: a, Since: start}, gate.Place{Request: b, Since: start.Add(1), Position: 1, Next: true})
 		time.Sleep(time.Nanosecond)
 		turn.Leave()
 		want(gate.Place{Request: b, Since: start.Add(2)}) // since it has the turn
@@ -373,30 +377,6 @@ func BenchmarkGate(b *testing.B) {
 					turn()
 				}
 			})
-		})
-	}
-}
-
-// BenchmarkOthersInFront is one hand-off to a request of the kind that has the
-// gate, past others in line. It holds the gate's lock all the time.
-func BenchmarkOthersInFront(b *testing.B) {
-	for _, others := range []int{0, 100, 512, 10_000} {
-		b.Run(strconv.Itoa(others), func(b *testing.B) {
-			b.ReportAllocs()
-			g := gate.New(others + 1)
-			g.Affinity = 1000 * time.Hour
-			turn, _ := g.Enter(b.Context(), gate.Request{Kind: "llama3.2:latest"})
-			for range others {
-				go g.Enter(b.Context(), gate.Request{Kind: "qwen3:8b"})
-			}
-			limit := time.Now().Add(time.Minute)
-			for waiting := 0; waiting < others && time.Now().Before(limit); waiting, _ = g.Len() {
-			}
-			for b.Loop() {
-				next, _ := g.Enter(b.Context(), gate.Request{Kind: "llama3.2:latest"})
-				turn.Leave()
-				turn = next
-			}
 		})
 	}
 }

@@ -10,6 +10,10 @@ import (
 
 // TestJoin: who joins can do something else while it waits for its place.
 func TestJoin(t *testing.T) {
+	synctest.Test(t, testJoin)
+}
+
+func testJoin(t *testing.T) {
 	g := gate.New(2)
 	var turns []*gate.Turn
 	for range 3 {
@@ -24,6 +28,7 @@ func TestJoin(t *testing.T) {
 	}
 	want := func(when string, positions []int, next []bool) {
 		t.Helper()
+		time.Sleep(time.Second) // so old may a position be
 		for i, turn := range turns {
 			if got := turn.Position(); got != positions[i] {
 				t.Errorf("%s: %d is in place %d; want %d", when, i, got, positions[i])

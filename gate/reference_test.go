@@ -20,9 +20,11 @@ type reference struct {
 	affinity time.Duration
 	holder   string // "": nobody
 	kind     string
-	since    time.Time
-	arrived  map[string]time.Time
+	fair     bool
 	line     []string
+	spent    map[string]time.Duration // by client
+	began    time.Time                // of the turn
+	overtake map[string]time.Time     // when somebody was first overtaken
 	closed   bool
 	called   map[string]bool // those told that they are next
 	news     []string
@@ -42,22 +44,78 @@ func (r *reference) enter(name string) {
 	case r.closed:
 		r.tell(name, "the gate is closed")
 	case r.holder == "":
+		r.join(name)
 		r.line = []string{name}
 		r.leave("")
 	case len(r.line) >= r.limit:
 		r.tell(name, "the line is full")
 	default:
-		r.line, r.arrived[name] = append(r.line, name), time.Now()
+		r.join(name)
+		r.line = append(r.line, name)
 		r.call()
 	}
 }
 
+// client is whose account a caller is charged to.
+func (r *reference) client(name string) string {
+	if !r.fair {
+		return ""
+	}
+	return request(name).Client
+}
+
+// account returns what a client has had.
+func (r *reference) account(client string) time.Duration {
+	if r.holder != "" && r.client(r.holder) == client {
+		return r.spent[client] + time.Since(r.began)
+	}
+	return r.spent[client]
+}
+
+// join has a client that is not here yet start at the smallest account.
+func (r *reference) join(name string) {
+	here := map[string]bool{}
+	for _, other := range append(r.line, r.holder) {
+		if other != "" {
+			here[r.client(other)] = true
+		}
+	}
+	if len(here) == 0 {
+		r.spent = map[string]time.Duration{}
+	} else if client := r.client(name); !here[client] {
+		var all []time.Duration
+		for other := range here {
+			all = append(all, r.account(other))
+		}
+		r.spent[client] = max(r.spent[client], slices.Min(all))
+	}
+}
+
+// first returns the place in line of who goes first by share, of all or of those of a kind.
+func (r *reference) first(kind string) int {
+	first := -1
+	for i, name := range r.line {
+		if kind != "" && request(name).Kind != kind {
+			continue
+		}
+		if first < 0 || r.account(r.client(name)) < r.account(r.client(r.line[first])) {
+			first = i
+		}
+	}
+	return first
+}
+
 // next returns the place in line of whose turn is next.
 func (r *reference) next() int {
-	if time.Since(r.arrived[r.line[0]]) >= r.affinity && time.Since(r.since) >= r.affinity {
-		return 0
+	first := r.first("")
+	since, overtaken := r.overtake[r.line[first]]
+	if r.affinity == 0 || overtaken && time.Since(since) >= r.affinity {
+		return first
 	}
-	return max(0, slices.IndexFunc(r.line, func(name string) bool { return request(name).Kind == r.kind }))
+	if same := r.first(r.kind); same >= 0 {
+		return same
+	}
+	return first
 }
 
 // call tells whoever is next that it is, if nobody in line has been told so.
@@ -76,18 +134,22 @@ func (r *reference) leave(name string) {
 	if name != r.holder {
 		return
 	}
+	if r.holder != "" {
+		r.spent[r.client(r.holder)] += time.Since(r.began)
+	}
 	r.holder = ""
 	if len(r.line) > 0 {
 		i := r.next()
-		r.holder = r.line[i]
+		if first := r.line[r.first("")]; r.line[i] != first && r.overtake[first].IsZero() {
+			r.overtake[first] = time.Now()
+		}
+		r.holder, r.began = r.line[i], time.Now()
 		if !r.called[r.holder] {
 			r.tellNext(r.holder)
 		}
 		r.line = slices.Delete(r.line, i, i+1)
 		r.tell(r.holder, "in")
-		if kind := request(r.holder).Kind; kind != r.kind {
-			r.kind, r.since = kind, time.Now()
-		}
+		r.kind = request(r.holder).Kind
 		r.call()
 	}
 }
@@ -117,8 +179,9 @@ func TestAgainstReference(t *testing.T) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		limit, affinity := random.IntN(6), time.Duration(random.IntN(2)*random.IntN(10))*time.Second
 		inHall(t, limit, affinity, func(t *testing.T, h *hall) {
+			h.Fair = random.IntN(3) > 0
 			againstReference(t, h, random, &reference{
-				limit: limit, affinity: affinity, arrived: make(map[string]time.Time), called: make(map[string]bool),
+				limit: limit, affinity: affinity, fair: h.Fair, spent: map[string]time.Duration{}, overtake: map[string]time.Time{}, called: map[string]bool{},
 			})
 		})
 		if t.Failed() {
@@ -138,7 +201,7 @@ func againstReference(t *testing.T, h *hall, random *rand.Rand, want *reference)
 		}
 		switch {
 		case n < 500 || name == "":
-			name = fmt.Sprint(i) + "abc"[random.IntN(3):][:1]
+			name = fmt.Sprint(i) + "XYZ"[random.IntN(3):][:1] + "abc"[random.IntN(3):][:1]
 			t.Log(name, "enters")
 			ctx, cancel := context.WithCancelCause(t.Context())
 			names, cancels[name] = append(names, name), cancel
