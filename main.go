@@ -27,6 +27,7 @@ import (
 	"foreman/inventory"
 	"foreman/proxy"
 	"foreman/proxy/target"
+	"foreman/proxy/tokens"
 	"foreman/warm"
 )
 
@@ -93,7 +94,13 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 	host := target.New(cfg.OllamaURL, cfg.OllamaToken)
 	inv := inventory.New(host, cfg.PollInterval, log, proxy.KeptPaths...)
 	line := gate.New(cfg.MaxQueue)
-	line.Affinity = cfg.Affinity
+	line.Fair, line.Affinity = cfg.Fair, cfg.Affinity
+	var named *tokens.File // nil: there is none
+	if cfg.TokensFile != "" {
+		if named, err = tokens.Open(cfg.TokensFile, log); err != nil {
+			return usageError{fmt.Errorf("FOREMAN_TOKENS_FILE: %w", err)}
+		}
+	}
 	var warmer *warm.Warmer // nil: there is no embedder
 	if cfg.EmbedModel != "" {
 		warmer = warm.New(host, inv, line, cfg.EmbedModel, log)
@@ -110,6 +117,8 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 		Log:          log,
 		Version:      version(),
 		Token:        cfg.Token,
+		Tokens:       named,
+		ClientHeader: cfg.ClientHeader,
 		Hosts:        cfg.Hosts,
 		Loopback:     isLoopback(ln.Addr()),
 		Manage:       cfg.Manage,
@@ -130,6 +139,9 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 	} else {
 		loops.Go(func() { warmer.Run(base) })
 	}
+	if named != nil {
+		loops.Go(func() { named.Run(base, 2*time.Second) })
+	}
 	loops.Go(func() { inv.Run(base) })
 	loops.Go(func() { handler.Run(base) })
 
@@ -144,7 +156,7 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
 	log.Info("listening", "addr", ln.Addr().String())
-	if cfg.Token == "" && !isLoopback(ln.Addr()) {
+	if cfg.Token == "" && named == nil && !isLoopback(ln.Addr()) {
 		log.Info("no FOREMAN_TOKEN: whoever reaches this address may use it")
 	}
 

@@ -24,9 +24,12 @@ type Config struct {
 	EmbedModel   string        // embedder to keep resident; empty: none
 	PollInterval time.Duration // between two polls of the inventory
 	Token        string        // bearer token that clients must send; empty: none
+	TokensFile   string        // file of tokens of named clients; empty: none
+	ClientHeader string        // header field that names the client, in canonical form; empty: none
 	Hosts        []string      // accepted Host names, lower case, beside IP literals and localhost
 	Manage       bool          // let model management through
 	MaxQueue     int           // chats that may wait
+	Fair         bool          // clients share the host's time
 	Affinity     time.Duration // how long one model may go before others; 0: strict order of arrival
 	QueueTimeout time.Duration // longest wait at the gate; 0: as long as the client waits
 	MaxBody      int64         // bytes in one request's body

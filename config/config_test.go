@@ -30,6 +30,7 @@ func TestDefaults(t *testing.T) {
 		Addr:         ":8080",
 		PollInterval: 30 * time.Second,
 		MaxQueue:     512,
+		Fair:         true,
 		Affinity:     30 * time.Second,
 		MaxBody:      64 << 20,
 		Heartbeat:    20 * time.Second,
@@ -65,6 +66,8 @@ var good = []struct {
 	{"FOREMAN_POLL_INTERVAL", "100ms", func(c Config) any { return c.PollInterval }, 100 * time.Millisecond},
 	{"FOREMAN_POLL_INTERVAL", "1m30s", func(c Config) any { return c.PollInterval }, 90 * time.Second},
 	{"FOREMAN_TOKEN", "sk-!~", func(c Config) any { return c.Token }, "sk-!~"},
+	{"FOREMAN_TOKENS_FILE", "/run/secrets/tokens", func(c Config) any { return c.TokensFile }, "/run/secrets/tokens"},
+	{"FOREMAN_CLIENT_HEADER", "x-openwebui-user-id", func(c Config) any { return c.ClientHeader }, "X-Openwebui-User-Id"},
 	{"FOREMAN_HOSTS", "foreman.lan", hosts, "[foreman.lan]"},
 	{"FOREMAN_HOSTS", "Foreman.LAN, gpu_1.example.com,x-y", hosts, "[foreman.lan gpu_1.example.com x-y]"},
 	{"FOREMAN_HOSTS", "foreman.lan.", hosts, "[foreman.lan]"},
@@ -73,6 +76,8 @@ var good = []struct {
 	{"FOREMAN_MAX_QUEUE", "0", func(c Config) any { return c.MaxQueue }, 0},
 	{"FOREMAN_MAX_QUEUE", "1000000", func(c Config) any { return c.MaxQueue }, 1_000_000},
 
+	{"FOREMAN_FAIR", "true", func(c Config) any { return c.Fair }, true},
+	{"FOREMAN_FAIR", "false", func(c Config) any { return c.Fair }, false},
 	{"FOREMAN_AFFINITY", "0", func(c Config) any { return c.Affinity }, time.Duration(0)},
 	{"FOREMAN_AFFINITY", "90s", func(c Config) any { return c.Affinity }, 90 * time.Second},
 	{"FOREMAN_QUEUE_TIMEOUT", "0", func(c Config) any { return c.QueueTimeout }, time.Duration(0)},
@@ -124,11 +129,14 @@ var bad = []struct {
 	{"FOREMAN_EMBED_MODEL", "a model's name, such as nomic-embed-text", []string{" ", "nomic embed", "nomic\n", "nömic"}},
 	{"FOREMAN_POLL_INTERVAL", "a duration of at least 100ms, such as 30s or 5m", []string{"30", "0", "99ms", "-30s", "1 m", "soon", " 30s"}},
 	{"FOREMAN_TOKEN", "visible ASCII characters and no space", nil},
+	{"FOREMAN_TOKENS_FILE", "a file's path", []string{" "}},
+	{"FOREMAN_CLIENT_HEADER", "the name of a header field, such as X-OpenWebUI-User-Id", []string{"X User", "X-User:", "X/User", "Ü", "a,b", " "}},
 	{"FOREMAN_HOSTS", "host names without port, with commas between, such as foreman.lan,gpu.example.com", []string{
 		",", "a,", ",a", "a,,b", "a:80", "http://a", "a b", "*.lan", "[::1]", "bücher.example",
 	}},
 	{"FOREMAN_MANAGE", "true or false", []string{"1", "0", "yes", "True", "true "}},
 	{"FOREMAN_MAX_QUEUE", "a whole number from 0 to 1000000", []string{"-1", "1000001", "1.5", "many", "1e3", "9999999999999999999"}},
+	{"FOREMAN_FAIR", "true or false", []string{"1", "no", "TRUE"}},
 	{"FOREMAN_AFFINITY", "a duration such as 30s, or 0", []string{"-1s", "30", "long"}},
 	{"FOREMAN_QUEUE_TIMEOUT", "a duration such as 90s or 5m, or 0", []string{"90", "-1s", "never"}},
 	{"FOREMAN_HEARTBEAT", "a duration of at least 100ms, such as 20s, or 0", []string{"20", "99ms", "-20s", "never"}},
@@ -421,7 +429,7 @@ func TestLogValue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "[addr=:8080 ollama_url=http://mac.lan/ poll_interval=30s token=(set) hosts=a,b manage=false max_queue=512 affinity=30s " +
+	want := "[addr=:8080 ollama_url=http://mac.lan/ poll_interval=30s token=(set) hosts=a,b manage=false max_queue=512 fair=true affinity=30s " +
 		"queue_timeout=0 heartbeat=20s max_body=64MiB stall_timeout=10m drain_timeout=30s log_level=info log_format=text]"
 	if got := c.LogValue().String(); got != want {
 		t.Errorf("got\n%s; want\n%s", got, want)

@@ -2,6 +2,7 @@ package config
 
 import (
 	"net"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -75,6 +76,17 @@ var variables = []variable{
 		set:      func(c *Config, s string) bool { c.Token = s; return isToken(s) },
 		mask:     mask,
 	}, {
+		name: "FOREMAN_TOKENS_FILE", meaning: "file with a name and a bearer token in each line, read again when it changes; # begins a comment",
+		expected: "a file's path",
+		set:      func(c *Config, s string) bool { c.TokensFile = s; return strings.TrimSpace(s) != "" },
+	}, {
+		name: "FOREMAN_CLIENT_HEADER", meaning: "header field in which a gateway names its user; believed only with a token",
+		expected: "the name of a header field, such as X-OpenWebUI-User-Id",
+		set: func(c *Config, s string) bool {
+			c.ClientHeader = http.CanonicalHeaderKey(s)
+			return isFieldName(s)
+		},
+	}, {
 		name: "FOREMAN_HOSTS", meaning: "accepted Host names, separated by commas, beside IP addresses and localhost; empty: any, or local names on a loopback FOREMAN_ADDR",
 		expected: "host names without port, with commas between, such as foreman.lan,gpu.example.com",
 		set: func(c *Config, s string) bool {
@@ -103,7 +115,14 @@ var variables = []variable{
 			return err == nil && 0 <= n && n <= 1_000_000
 		},
 	}, {
-		name: "FOREMAN_AFFINITY", fallback: "30s", meaning: "how long a chat may be overtaken by chats for the model that is already loaded; 0: strict order of arrival",
+		name: "FOREMAN_FAIR", fallback: "true", meaning: "clients share the host's time: whoever has had the least goes first; false: order of arrival",
+		expected: "true or false",
+		set: func(c *Config, s string) (ok bool) {
+			c.Fair, ok = s == "true", s == "true" || s == "false"
+			return ok
+		},
+	}, {
+		name: "FOREMAN_AFFINITY", fallback: "30s", meaning: "how long whoever goes first may be overtaken by chats for the model that is already loaded; 0: never",
 		expected: "a duration such as 30s, or 0",
 		set:      duration(0, func(c *Config) *time.Duration { return &c.Affinity }),
 	}, {
@@ -198,6 +217,13 @@ func isPort(s string) bool {
 // isToken reports whether s can stand in a header field as one word.
 func isToken(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
+// isFieldName reports whether s is a token of HTTP (RFC 9110, section 5.6.2).
+func isFieldName(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return r <= ' ' || r > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
+	})
 }
 
 func isHostName(s string) bool {

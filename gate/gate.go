@@ -78,10 +78,11 @@ type Turn struct {
 	// Gate.mu guards these.
 	place     *list.Element // in Gate.line; nil: not in line
 	account   *account
-	overtaken time.Time // when the first went before it by affinity; zero: none has
-	rank      int       // see [Turn.Position]; 0: not reckoned yet
-	began     time.Time // when it got the turn; zero: it has not
-	err       error     // why it was turned away
+	overtaken time.Time     // when the first went before it by affinity; zero: none has
+	rank      int           // see [Turn.Position]; 0: not reckoned yet
+	began     time.Time     // when it got the turn; zero: it has not
+	held      time.Duration // for how long it had the turn
+	err       error         // why it was turned away
 }
 
 // New returns an open gate where at most limit requests wait behind the holder.
@@ -191,6 +192,13 @@ func (t *Turn) Waited() time.Duration {
 		return time.Since(t.arrived)
 	}
 	return t.began.Sub(t.arrived)
+}
+
+// Held returns for how long the request had the turn, once it has left.
+func (t *Turn) Held() time.Duration {
+	t.gate.mu.Lock()
+	defer t.gate.mu.Unlock()
+	return t.held
 }
 
 // Leave ends the turn, or gives up the place in line. It may be called again, from

@@ -96,6 +96,7 @@ func (g *Gate) smallestLocked() time.Duration {
 // all do when nobody is.
 func (g *Gate) chargeLocked(t *Turn) {
 	took := time.Since(t.began)
+	t.held = took
 	t.account.spent += took
 	t.account.chats--
 	if g.pace == 0 {

@@ -11,24 +11,54 @@ import (
 	"strings"
 
 	"foreman/proxy/target"
+	"foreman/proxy/tokens"
 )
 
-// admit reports why a request may not come in, if so: it comes from foreman
-// itself, names a Host that is not accepted, or lacks the token.
-func (p *Proxy) admit(r *http.Request, rt *route, class class) error {
+// admit returns the named token that a request has, nil if it has none, and why it may
+// not come in, if so: it comes from foreman itself, names a Host that is not accepted,
+// or lacks a token.
+func (p *Proxy) admit(r *http.Request, rt *route, class class) (*tokens.Token, error) {
 	switch {
 	case p.Target.IsLoop(r):
-		return target.ErrLoop
+		return nil, target.ErrLoop
 	case !p.acceptsHost(r.Host):
-		return errHost
+		return nil, errHost
 	case rt.path == healthPath, rt.path == readyPath, isPreflight(r, class):
-		return nil
-	case rt.path == statusPath && p.hasPassword(r):
-		return nil
-	case !p.hasToken(r):
-		return errToken
+		return nil, nil
+	case p.Token == "" && p.Tokens == nil:
+		return nil, nil
 	}
-	return nil
+	token, ok := p.tokenOf(r)
+	if !ok && rt.path == statusPath {
+		token, ok = p.passwordOf(r)
+	}
+	if !ok {
+		return nil, errToken
+	}
+	return token, nil
+}
+
+// clientOf returns who a request is from, as the line, the log and the page have it: the
+// name of its token; else what FOREMAN_CLIENT_HEADER says, if a token vouches for that;
+// else its address.
+func (p *Proxy) clientOf(r *http.Request, token *tokens.Token) string {
+	if token != nil {
+		return token.Name
+	}
+	if p.ClientHeader != "" && p.Token != "" {
+		if values := r.Header[p.ClientHeader]; len(values) == 1 && tokens.IsName(values[0]) {
+			return values[0]
+		}
+	}
+	return addressOf(r)
+}
+
+// addressOf returns a client's address without its port.
+func addressOf(r *http.Request) string {
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		return host
+	}
+	return r.RemoteAddr
 }
 
 // isPreflight reports whether a browser asks if it may send a request. It never
@@ -37,38 +67,48 @@ func isPreflight(r *http.Request, class class) bool {
 	return class == preflight && r.Header.Get("Origin") != "" && r.Header.Get("Access-Control-Request-Method") != ""
 }
 
-// hasToken reports whether a request has the token, if one is needed: in the field
-// Authorization or, as Anthropic's clients send it, in x-api-key. A field that comes
-// twice, or that has another token than the other, is as good as none.
-func (p *Proxy) hasToken(r *http.Request) bool {
-	if p.Token == "" {
-		return true
-	}
+// tokenOf returns the token that a request has, nil if that has no name, and whether it
+// has one: in the field Authorization or, as Anthropic's clients send it, in x-api-key. A
+// field that comes twice, or that has another token than the other, is as good as none.
+func (p *Proxy) tokenOf(r *http.Request) (token *tokens.Token, ok bool) {
 	bearers, keys := r.Header["Authorization"], r.Header["X-Api-Key"]
-	if len(bearers) > 1 || len(keys) > 1 || len(bearers)+len(keys) == 0 {
-		return false
+	if len(bearers) > 1 || len(keys) > 1 {
+		return nil, false
 	}
+	sent := slices.Clone(keys)
 	for _, field := range bearers {
-		scheme, token, _ := strings.Cut(field, " ")
-		if !strings.EqualFold(scheme, "Bearer") || !p.isToken(strings.TrimLeft(token, " ")) {
-			return false
+		scheme, bearer, _ := strings.Cut(field, " ")
+		if !strings.EqualFold(scheme, "Bearer") {
+			return nil, false
 		}
+		sent = append(sent, strings.TrimLeft(bearer, " "))
 	}
-	return len(keys) == 0 || p.isToken(keys[0])
+	if len(sent) == 0 || len(sent) == 2 && subtle.ConstantTimeCompare([]byte(sent[0]), []byte(sent[1])) == 0 {
+		return nil, false
+	}
+	return p.find(sent[0])
 }
 
-// hasPassword reports whether a browser has sent the token in the one way in
-// which a browser can: as the password of Basic authentication, with any name.
-func (p *Proxy) hasPassword(r *http.Request) bool {
+// passwordOf returns the token that a browser has sent in the one way in which a browser
+// can: as the password of Basic authentication, with any name.
+func (p *Proxy) passwordOf(r *http.Request) (token *tokens.Token, ok bool) {
 	_, password, ok := r.BasicAuth()
-	return ok && len(r.Header["Authorization"]) == 1 && p.isToken(password)
+	if !ok || len(r.Header["Authorization"]) != 1 {
+		return nil, false
+	}
+	return p.find(password)
 }
 
-// isToken compares digests, so that neither the time that it takes nor the
-// length of the token gives anything away.
-func (p *Proxy) isToken(s string) bool {
-	got, want := sha256.Sum256([]byte(s)), sha256.Sum256([]byte(p.Token))
-	return subtle.ConstantTimeCompare(got[:], want[:]) == 1
+// find returns the named token that a client has sent, nil for FOREMAN_TOKEN, and
+// whether it is one. Digests are compared, so that neither the time that it takes nor
+// the length of a token gives anything away.
+func (p *Proxy) find(sent string) (token *tokens.Token, ok bool) {
+	if p.Tokens != nil {
+		token = p.Tokens.Find(sent)
+	}
+	got, want := sha256.Sum256([]byte(sent)), sha256.Sum256([]byte(p.Token))
+	nameless := subtle.ConstantTimeCompare(got[:], want[:]) == 1 && p.Token != ""
+	return token, token != nil || nameless
 }
 
 // acceptsHost reports whether a request's Host is accepted: any, on an address that

@@ -2,16 +2,21 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"foreman/gate"
 	"foreman/proxy/target"
+	"foreman/proxy/tokens"
 )
 
 func TestFaultDNSRebinding(t *testing.T) {
@@ -365,4 +370,115 @@ func TestFaultChatsComeBack(t *testing.T) {
 			t.Errorf("%s: status %d; want 508", path, got)
 		}
 	}
+}
+
+// Who a request is from: the name of its token, else what a gateway with a token says,
+// else its address without the port.
+func TestWhoIsWho(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tokens")
+	if err := os.WriteFile(file, []byte("ann "+secret+"-of-ann\nbob "+secret+"-of-bob\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stub := newStub(t)
+	bearer := func(token string) []string { return []string{"Authorization", "Bearer " + secret + token} }
+	user := []string{"X-User", "carla"}
+	for _, test := range []struct {
+		name   string
+		token  bool // FOREMAN_TOKEN
+		file   bool // FOREMAN_TOKENS_FILE
+		header bool // FOREMAN_CLIENT_HEADER
+		fields []string
+		status int
+		want   string
+	}{
+		{"nobody asks", false, false, true, user, 200, "127.0.0.1"},
+		{"one token", true, false, false, slices.Concat(bearer("-of-clients"), user), 200, "127.0.0.1"},
+		{"a gateway", true, false, true, slices.Concat(bearer("-of-clients"), user), 200, "carla"},
+		{"a gateway that says nothing", true, false, true, bearer("-of-clients"), 200, "127.0.0.1"},
+		{"a gateway that says two things", true, false, true, slices.Concat(bearer("-of-clients"), user, user), 200, "127.0.0.1"},
+		{"a long name", true, false, true, append(bearer("-of-clients"), "X-User", strings.Repeat("x", 65)), 200, "127.0.0.1"},
+		{"a name with a space", true, false, true, append(bearer("-of-clients"), "X-User", "car la"), 200, "127.0.0.1"},
+		{"a gateway without a token", true, false, true, user, 401, "127.0.0.1"},
+		{"a name of a token", false, true, true, slices.Concat(bearer("-of-ann"), user), 200, "ann"},
+		{"x-api-key", false, true, false, []string{"X-Api-Key", secret + "-of-bob"}, 200, "bob"},
+		{"both", true, true, true, slices.Concat(bearer("-of-clients"), user), 200, "carla"},
+		{"another's", false, true, false, bearer("-of-clients"), 401, "127.0.0.1"},
+		{"two of the file", false, true, false, append(bearer("-of-ann"), "X-Api-Key", secret+"-of-bob"), 401, "127.0.0.1"},
+	} {
+		f := newFront(t, stub.URL, func(o *Options) {
+			if test.token {
+				o.Token = clientToken
+			}
+			if test.file {
+				named, err := tokens.Open(file, o.Log)
+				if err != nil {
+					t.Fatal(err)
+				}
+				o.Tokens = named
+			}
+			if test.header {
+				o.ClientHeader = "X-User"
+			}
+		})
+		f.do(t, "POST", "/api/chat", chatBody, test.fields...)
+		a := f.do(t, "POST", "/api/chat", chatBody, test.fields...)
+		records := f.log.access(t, 2)
+		if a.status != test.status || records[1]["client"] != test.want || !strings.HasPrefix(fmt.Sprint(records[1]["addr"]), "127.0.0.1:") {
+			t.Errorf("%s: %d, client %v, addr %v; want %d, %s", test.name, a.status, records[1]["client"], records[1]["addr"], test.status, test.want)
+		}
+	}
+}
+
+// A token that is taken out of the file works no more, and what runs with it ends: in
+// line, at the target, and in the middle of an answer. What another's token runs does not.
+func TestTokenIsRevoked(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tokens")
+	write := func(content string) {
+		t.Helper()
+		if err := os.WriteFile(file+".new", []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(file+".new", file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("ann " + secret + "-of-ann\nbob " + secret + "-of-bob\n")
+	f, target := newHeldFront(t, func(o *Options) {
+		named, err := tokens.Open(file, o.Log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Tokens = named
+		start(t, func(ctx context.Context) { named.Run(ctx, 10*time.Millisecond) })
+	})
+	send := func(of, mark string) *wire {
+		c := connect(t, f)
+		c.send(t, postOf("/api/chat", marked(mark), "Authorization: Bearer "+secret+"-of-"+of+"\r\n"))
+		return c
+	}
+	running := send("ann", "running")
+	chat := target.next(t, "running")
+	chat.say(t, "a line\n")
+	waiting := send("ann", "waiting")
+	await(t, func() bool { n, _ := f.Gate.Len(); return n == 1 })
+	others := send("bob", "others")
+	await(t, func() bool { n, _ := f.Gate.Len(); return n == 2 })
+
+	write("bob " + secret + "-of-bob\n")
+	chat.gone()
+	if resp, body, err := waiting.answer(t); err != nil || resp.StatusCode != 401 || !strings.Contains(body, "valid no more") {
+		t.Errorf("in line: got %v %s, %v; want 401", resp, body, err)
+	}
+	if resp, body, err := running.answer(t); resp.StatusCode != 200 || body != "a line\n" || err == nil {
+		t.Errorf("running: got %v %q, %v; want it cut", resp, body, err)
+	}
+	target.next(t, "others").finish()
+	if got := others.status(t); got != 200 {
+		t.Errorf("another's: %d; want 200", got)
+	}
+	if got := send("ann", "later").status(t); got != 401 {
+		t.Errorf("later: %d; want 401", got)
+	}
+	f.log.await(t, "token taken out of FOREMAN_TOKENS_FILE")
+	f.expectIdle(t)
 }

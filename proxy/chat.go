@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime"
+	"strings"
 	"time"
 
 	"foreman/gate"
@@ -20,15 +21,19 @@ import (
 // [Proxy.run] run it later, into any exchange.
 type chat struct {
 	ID      string // X-Request-Id
-	Client  string // address of who asks
+	Client  string // who asks
 	Arrived time.Time
 	Model   string // its name as the target spells it
+	Options string // that make the target load the model again if they differ
 	Host    string // that the client asked
 	Path    string
 	Query   string
 	Header  http.Header
 	Body    []byte
 }
+
+// kind is what the target has to load for a chat.
+func (c *chat) kind() string { return strings.TrimSpace(c.Model + " " + c.Options) }
 
 // serveChat serves a request for the worker model: it reads the body, checks the
 // model, waits in line until the chat is next, and runs it. A chat that the target does
@@ -46,7 +51,7 @@ func (p *Proxy) serveChat(x *exchange, r *http.Request) error {
 		return err
 	}
 	c := &chat{
-		ID: x.ID, Client: x.Client, Arrived: x.Began, Model: x.Model,
+		ID: x.ID, Client: x.Client, Arrived: x.Began, Model: x.Model, Options: x.asked.Options,
 		Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery, Header: r.Header, Body: body,
 	}
 	x.joined = time.Now()
@@ -58,7 +63,7 @@ func (p *Proxy) serveChat(x *exchange, r *http.Request) error {
 	patience, cancel := p.patience(r.Context())
 	defer cancel()
 	x.patience = patience
-	turn, err := p.Gate.Join(gate.Request{Kind: c.Model, Client: c.Client, ID: c.ID})
+	turn, err := p.Gate.Join(gate.Request{Kind: c.kind(), Client: c.Client, ID: c.ID})
 	if err == nil {
 		defer turn.Leave()
 		x.turn = turn
@@ -168,6 +173,7 @@ func (p *Proxy) awaitTurn(c *call, since time.Time) error {
 		return err
 	}
 	p.beginCall(c)
+	p.noteOptions(c.x)
 	if p.Inventory.State().Unanswered >= asleepAfter {
 		return inventory.ErrUnreachable
 	}
@@ -178,6 +184,15 @@ func (p *Proxy) awaitTurn(c *call, since time.Time) error {
 		return target.ErrStale
 	}
 	return nil
+}
+
+// noteOptions warns, once for each model, when the options with which it is asked for
+// keep changing: the target loads it again each time.
+func (p *Proxy) noteOptions(x *exchange) {
+	if before, flips := p.calls.noteOptions(x.Model, x.asked.Options); flips {
+		p.Log.Warn("the load options of a model keep changing, and each time the target loads it again: have all clients ask for the same, or make a model of its own for each (ollama create)",
+			"model", x.Model, "options", x.asked.Options, "before", before)
+	}
 }
 
 // beginCall notes that a call may be sent from now on.

@@ -25,6 +25,7 @@ var (
 	errNoRoute       = errors.New("no such path")
 	errHost          = errors.New("host not accepted")
 	errToken         = errors.New("token missing or wrong")
+	errRevoked       = errors.New("token taken out of FOREMAN_TOKENS_FILE")
 	errNotPolled     = errors.New("no good poll yet")
 	errManage        = errors.New("management is off")
 	errEncoding      = errors.New("content coding not supported")
@@ -82,6 +83,8 @@ func (x *exchange) explain(err error) verdict {
 		return verdict{http.StatusForbidden, "host", "this Host name is not accepted; see FOREMAN_HOSTS"}
 	case errors.Is(err, errToken):
 		return verdict{http.StatusUnauthorized, "token", "a valid token is required, once, as Authorization: Bearer or as x-api-key"}
+	case errors.Is(err, errRevoked):
+		return verdict{http.StatusUnauthorized, "token", "this token is valid no more"}
 	case errors.Is(err, errManage):
 		text := "model management is off; whoever runs foreman can turn it on with FOREMAN_MANAGE=true"
 		if x.route.path == "/api/pull" { // what `ollama run` asks for when it does not find the model

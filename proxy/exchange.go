@@ -53,7 +53,8 @@ func newExchange(w http.ResponseWriter, r *http.Request, rt *route, class class)
 		Method: r.Method,
 		Route:  rt.path,
 		Class:  class,
-		Client: r.RemoteAddr,
+		Client: addressOf(r),
+		Addr:   r.RemoteAddr,
 		ID:     r.Header.Get("X-Request-Id"),
 		Began:  time.Now(),
 	}}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"foreman/gate"
 	"foreman/inventory"
 	"foreman/proxy/status"
 )
@@ -199,15 +200,16 @@ func (p *Proxy) page() *status.Page {
 	}
 	holder, waiting := p.Gate.Line()
 	if holder != nil {
-		page.Running = &status.Chat{ID: holder.ID, Model: holder.Kind, Client: holder.Client, Since: holder.Since}
+		running := newChat(*holder)
+		page.Running = &running
 		if c := p.calls.chat(); c != nil && c.x.ID == holder.ID {
 			page.Running.Bytes, page.Running.Answering = c.received.Load(), c.answered.Load() > 0
 		}
 	}
-	for i, place := range waiting {
-		chat := status.Chat{ID: place.ID, Model: place.Kind, Client: place.Client, Since: place.Since, Next: place.Next}
+	for _, place := range waiting {
+		chat := newChat(place)
 		if pace := p.Gate.Pace(); pace > 0 && holder != nil {
-			estimate := max(pace*time.Duration(i+1)-time.Since(holder.Since), 0)
+			estimate := max(pace*time.Duration(place.Position)-time.Since(holder.Since), 0)
 			chat.Estimate = &estimate
 		}
 		page.Waiting = append(page.Waiting, chat)
@@ -218,4 +220,13 @@ func (p *Proxy) page() *status.Page {
 		})
 	}
 	return page
+}
+
+// newChat returns a chat as the page has it.
+func newChat(place gate.Place) status.Chat {
+	model, options, _ := strings.Cut(place.Kind, " ") // see chat.kind
+	return status.Chat{
+		ID: place.ID, Model: model, Options: options, Client: place.Client,
+		Since: place.Since, Position: place.Position, Next: place.Next,
+	}
 }

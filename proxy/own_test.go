@@ -264,7 +264,7 @@ func TestStatusTellsWhoIsNext(t *testing.T) {
 		target := newHolder(t)
 		f, network := newFrontIn(t, target, func(o *Options) { o.Gate.Affinity = time.Minute })
 		var clients []*wire
-		for _, body := range []string{marked("first"), `{"model":"embed"}`, marked("third")} {
+		for _, body := range []string{marked("first"), `{"model":"embed"}`, marked("third"), marked("fourth")} {
 			c := connectIn(t, network)
 			c.send(t, postOf("/api/chat", body))
 			clients = append(clients, c)
@@ -282,13 +282,20 @@ func TestStatusTellsWhoIsNext(t *testing.T) {
 		if got, want := next(), "[chat:latest]"; got != want {
 			t.Errorf("next: %s; want %s", got, want)
 		}
-		time.Sleep(time.Minute)
+		target.any(t).finish()
+		clients[0].status(t)
+		synctest.Wait() // the third has overtaken the second
+		time.Sleep(time.Minute - 1)
+		if got, want := next(), "[chat:latest]"; got != want {
+			t.Errorf("next within a minute: %s; want %s", got, want)
+		}
+		time.Sleep(1)
 		if got, want := next(), "[embed:latest]"; got != want {
 			t.Errorf("next after a minute: %s; want %s", got, want)
 		}
-		for _, c := range clients { // first come, first served again
+		for _, i := range []int{2, 1, 3} {
 			target.any(t).finish()
-			c.status(t)
+			clients[i].status(t)
 		}
 	})
 }

@@ -24,6 +24,7 @@ import (
 	"foreman/inventory"
 	"foreman/proxy/status"
 	"foreman/proxy/target"
+	"foreman/proxy/tokens"
 	"foreman/warm"
 )
 
@@ -38,6 +39,8 @@ type Options struct {
 
 	Version      string
 	Token        string        // bearer that clients must send; empty: none
+	Tokens       *tokens.File  // of named clients; nil: none
+	ClientHeader string        // field that names the client, of whoever has a token; empty: none
 	Hosts        []string      // accepted Host names, lower case, beside IP addresses and localhost; empty: see Loopback
 	Loopback     bool          // without Hosts: accept the names that Ollama accepts on a loopback address, not any
 	Manage       bool          // let model management through
@@ -87,10 +90,18 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rt, class, err := find(r)
 	x := newExchange(w, r, rt, class)
 	defer p.end(x)
-	if refused := p.admit(r, rt, class); refused != nil {
+	token, refused := p.admit(r, rt, class)
+	if refused != nil {
 		err = refused // report it first: clients without access must not learn which paths exist
 	} else {
-		x.admitted = true
+		x.admitted, x.Client = true, p.clientOf(r, token)
+	}
+	if token != nil {
+		ctx, cancel := context.WithCancelCause(r.Context())
+		defer cancel(nil)
+		defer context.AfterFunc(token.Revoked(), func() { cancel(errRevoked) })()
+		r = r.WithContext(ctx)
+		x.request = r
 	}
 	if err == nil {
 		err = p.serve(x, r)

@@ -19,7 +19,8 @@ type record struct {
 	Class     class
 	Status    int    // what it came to, also where the client got an early 200; 499: the client left before the end; 0: nothing was answered
 	Reason    string // why foreman itself refused, from a closed set; empty: it did not
-	Client    string // address
+	Client    string // who asks; see [Proxy.clientOf]
+	Addr      string // from where, with port
 	ID        string // X-Request-Id
 	Model     string // of a chat: as asked, or as the target spells it, once it is known to hold it
 	Beside    string // why a chat needed no turn, from a closed set; empty: it did
@@ -84,6 +85,7 @@ func (rec *record) write(ctx context.Context, log *slog.Logger) {
 		slog.Float64("ms", milliseconds(rec.Duration)),
 		slog.Int64("bytes", rec.Bytes),
 		slog.String("client", rec.Client),
+		slog.String("addr", rec.Addr),
 		slog.String("id", rec.ID),
 	)
 	if rec.Early {

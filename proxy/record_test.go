@@ -149,21 +149,21 @@ func TestTurnsRevoked(t *testing.T) {
 // TestRecordInTheLog: what is told in the log is what the record has, and how severe it is.
 func TestRecordInTheLog(t *testing.T) {
 	whole := record{
-		Method: "POST", Route: "/api/chat", Class: worker, Status: 200, Client: "[fe80::1]:7", ID: "id", Model: "m",
+		Method: "POST", Route: "/api/chat", Class: worker, Status: 200, Client: "ann", Addr: "[fe80::1]:7", ID: "id", Model: "m",
 		Queued: 1500 * time.Microsecond, FirstByte: 2 * time.Second, Duration: time.Minute, Bytes: 1 << 40,
 	}
 	for _, test := range []struct {
 		change func(*record)
 		want   string
 	}{
-		{func(*record) {}, "level=INFO msg=request method=POST route=/api/chat status=200 model=m queue_ms=1.5 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=[fe80::1]:7 id=id"},
-		{func(r *record) { r.Cut, r.Err = true, io.ErrUnexpectedEOF }, "level=WARN msg=request method=POST route=/api/chat status=200 model=m queue_ms=1.5 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=[fe80::1]:7 id=id cut=true err=\"unexpected EOF\""},
-		{func(r *record) { r.Status, r.Cut, r.Err = 499, true, context.Canceled }, "level=INFO msg=request method=POST route=/api/chat status=499 model=m queue_ms=1.5 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=[fe80::1]:7 id=id cut=true err=\"context canceled\""},
-		{func(r *record) { r.Route, r.Path, r.Class, r.Status, r.Reason = "other", "/api/x", none, 404, "path" }, "level=INFO msg=request method=POST route=other path=/api/x status=404 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=[fe80::1]:7 id=id"},
-		{func(r *record) { r.Class, r.Status, r.Reason = embed, 503, "unreachable" }, "level=WARN msg=request method=POST route=/api/chat status=503 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=[fe80::1]:7 id=id"},
+		{func(*record) {}, "level=INFO msg=request method=POST route=/api/chat status=200 model=m queue_ms=1.5 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=ann addr=[fe80::1]:7 id=id"},
+		{func(r *record) { r.Cut, r.Err = true, io.ErrUnexpectedEOF }, "level=WARN msg=request method=POST route=/api/chat status=200 model=m queue_ms=1.5 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=ann addr=[fe80::1]:7 id=id cut=true err=\"unexpected EOF\""},
+		{func(r *record) { r.Status, r.Cut, r.Err = 499, true, context.Canceled }, "level=INFO msg=request method=POST route=/api/chat status=499 model=m queue_ms=1.5 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=ann addr=[fe80::1]:7 id=id cut=true err=\"context canceled\""},
+		{func(r *record) { r.Route, r.Path, r.Class, r.Status, r.Reason = "other", "/api/x", none, 404, "path" }, "level=INFO msg=request method=POST route=other path=/api/x status=404 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=ann addr=[fe80::1]:7 id=id"},
+		{func(r *record) { r.Class, r.Status, r.Reason = embed, 503, "unreachable" }, "level=WARN msg=request method=POST route=/api/chat status=503 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=ann addr=[fe80::1]:7 id=id"},
 		{func(r *record) { r.Class = own }, ""},
 		{func(r *record) { r.Class, r.Status = own, 503 }, ""},
-		{func(r *record) { r.Class, r.Status, r.Reason = own, 401, "token" }, "level=INFO msg=request method=POST route=/api/chat status=401 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=[fe80::1]:7 id=id"},
+		{func(r *record) { r.Class, r.Status, r.Reason = own, 401, "token" }, "level=INFO msg=request method=POST route=/api/chat status=401 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=ann addr=[fe80::1]:7 id=id"},
 	} {
 		rec := whole
 		test.change(&rec)
@@ -209,7 +209,7 @@ func TestAccessRecords(t *testing.T) {
 		got := f.log.access(t, i+1)[i]
 		want := map[string]any{"level": "INFO", "msg": "request", "method": test.method, "id": "id-7", "bytes": float64(len(a.body))}
 		maps.Copy(want, test.want)
-		for _, name := range []string{"time", "client", "ms", "first_byte_ms", "queue_ms"} {
+		for _, name := range []string{"time", "client", "addr", "ms", "first_byte_ms", "queue_ms"} {
 			value, ok := got[name]
 			if wants := name != "queue_ms" || want["model"] != nil; ok != wants {
 				t.Errorf("%s %s: %s is there: %v; want %v", test.method, test.path, name, ok, wants)

@@ -55,8 +55,36 @@ func (c *call) silence() time.Duration {
 
 // calls are those that are under way.
 type calls struct {
-	mu   sync.Mutex // guards open
-	open map[*call]struct{}
+	mu      sync.Mutex // guards what follows
+	open    map[*call]struct{}
+	options map[string]*lastOptions // by model
+}
+
+// lastOptions are the load options with which a model was asked for.
+type lastOptions struct {
+	options string
+	changes int // so far
+}
+
+// noteOptions notes the load options of a chat that has its turn. It returns those of the
+// chat before for the same model, and whether they have just changed for the second time.
+func (cs *calls) noteOptions(model, options string) (before string, flips bool) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	last := cs.options[model]
+	if last == nil {
+		if cs.options == nil {
+			cs.options = map[string]*lastOptions{}
+		}
+		cs.options[model] = &lastOptions{options: options}
+		return options, false
+	}
+	before = last.options
+	if options != before {
+		last.options = options
+		last.changes++
+	}
+	return before, options != before && last.changes == 2
 }
 
 // begin notes that a call may be sent from now on.

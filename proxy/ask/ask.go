@@ -5,11 +5,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"mime/multipart"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"foreman/inventory"
@@ -20,7 +22,14 @@ type Ask struct {
 	Model  string // as the client spells it
 	Unload bool   // nothing is asked of the model but to leave the target's memory
 	Stream bool   // the answer is to come piece by piece; false where that is in doubt
+
+	// Options are those in the body that make Ollama load a loaded model again if they
+	// differ (server/sched.go there), as "num_ctx=4096 num_gpu=1"; "": there are none.
+	Options string
 }
+
+// loadOptions are the options of which Ask.Options tells.
+var loadOptions = []string{"num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"}
 
 // An Error says what is wrong with a body, in words for the client.
 type Error string
@@ -48,6 +57,8 @@ func JSON(path string, body []byte) (Ask, error) {
 		Prompt    filled          `json:"prompt"`
 		KeepAlive json.RawMessage `json:"keep_alive"`
 		Stream    json.RawMessage `json:"stream"`
+		Shift     json.RawMessage `json:"shift"`
+		Options   options         `json:"options"`
 	}
 	err := json.Unmarshal(body, &request)
 	var syntax *json.SyntaxError
@@ -83,6 +94,7 @@ func JSON(path string, body []byte) (Ask, error) {
 		idle = path == "/api/chat" && !bool(request.Messages) || path == "/api/generate" && !bool(request.Prompt)
 		a.Unload = idle && isZero(request.KeepAlive)
 		a.Stream = !idle && slices.Contains([]string{"", "null", "true"}, string(request.Stream))
+		a.Options = request.Options.load(request.Shift)
 	case "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages":
 		a.Stream = string(request.Stream) == "true"
 	}
@@ -107,6 +119,36 @@ func (v values) last() string {
 	}
 	return v[len(v)-1]
 }
+
+// options are the options of a request by their names. Ollama reads them into a map.
+type options map[string]json.RawMessage
+
+func (o *options) UnmarshalJSON(b []byte) error {
+	var all map[string]json.RawMessage
+	if json.Unmarshal(b, &all) == nil { // else Ollama refuses them
+		*o = all
+	}
+	return nil
+}
+
+// load returns those that matter for loading, and shift, which is none of them to Ollama
+// and matters too.
+func (o options) load(shift json.RawMessage) string {
+	var b strings.Builder
+	add := func(name string, value json.RawMessage) {
+		if text := string(bytes.TrimSpace(value)); text != "" && text != "null" && len(text) <= optionLimit {
+			fmt.Fprintf(&b, " %s=%s", name, text)
+		}
+	}
+	for _, name := range loadOptions {
+		add(name, o[name])
+	}
+	add("shift", shift)
+	return strings.TrimPrefix(b.String(), " ")
+}
+
+// optionLimit is how many bytes the value of an option may have: a number, or a word.
+const optionLimit = 32
 
 // filled is whether a JSON value is there: neither null nor an empty string or list.
 type filled bool

@@ -28,10 +28,12 @@ type hostJSON struct {
 type chatJSON struct {
 	ID         string    `json:"id"`
 	Model      string    `json:"model"`
+	Options    string    `json:"options,omitempty"`
 	Client     string    `json:"client"`
 	Since      time.Time `json:"since"`
 	Answering  bool      `json:"answering,omitempty"`
 	Bytes      int64     `json:"bytes,omitempty"`
+	Position   int       `json:"position,omitempty"`
 	Next       bool      `json:"next,omitempty"`
 	EstimateMS *int64    `json:"estimate_ms,omitempty"`
 }
@@ -103,7 +105,10 @@ func (p *Page) WriteJSON(w io.Writer) error {
 }
 
 func (c Chat) json() chatJSON {
-	j := chatJSON{ID: c.ID, Model: c.Model, Client: c.Client, Since: c.Since.UTC(), Answering: c.Answering, Bytes: c.Bytes, Next: c.Next}
+	j := chatJSON{
+		ID: c.ID, Model: c.Model, Options: c.Options, Client: c.Client, Since: c.Since.UTC(),
+		Answering: c.Answering, Bytes: c.Bytes, Position: c.Position, Next: c.Next,
+	}
 	if c.Estimate != nil {
 		ms := c.Estimate.Milliseconds()
 		j.EstimateMS = &ms

@@ -17,7 +17,7 @@ func TestJSON(t *testing.T) {
 	p := &Page{
 		Version: "v1.2.3", Now: at, Target: "http://gpu.lan:11434", Since: at.Add(-time.Hour), LastPoll: at.Add(-7 * time.Second),
 		Running: &Chat{ID: "7K3Q", Model: "llama3.2:latest", Client: "192.0.2.7:50312", Since: at.Add(-25 * time.Second), Bytes: 4096, Answering: true},
-		Waiting: []Chat{{ID: "9BXA", Model: "qwen3:8b", Client: "192.0.2.8:41100", Since: at.Add(-4 * time.Second), Next: true, Estimate: &estimate}},
+		Waiting: []Chat{{ID: "9BXA", Model: "qwen3:8b", Client: "192.0.2.8:41100", Options: "num_ctx=8192", Since: at.Add(-4 * time.Second), Position: 1, Next: true, Estimate: &estimate}},
 		Models: []Model{
 			{Name: "llama3.2:latest", Resident: true},
 			{Name: "nomic-embed-text:latest", Resident: true, Embedder: true},

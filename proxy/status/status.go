@@ -61,9 +61,11 @@ type Page struct {
 // A Chat is one that has the turn, or waits for it.
 type Chat struct {
 	ID, Model, Client string
+	Options           string    // with which its model is loaded; empty: the model's own
 	Since             time.Time // when it got the turn, or joined the line
 	Bytes             int64     // of the answer so far
 	Answering         bool      // the target has begun to answer
+	Position          int       // in line, from 1
 	Next              bool      // its turn comes next
 
 	// Estimate is how long it will still wait, if turns take as long as they did

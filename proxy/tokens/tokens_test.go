@@ -1,0 +1,181 @@
+package tokens
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	// As an editor does it: the new file in the place of the old one, with a time of its own.
+	if err := os.WriteFile(path+".new", []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestParse(t *testing.T) {
+	many := func(n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, "client%d token-of-%d\n", i, i)
+		}
+		return b.String()
+	}
+	const word = "expected a name and a token, with a space between; got "
+	for _, test := range []struct{ name, content, want, err string }{
+		{"two", "ann sesame-1\n# nobody\n\n  bob\tsesame-2  ", "ann bob", ""},
+		{"Windows", "\ufeffann sesame-1\r\n\r\nbob sesame-2\r\n", "ann bob", ""},
+		{"as many as may be", many(1000), "client0", ""},
+		{"empty", "", "", "F has no token: expected lines with a name and a token"},
+		{"comments alone", "# ann sesame-1\n", "", "F has no token: expected lines with a name and a token"},
+		{"no name", "sesame-1\n", "", "F:1: " + word + "1 words"},
+		{"a word more", "ann sesame-1 # mine\n", "", "F:1: " + word + "4 words"},
+		{"name twice", "ann sesame-1\nbob sesame-2\nann sesame-3\n", "", "F:3: the name ann stands in line 1 already"},
+		{"token twice", "ann sesame-1\nbob sesame-1\n", "", "F:2: the token of bob stands in line 1 already"},
+		{"token of one byte", "ann x\n", "", "F:1: expected the token of ann to have at least 8 characters, all of them visible ASCII"},
+		{"token with more than ASCII", "ann sesamé-12345\n", "", "F:1: expected the token of ann to have at least 8 characters, all of them visible ASCII"},
+		{"long name", strings.Repeat("x", 65) + " sesame-1", "", "F:1: expected a name of at most 64 printable ASCII characters"},
+		{"all that is wrong", "ann\nbob x\nann sesame-1\nann sesame-1\n", "", "F:1: " + word + "1 words\n" +
+			"F:2: expected the token of bob to have at least 8 characters, all of them visible ASCII\nF:4: the name ann stands in line 3 already"},
+		{"too many", many(1001), "", "F has 1001 tokens: expected at most 1000"},
+		{"100,000 lines", many(100_000), "", "F is larger than 1 MiB: expected at most 1000 tokens"},
+		{"a line of a megabyte", strings.Repeat("x", 1<<20), "", "F:1: " + word + "1 words"},
+		{"nonsense", strings.Repeat("x\n", 100), "", "and 80 problems more"},
+	} {
+		path := filepath.Join(t.TempDir(), "F")
+		write(t, path, test.content)
+		f, err := Open(path, slog.New(slog.DiscardHandler))
+		if err != nil {
+			got := strings.ReplaceAll(err.Error(), filepath.Dir(path)+"/", "")
+			if test.err == "" || got != test.err && !(test.name == "nonsense" && strings.HasSuffix(got, test.err)) {
+				t.Errorf("%s: got %s; want %s", test.name, got, test.err)
+			}
+			continue
+		}
+		var names []string
+		for _, token := range f.tokens {
+			names = append(names, token.Name)
+		}
+		if got := strings.Join(names, " "); test.err != "" || !strings.HasPrefix(got, test.want) {
+			t.Errorf("%s: got %.60s; want %s, %s", test.name, got, test.want, test.err)
+		}
+	}
+}
+
+func TestNoFile(t *testing.T) {
+	dir := t.TempDir()
+	for path, want := range map[string]string{
+		dir:                          "is a folder: expected a file",
+		filepath.Join(dir, "absent"): "no such file",
+	} {
+		if f, err := Open(path, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, %v; want %s", path, f, err, want)
+		}
+	}
+}
+
+func TestFind(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "F")
+	write(t, path, "ann sesame-1\nbob sesame-2\n")
+	f, err := Open(path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for sent, want := range map[string]string{"sesame-1": "ann", "sesame-2": "bob", "sesame-3": "", "": "", "ann": "", "sesame-1 ": ""} {
+		got := ""
+		if token := f.Find(sent); token != nil {
+			got = token.Name
+		}
+		if got != want {
+			t.Errorf("%q: got %q; want %q", sent, got, want)
+		}
+	}
+}
+
+// A file that changes is read again; one with a mistake changes nothing. A token that is
+// in it no more, or is another client's now, is revoked.
+func TestReload(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "F")
+	write(t, path, "ann sesame-1\nbob sesame-2\n")
+	var log bytes.Buffer
+	f, err := Open(path, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ann, bob := f.Find("sesame-1"), f.Find("sesame-2")
+	want := func(when, logged string, annRevoked, bobRevoked bool) {
+		t.Helper()
+		if got := strings.ReplaceAll(log.String(), path, "F"); got != logged {
+			t.Errorf("%s: logged %s; want %s", when, got, logged)
+		}
+		log.Reset()
+		if got := ann.Revoked().Err() != nil; got != annRevoked {
+			t.Errorf("%s: ann's token revoked: %v; want %v", when, got, annRevoked)
+		}
+		if got := bob.Revoked().Err() != nil; got != bobRevoked {
+			t.Errorf("%s: bob's token revoked: %v; want %v", when, got, bobRevoked)
+		}
+	}
+	f.reload()
+	want("unchanged", "", false, false)
+	write(t, path, "ann sesame-1\nann\n")
+	f.reload()
+	want("a mistake", `level=ERROR msg="tokens file not usable: the tokens from before stay valid" err="F:2: expected a name and a token, with a space between; got 1 words"`+"\n", false, false)
+	f.reload()
+	want("the same mistake", "", false, false)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	f.reload()
+	want("gone", `level=ERROR msg="tokens file not usable: the tokens from before stay valid" err="open F: no such file or directory"`+"\n", false, false)
+	f.reload()
+	want("still gone", "", false, false)
+	write(t, path, "eve sesame-3\nann sesame-1\n")
+	f.reload()
+	want("bob removed", `level=INFO msg="tokens file read again" tokens=2 removed=1`+"\n", false, true)
+	if f.Find("sesame-2") != nil || f.Find("sesame-1") != ann || f.Find("sesame-3") == nil {
+		t.Error("got other tokens than those in the file")
+	}
+	write(t, path, "eve sesame-3\nbob sesame-1\n")
+	f.reload()
+	want("renamed", `level=INFO msg="tokens file read again" tokens=2 removed=1`+"\n", true, true)
+	if got := f.Find("sesame-1"); got == nil || got.Name != "bob" {
+		t.Errorf("got %v; want the new name", got)
+	}
+}
+
+func TestRun(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "F")
+	write(t, path, "ann sesame-1\n")
+	f, err := Open(path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); f.Run(ctx, time.Millisecond) }()
+	ann := f.Find("sesame-1")
+	write(t, path, "bob sesame-2\n")
+	select {
+	case <-ann.Revoked().Done():
+	case <-time.After(20 * time.Second):
+		t.Error("the file was not read again")
+	}
+	cancel()
+	<-ended
+}
