@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"foreman/gate"
+	"foreman/proxy/status"
 )
 
 func TestTagsAndPSProxied(t *testing.T) {
@@ -744,3 +746,95 @@ func (c *fullConn) Write([]byte) (int, error) {
 }
 
 func (c *fullConn) Close() error { return c.close() }
+
+// Chats that the target would load a model again for are kinds of their own: ten of one
+// model with two num_ctx in turn make it load that once more, and not nine times. Where
+// they do alternate, the log says so once.
+func TestLoadOptionsAreAKind(t *testing.T) {
+	for affinity, want := range map[time.Duration]int{time.Minute: 1, 0: 9} {
+		synctest.Test(t, func(t *testing.T) {
+			target := newHolder(t)
+			f, network := newFrontIn(t, target, func(o *Options) { o.Gate.Affinity = affinity })
+			first := connectIn(t, network)
+			first.send(t, postOf("/api/chat", `{"model":"embed"}`))
+			holding := target.any(t)
+			var clients []*wire
+			for i := range 10 {
+				c := connectIn(t, network)
+				c.send(t, postOf("/api/chat", fmt.Sprintf(`{"model":"chat","options":{"num_ctx":%d}}`, 2048*(1+i%2))))
+				clients = append(clients, c)
+				synctest.Wait()
+			}
+			if got := f.page().Waiting[1]; got.Model != "chat:latest" || got.Options != "num_ctx=4096" {
+				t.Errorf("the page has %q, %q; want the model and its options", got.Model, got.Options)
+			}
+			answers := make(chan int)
+			for _, c := range append(clients, first) {
+				go func() { answers <- c.status(t) }()
+			}
+			holding.finish()
+			changes, last := 0, ""
+			for i := range clients {
+				chat := target.any(t)
+				if i > 0 && chat.body != last {
+					changes++
+				}
+				last = chat.body
+				chat.finish()
+			}
+			for range 11 {
+				if got := <-answers; got != 200 {
+					t.Errorf("got %d; want 200", got)
+				}
+			}
+			if changes != want {
+				t.Errorf("affinity %v: the options changed %d times at the target; want %d", affinity, changes, want)
+			}
+			said := strings.Count(f.log.String(), "load options of a model keep changing")
+			if wantSaid := min(want-1, 1); said != wantSaid {
+				t.Errorf("affinity %v: said %d times that they change; want %d", affinity, said, wantSaid)
+			}
+			if said > 0 && !strings.Contains(f.log.String(), `"options":"num_ctx=2048","before":"num_ctx=4096"`) {
+				t.Errorf("got log %s; want both values", f.log)
+			}
+		})
+	}
+}
+
+// Who sends a batch and who has one question share the host, by the names of their
+// tokens or their addresses.
+func TestShareOfClients(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		f, network := newFrontIn(t, target, func(o *Options) {
+			o.Gate.Fair, o.Token, o.ClientHeader = true, clientToken, "X-User"
+		})
+		send := func(user, mark string) {
+			c := connectIn(t, network)
+			c.send(t, postOf("/api/chat", marked(mark), "Authorization: Bearer "+clientToken+"\r\n", "X-User: "+user+"\r\n"))
+			go io.Copy(io.Discard, c)
+			synctest.Wait()
+		}
+		for i := range 4 {
+			send("batch", fmt.Sprint("batch ", i))
+		}
+		send("question", "question")
+		var order []string
+		for range 5 {
+			chat := target.any(t)
+			order = append(order, chat.body)
+			time.Sleep(time.Second)
+			chat.finish()
+		}
+		if want := []string{marked("batch 0"), marked("question"), marked("batch 1"), marked("batch 2"), marked("batch 3")}; !slices.Equal(order, want) {
+			t.Errorf("got %q; want %q", order, want)
+		}
+		synctest.Wait()
+		if got := f.recent.Today(time.Now()); len(got) != 2 || got[0] != (status.Usage{Client: "batch", Chats: 4, Today: 4 * time.Second}) || got[1].Client != "question" {
+			t.Errorf("today: got %v; want 4 s of the batch, and the question", got)
+		}
+		if named, other := f.recent.Totals(); len(named) != 0 || other != 5*time.Second {
+			t.Errorf("in all: got %v, %v; want 5 s of clients without a token of their own", named, other)
+		}
+	})
+}

@@ -205,6 +205,9 @@ func (p *Proxy) end(x *exchange) {
 func (x *exchange) sumUp() {
 	x.Duration = time.Since(x.Began)
 	x.Cut = !x.completed && (x.Status != 0 || x.Early)
+	if x.hadTurn() {
+		x.Held = x.turn.Held()
+	}
 	if !x.joined.IsZero() {
 		x.Arriving = x.joined.Sub(x.Began)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"foreman/inventory"
 	"foreman/proxy/metrics"
+	"foreman/proxy/tokens"
 )
 
 // bounds of the histograms, in seconds. A wait for a turn and an answer may both
@@ -64,6 +65,13 @@ func newInstruments(p *Proxy) *instruments {
 		}
 		emit(float64(ok), "ok")
 		emit(float64(failed), "failed")
+	})
+	s.Func(metrics.CounterKind, "foreman_chat_seconds_total", "Time for which chats had their turn, by the name of the client's token; other: without one.", []string{"client"}, func(emit func(float64, ...string)) {
+		named, other := p.recent.Totals()
+		for client, total := range named {
+			emit(total.Seconds(), client)
+		}
+		emit(other.Seconds(), tokens.Other)
 	})
 	single := func(kind metrics.Kind, name, help string, value func() float64) {
 		s.Func(kind, name, help, nil, func(emit func(float64, ...string)) { emit(value()) })

@@ -197,6 +197,7 @@ func (p *Proxy) page() *status.Page {
 		Embedder:        p.EmbedModel,
 		ResidentUnknown: state.ResidentRead.IsZero(),
 		Recent:          p.recent.Latest(),
+		Today:           p.recent.Today(time.Now()),
 	}
 	holder, waiting := p.Gate.Line()
 	if holder != nil {

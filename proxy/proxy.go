@@ -97,6 +97,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.admitted, x.Client = true, p.clientOf(r, token)
 	}
 	if token != nil {
+		x.Named = true
 		ctx, cancel := context.WithCancelCause(r.Context())
 		defer cancel(nil)
 		defer context.AfterFunc(token.Revoked(), func() { cancel(errRevoked) })()

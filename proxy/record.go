@@ -20,6 +20,7 @@ type record struct {
 	Status    int    // what it came to, also where the client got an early 200; 499: the client left before the end; 0: nothing was answered
 	Reason    string // why foreman itself refused, from a closed set; empty: it did not
 	Client    string // who asks; see [Proxy.clientOf]
+	Named     bool   // that is the name of a token
 	Addr      string // from where, with port
 	ID        string // X-Request-Id
 	Model     string // of a chat: as asked, or as the target spells it, once it is known to hold it
@@ -28,6 +29,7 @@ type record struct {
 	Began     time.Time
 	Arriving  time.Duration // from Began until a chat joined the line: its body came and its model was looked up
 	Queued    time.Duration // a chat's wait for its turn, from then on
+	Held      time.Duration // for how long it had its turn
 	FirstByte time.Duration // from Began to the answer's header; 0: there was none
 	Duration  time.Duration
 	Bytes     int64  // of the answer's body
@@ -113,6 +115,8 @@ func (rec *record) row() status.Request {
 		Class:     string(rec.Class),
 		Model:     rec.Model,
 		Client:    rec.Client,
+		Named:     rec.Named,
+		Held:      rec.Held,
 		Beside:    rec.Beside,
 		Status:    rec.Status,
 		Early:     rec.Early,

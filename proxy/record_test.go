@@ -58,8 +58,8 @@ func TestRecords(t *testing.T) {
 
 		const s = time.Second
 		want := []status.Request{ // latest first
-			{Route: "/v1/chat/completions", Class: "worker", Status: 200, ID: "2", Model: "chat:latest", Queued: 3 * s, FirstByte: 5 * s, Duration: 9 * s},
-			{Route: "/api/chat", Class: "worker", Status: 200, ID: "1", Model: "chat:latest", FirstByte: 3 * s, Duration: 3 * s},
+			{Route: "/v1/chat/completions", Class: "worker", Status: 200, ID: "2", Model: "chat:latest", Queued: 3 * s, Held: 6 * s, FirstByte: 5 * s, Duration: 9 * s},
+			{Route: "/api/chat", Class: "worker", Status: 200, ID: "1", Model: "chat:latest", Held: 3 * s, FirstByte: 3 * s, Duration: 3 * s},
 			{Route: "/api/embed", Class: "embed", Status: 200, ID: "5", Ended: began.Add(s)},
 			{Route: "/api/chat", Class: "worker", Status: 404, ID: "4", Model: "unknown", Ended: began.Add(s), Err: "unknown model"},
 			{Route: "/api/chat", Class: "worker", Status: 499, ID: "3", Model: "chat:latest", Queued: s, Duration: s},

@@ -146,6 +146,31 @@ func TestStreams(t *testing.T) {
 	}
 }
 
+// TestOptions: what makes Ollama load a model again, as it is in the body.
+func TestOptions(t *testing.T) {
+	for fields, want := range map[string]string{
+		`"stream":true`: "",
+		`"options":{}`:  "",
+		`"options":{"temperature":0.7,"num_predict":9}`:                                          "",
+		`"options":{"num_gpu":1,"num_ctx":4096}`:                                                 "num_ctx=4096 num_gpu=1",
+		`"OPTIONS":{"num_thread": 4 ,"use_mmap":false,"main_gpu":0,"num_batch":8},"shift":false`: "num_batch=8 main_gpu=0 use_mmap=false num_thread=4 shift=false",
+		`"options":{"draft_num_predict":3}`:                                                      "draft_num_predict=3",
+		`"options":{"num_ctx":1},"options":{"num_ctx":2}`:                                        "num_ctx=2",
+		`"options":{"num_ctx":null,"Num_Ctx":5},"shift":null`:                                    "",
+		`"options":[1]`: "",
+		`"options":"x"`: "",
+		`"options":{"num_ctx":"` + strings.Repeat("x", 99) + `"}`: "",
+	} {
+		a, err := JSON("/api/chat", []byte(`{"model":"chat",`+fields+`}`))
+		if a.Options != want || err != nil {
+			t.Errorf("%s: got %q, %v; want %q", fields, a.Options, err, want)
+		}
+	}
+	if a, err := JSON("/v1/chat/completions", []byte(`{"model":"chat","options":{"num_ctx":1}}`)); a.Options != "" || err != nil {
+		t.Errorf("OpenAI: got %q, %v; want none: Ollama reads none there", a.Options, err)
+	}
+}
+
 // form is a multipart form of parts, each a header and a value.
 func form(parts ...string) string {
 	var b strings.Builder

@@ -14,7 +14,14 @@ type document struct {
 	Running *chatJSON     `json:"running"`
 	Waiting []chatJSON    `json:"waiting"`
 	Models  []modelJSON   `json:"models"`
+	Today   []usageJSON   `json:"today"`
 	Recent  []requestJSON `json:"recent"`
+}
+
+type usageJSON struct {
+	Client string `json:"client"`
+	Chats  int    `json:"chats"`
+	HeldMS int64  `json:"held_ms"`
 }
 
 type hostJSON struct {
@@ -70,6 +77,7 @@ func (p *Page) WriteJSON(w io.Writer) error {
 		Host:    hostJSON{URL: p.Target, Status: "up", Reason: p.Reason, Since: p.Since.UTC()},
 		Waiting: []chatJSON{},
 		Models:  []modelJSON{},
+		Today:   []usageJSON{},
 		Recent:  []requestJSON{},
 	}
 	if p.Reason != "" {
@@ -92,6 +100,9 @@ func (p *Page) WriteJSON(w io.Writer) error {
 			resident = nil
 		}
 		d.Models = append(d.Models, modelJSON{m.Name, resident, m.Embedder, m.Remote})
+	}
+	for _, u := range p.Today {
+		d.Today = append(d.Today, usageJSON{u.Client, u.Chats, u.Today.Milliseconds()})
 	}
 	for _, r := range p.Recent {
 		d.Recent = append(d.Recent, requestJSON{

@@ -23,6 +23,7 @@ func TestJSON(t *testing.T) {
 			{Name: "nomic-embed-text:latest", Resident: true, Embedder: true},
 			{Name: "gpt-oss:120b-cloud", Remote: true},
 		},
+		Today: []Usage{{"192.0.2.7", 12, 3 * time.Minute}, {"192.0.2.8", 1, 4 * time.Second}},
 		Recent: []Request{{
 			ID: "5MZD", Method: "POST", Route: "/api/chat", Model: "llama3.2:latest", Client: "192.0.2.8:41096", Status: 503, Early: true, Err: "queue timeout",
 			Ended: at.Add(-30 * time.Second), Queued: time.Minute, FirstByte: 20 * time.Second, Duration: time.Minute,

@@ -10,11 +10,13 @@ const (
 	textLimit = 200
 )
 
-// Recent keeps the last requests. The zero value is ready.
+// Recent keeps the last requests, and what clients have had of the host. The zero value
+// is ready.
 type Recent struct {
-	mu       sync.Mutex           // guards requests and added
+	mu       sync.Mutex           // guards what follows
 	requests [recentLimit]Request // a ring
 	added    int                  // since the start
+	usages   usages
 }
 
 // Add adds a request that has ended.
@@ -25,6 +27,7 @@ func (r *Recent) Add(request Request) {
 	defer r.mu.Unlock()
 	r.requests[r.added%recentLimit] = request
 	r.added++
+	r.usages.add(request)
 }
 
 // Latest returns the requests, the latest first.

@@ -56,6 +56,7 @@ type Page struct {
 	ResidentUnknown bool // which models are resident could not be read
 
 	Recent []Request // latest first
+	Today  []Usage   // most first
 }
 
 // A Chat is one that has the turn, or waits for it.
@@ -83,14 +84,16 @@ type Model struct {
 // A Request is one that has ended, and the parts of its time.
 type Request struct {
 	ID, Method, Class string
-	Route             string // path in the route table; the requested path where there is no route
-	Model             string // that the client asked for, known or not
-	Client            string // address; the page leaves out its port
-	Beside            string // why a chat needed no turn; empty: it did
-	Status            int    // 499: the client left
-	Early             bool   // the client got the header of its answer with a heartbeat
-	Cut               bool   // the answer did not come to its end
-	Err               string // why it failed, in a few words; empty: it did not fail, or the target's answer says why
+	Route             string        // path in the route table; the requested path where there is no route
+	Model             string        // that the client asked for, known or not
+	Client            string        // name, or address; the page leaves out its port
+	Named             bool          // the name is that of a token
+	Held              time.Duration // how long it had the turn; 0: it had none
+	Beside            string        // why a chat needed no turn; empty: it did
+	Status            int           // 499: the client left
+	Early             bool          // the client got the header of its answer with a heartbeat
+	Cut               bool          // the answer did not come to its end
+	Err               string        // why it failed, in a few words; empty: it did not fail, or the target's answer says why
 	Ended             time.Time
 
 	Arriving  time.Duration // from its start until it joined the line
@@ -120,6 +123,16 @@ type view struct {
 	Overtaking      bool // the next chat is not the first in line
 	EmbedderMissing bool // unless ResidentUnknown: there is an embedder, and it is not resident
 	Recent          []requestRow
+	Today           []usageRow
+	MoreToday       int // clients beyond those in Today
+}
+
+// todayLimit is how many clients the page shows.
+const todayLimit = 10
+
+type usageRow struct {
+	Client, Time string
+	Chats        int
 }
 
 type chatRow struct {
@@ -178,6 +191,10 @@ func (p *Page) view() *view {
 	for _, r := range p.Recent {
 		v.Recent = append(v.Recent, newRequestRow(r, p.Now, longest))
 	}
+	for _, u := range p.Today[:min(len(p.Today), todayLimit)] {
+		v.Today = append(v.Today, usageRow{u.Client, formatDuration(u.Today), u.Chats})
+	}
+	v.MoreToday = len(p.Today) - len(v.Today)
 	return v
 }
 

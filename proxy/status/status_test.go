@@ -82,6 +82,7 @@ var live = map[string][2]string{
 	"host-since": {`<p id="host-since" data-live>`, "</p>"},
 	"now":        {`<div id="now" data-live>`, "</div>"},
 	"models":     {`<div id="models" data-live>`, "</div>"},
+	"today":      {`<div id="today" data-live>`, "</div>"},
 	"recent":     {`<div id="recent" data-live>`, "</div>"},
 	"foot":       {`<p id="foot" data-live>`, "</p>"},
 }

@@ -26,6 +26,9 @@ const (
 	shown    = 20      // problems that an error tells
 )
 
+// Other is what metrics call all clients without a name, and so is no name.
+const Other = "other"
+
 // A Token is that of one client.
 type Token struct {
 	Name string
@@ -181,6 +184,8 @@ func parse(path string, content []byte) ([]*Token, error) {
 		switch {
 		case !IsName(name):
 			problem("expected a name of at most %d printable ASCII characters", longest)
+		case name == Other || name == Other+"s":
+			problem("the name %s is for clients without a token", name)
 		case names[name] > 0:
 			problem("the name %s stands in line %d already", name, names[name])
 		case len(token) < least || strings.ContainsFunc(token, notVisible):

@@ -41,6 +41,7 @@ func TestParse(t *testing.T) {
 		{"no name", "sesame-1\n", "", "F:1: " + word + "1 words"},
 		{"a word more", "ann sesame-1 # mine\n", "", "F:1: " + word + "4 words"},
 		{"name twice", "ann sesame-1\nbob sesame-2\nann sesame-3\n", "", "F:3: the name ann stands in line 1 already"},
+		{"name of others", "other sesame-1\n", "", "F:1: the name other is for clients without a token"},
 		{"token twice", "ann sesame-1\nbob sesame-1\n", "", "F:2: the token of bob stands in line 1 already"},
 		{"token of one byte", "ann x\n", "", "F:1: expected the token of ann to have at least 8 characters, all of them visible ASCII"},
 		{"token with more than ASCII", "ann sesamé-12345\n", "", "F:1: expected the token of ann to have at least 8 characters, all of them visible ASCII"},
