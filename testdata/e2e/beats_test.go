@@ -1,0 +1,362 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ollama/ollama/api"
+	"github.com/openai/openai-go/v3"
+	"github.com/openai/openai-go/v3/responses"
+	"github.com/tmc/langchaingo/llms"
+	langchain "github.com/tmc/langchaingo/llms/ollama"
+
+	"foreman/e2e/lab"
+)
+
+const beatsQuestion = "Who are you?"
+
+// beatsEndings are where a client hears three heartbeats or more, and then what the
+// name says.
+type beatsEndings struct {
+	plain        string // an answer with no heartbeat before it
+	answer       *tap
+	failure, cut *tap
+	hold         func(t *testing.T) (leave func()) // must be in force for failure
+}
+
+// startBeats starts foremen with a heartbeat of 100ms. In front of one an Ollama reads
+// each prompt for a second; the turn of the next is to be held for longer than its
+// clients may wait; and what the third answers breaks off in its middle.
+func startBeats(t *testing.T) beatsEndings {
+	t.Helper()
+	needStandIn(t)
+	start := func(target string, env ...string) string {
+		return startForeman(t, target, append(env, "FOREMAN_HEARTBEAT=100ms")...).URL
+	}
+	pace := testPace
+	pace.Prompt = time.Second
+	slow := startOllama(t, pace.Env()...)
+	held := start(startOllama(t, lab.Pace{Rate: 10}.Env()...).URL, "FOREMAN_QUEUE_TIMEOUT=1s")
+	return beatsEndings{
+		plain:   ollama.URL,
+		answer:  newTap(t, start(slow.URL)),
+		failure: newTap(t, held),
+		cut:     newTap(t, start(breakOff(t, slow.URL))),
+		hold:    func(t *testing.T) func() { return chatWithoutEnd(t, held) },
+	}
+}
+
+// wantBeats looks whether each ending was heard, behind three heartbeats or more.
+func (e beatsEndings) wantBeats(t *testing.T) {
+	t.Helper()
+	for name, tap := range map[string]*tap{"answer": e.answer, "failure": e.failure, "cut": e.cut} {
+		beats := tap.beats()
+		if len(beats) == 0 || slices.Min(beats) < 3 {
+			t.Errorf("%s: got %d heartbeats; want three or more in each answer, and an answer", name, beats)
+		}
+	}
+}
+
+// A tap stands between foreman and its clients. It passes every byte on, and keeps what
+// foreman says.
+type tap struct {
+	URL string
+
+	mu   sync.Mutex
+	said []*bytes.Buffer // each connection's, guarded by mu
+}
+
+func newTap(t *testing.T, target string) *tap {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &tap{URL: "http://" + listener.Addr().String()}
+	var open sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
+	open.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return // closed
+			}
+			open.Go(func() { p.serve(ctx, client, strings.TrimPrefix(target, "http://")) })
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		listener.Close()
+		open.Wait()
+	})
+	return p
+}
+
+// serve passes bytes on until a side closes its connection.
+func (p *tap) serve(ctx context.Context, client net.Conn, target string) {
+	defer client.Close()
+	foreman, err := net.Dial("tcp", target)
+	if err != nil {
+		return // the client sees its connection end
+	}
+	ctx, end := context.WithCancel(ctx)
+	stop := context.AfterFunc(ctx, func() {
+		foreman.Close()
+		client.Close()
+	})
+	defer stop()
+	said := new(bytes.Buffer)
+	p.mu.Lock()
+	p.said = append(p.said, said)
+	p.mu.Unlock()
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		defer end()
+		io.Copy(foreman, client)
+	})
+	io.Copy(io.MultiWriter(client, writerFunc(func(b []byte) (int, error) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return said.Write(b)
+	})), foreman)
+	end()
+	asking.Wait()
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// beats returns how many heartbeats there were in each answer since it was last called.
+func (p *tap) beats() (beats []int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, said := range p.said {
+		for _, answer := range strings.Split(said.String(), "HTTP/1.1 ")[1:] {
+			beats = append(beats, strings.Count(answer, `"queue":{"position":`))
+		}
+		said.Reset()
+	}
+	return beats
+}
+
+// breakOff returns the URL of a server that passes on what the target says, and closes
+// the connection within each answer that has many lines.
+func breakOff(t *testing.T, target string) string {
+	t.Helper()
+	u, err := url.Parse(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(u) },
+		FlushInterval: -1,
+		ErrorLog:      log.New(io.Discard, "", 0), // of what it breaks off
+		ModifyResponse: func(r *http.Response) error {
+			r.Body = &broken{ReadCloser: r.Body, lines: 21}
+			return nil
+		},
+	})
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// A broken body fails after so many lines.
+type broken struct {
+	io.ReadCloser
+	lines int
+}
+
+func (b *broken) Read(p []byte) (int, error) {
+	if b.lines <= 0 {
+		return 0, errors.New("broken off by the test")
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.lines -= bytes.Count(p[:n], []byte("\n"))
+	return n, err
+}
+
+// TestBeats has each client hear heartbeats and then an answer, an error or a cut. The
+// README has what their users see of it, in a table.
+func TestBeats(t *testing.T) {
+	endings := startBeats(t)
+	old := buildOldOpenAI(t)
+	for _, client := range []struct {
+		name string
+		// ask returns the pieces of text that the client hands to its user.
+		ask         func(ctx context.Context, base string) ([]string, error)
+		empty       bool   // a heartbeat is a piece of no text
+		failure     string // part of the error that ends beatsEndings.failure
+		cut         string // the same for beatsEndings.cut
+		cutIsAnswer bool   // the client takes a cut for an answer's end
+	}{
+		{name: "ollama api", ask: askOllama, empty: true, failure: "waited too long for a turn", cut: "unexpected EOF"},
+		{name: "openai-go chat", ask: askOpenAI, failure: "waited too long for a turn", cut: "unexpected EOF"},
+		{name: "openai-go responses", ask: askOpenAIResponses, failure: "waited too long for a turn", cut: "unexpected EOF"},
+		{name: "openai-go v3.37.0", ask: old, failure: "waited too long for a turn", cut: "unexpected EOF"},
+		{name: "langchaingo", ask: askLangchain, empty: true, failure: "waited too long for a turn", cutIsAnswer: true},
+	} {
+		t.Run(client.name, func(t *testing.T) {
+			defer endings.hold(t)()
+			want, err := client.ask(t.Context(), endings.plain)
+			if err != nil || strings.Join(want, "") == "" {
+				t.Fatalf("no heartbeat: got %q, %v; want an answer", want, err)
+			}
+			got, err := client.ask(t.Context(), endings.answer.URL)
+			if err != nil || !slices.Equal(texts(got), texts(want)) {
+				t.Errorf("answer: got %q, %v; want %q", got, err, want)
+			}
+			more := len(got) - len(want)
+			if client.empty && more < 3 || !client.empty && more != 0 {
+				t.Errorf("answer: got %d pieces more than without heartbeats; want one for each: %v", more, client.empty)
+			}
+			t.Logf("answer: %d pieces, %d more", len(got), more)
+			got, err = client.ask(t.Context(), endings.failure.URL)
+			if len(texts(got)) != 0 || err == nil || !strings.Contains(err.Error(), client.failure) {
+				t.Errorf("failure: got %q, %v; want an error with %q", got, err, client.failure)
+			}
+			t.Logf("failure: %v (%T)", err, err)
+			got, err = client.ask(t.Context(), endings.cut.URL)
+			switch said, all := strings.Join(got, ""), strings.Join(want, ""); {
+			case said == "" || said == all || !strings.HasPrefix(all, said):
+				t.Errorf("cut: got %q; want some of %q", got, want)
+			case client.cutIsAnswer && err != nil:
+				t.Errorf("cut: got %v; this client took it for an answer until now: tell so in the README", err)
+			case !client.cutIsAnswer && (err == nil || !strings.Contains(err.Error(), client.cut)):
+				t.Errorf("cut: got %q, %v; want an error with %q", got, err, client.cut)
+			}
+			t.Logf("cut: %v (%T)", err, err)
+			endings.wantBeats(t)
+		})
+	}
+}
+
+// texts returns the pieces that have text.
+func texts(pieces []string) []string {
+	return slices.DeleteFunc(slices.Clone(pieces), func(s string) bool { return s == "" })
+}
+
+func askOllama(ctx context.Context, base string) (pieces []string, err error) {
+	u, err := url.Parse(base)
+	if err != nil {
+		return nil, err
+	}
+	err = api.NewClient(u, http.DefaultClient).Chat(ctx, &api.ChatRequest{
+		Model:    lab.ChatModel,
+		Messages: []api.Message{{Role: "user", Content: beatsQuestion}},
+	}, func(r api.ChatResponse) error {
+		pieces = append(pieces, r.Message.Content)
+		return nil
+	})
+	return pieces, err
+}
+
+func askOpenAI(ctx context.Context, base string) (pieces []string, err error) {
+	client := newOpenAI(base, "any")
+	stream := client.Chat.Completions.NewStreaming(ctx, openai.ChatCompletionNewParams{
+		Model:    lab.ChatModel,
+		Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage(beatsQuestion)},
+	})
+	defer stream.Close()
+	for stream.Next() {
+		for _, choice := range stream.Current().Choices {
+			pieces = append(pieces, choice.Delta.Content)
+		}
+	}
+	return pieces, stream.Err()
+}
+
+func askOpenAIResponses(ctx context.Context, base string) (pieces []string, err error) {
+	client := newOpenAI(base, "any")
+	stream := client.Responses.NewStreaming(ctx, responses.ResponseNewParams{
+		Model: lab.ChatModel,
+		Input: responses.ResponseNewParamsInputUnion{OfString: openai.String(beatsQuestion)},
+	})
+	defer stream.Close()
+	for stream.Next() {
+		pieces = append(pieces, stream.Current().Delta)
+	}
+	return pieces, stream.Err()
+}
+
+func askLangchain(ctx context.Context, base string) (pieces []string, err error) {
+	model, err := langchain.New(langchain.WithServerURL(base), langchain.WithModel(lab.ChatModel))
+	if err != nil {
+		return nil, err
+	}
+	_, err = model.Call(ctx, beatsQuestion, llms.WithStreamingFunc(func(_ context.Context, piece []byte) error {
+		pieces = append(pieces, string(piece))
+		return nil
+	}))
+	return pieces, err
+}
+
+// buildOldOpenAI builds openai-old and returns a function that asks with it.
+func buildOldOpenAI(t *testing.T) func(ctx context.Context, base string) ([]string, error) {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "openai-old")
+	build := exec.CommandContext(t.Context(), "go", "-C", "openai-old", "build", "-o", binary)
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build openai-old: %v\n%s", err, out)
+	}
+	return func(ctx context.Context, base string) ([]string, error) {
+		out, err := exec.CommandContext(ctx, binary, base, lab.ChatModel, beatsQuestion).Output()
+		if exit := new(exec.ExitError); errors.As(err, &exit) {
+			err = errors.New(string(exit.Stderr))
+		}
+		return []string{string(out)}, err
+	}
+}
+
+// TestBeatsCurl looks at what curl prints, and how it ends.
+func TestBeatsCurl(t *testing.T) {
+	curl := need(t, "the command line tests need curl (Debian: apt-get install curl)", "curl")
+	endings := startBeats(t)
+	defer endings.hold(t)()
+	for _, api := range []struct{ path, body, beat, failure string }{
+		{"/api/chat", `{"model":"tiny-chat","messages":[{"role":"user","content":"Who are you?"}]}`, `{"model":"tiny-chat",`, "\n" + `{"error":"waited too long for a turn"}` + "\n"},
+		{"/v1/chat/completions", `{"model":"tiny-chat","stream":true,"messages":[{"role":"user","content":"Who are you?"}]}`, `: {"queue":`, "\n" + `data: {"error":{"message":"waited too long for a turn",`},
+		{"/v1/responses", `{"model":"tiny-chat","stream":true,"input":"Who are you?"}`, `: {"queue":`, "\nevent: error\ndata: {"},
+		{"/v1/messages", `{"model":"tiny-chat","stream":true,"max_tokens":12,"messages":[{"role":"user","content":"Who are you?"}]}`, "event: ping\n", "\nevent: error\ndata: {"},
+	} {
+		ask := func(base string) (printed string, status int) {
+			cmd := exec.CommandContext(t.Context(), curl, "-sN", base+api.path, "-d", api.body)
+			out, err := cmd.Output()
+			if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
+				t.Fatal(err)
+			}
+			return string(out), cmd.ProcessState.ExitCode()
+		}
+		const broken = 18 // CURLE_PARTIAL_FILE
+		for _, ending := range []struct {
+			name, url string
+			status    int
+			last      string
+		}{
+			{"answer", endings.answer.URL, 0, ""},
+			{"failure", endings.failure.URL, 0, api.failure},
+			{"cut", endings.cut.URL, broken, ""},
+		} {
+			printed, status := ask(ending.url)
+			if status != ending.status || !strings.HasPrefix(printed, api.beat) || !strings.Contains(printed, ending.last) {
+				t.Errorf("%s, %s: got status %d, %s; want %d, %s first and then %s", api.path, ending.name, status, printed, ending.status, api.beat, ending.last)
+			}
+		}
+	}
+	endings.wantBeats(t)
+}

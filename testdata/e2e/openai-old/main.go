@@ -1,0 +1,36 @@
+// This program asks the server at its first argument, with OpenAI's Go client as it was
+// before v3.43.0, and writes the words of the stream as they come. It tells an error as
+// the client has it, and then ends with status 1.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/openai/openai-go/v3"
+	"github.com/openai/openai-go/v3/option"
+)
+
+func main() {
+	if err := ask(os.Args[1], os.Args[2], os.Args[3]); err != nil {
+		fmt.Fprint(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func ask(base, model, question string) error {
+	client := openai.NewClient(
+		option.WithBaseURL(base+"/v1/"), option.WithAPIKey("any"), option.WithMaxRetries(0))
+	stream := client.Chat.Completions.NewStreaming(context.Background(), openai.ChatCompletionNewParams{
+		Model:    model,
+		Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage(question)},
+	})
+	defer stream.Close()
+	for stream.Next() {
+		for _, choice := range stream.Current().Choices {
+			fmt.Print(choice.Delta.Content)
+		}
+	}
+	return stream.Err()
+}
