@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -359,4 +360,51 @@ func TestBeatsCurl(t *testing.T) {
 		}
 	}
 	endings.wantBeats(t)
+}
+
+// TestBeatsJavaScript installs the clients of js-beats/package-lock.json in a copy of
+// js-beats and runs the tests there, with each file's endings for itself.
+func TestBeatsJavaScript(t *testing.T) {
+	run := installBeats(t)
+	endings := startBeats(t)
+	for _, client := range []string{"ollama", "openai", "anthropic", "langchain", "ai-sdk"} {
+		t.Run(client, func(t *testing.T) {
+			defer endings.hold(t)()
+			run(t, client+".test.js",
+				"PLAIN_URL="+endings.plain,
+				"ANSWER_URL="+endings.answer.URL,
+				"FAILURE_URL="+endings.failure.URL,
+				"CUT_URL="+endings.cut.URL)
+			endings.wantBeats(t)
+		})
+	}
+}
+
+// installBeats installs a copy of js-beats, and returns a function that runs a file of
+// tests there.
+func installBeats(t *testing.T) (run func(t *testing.T, file string, env ...string)) {
+	t.Helper()
+	const advice = "the JavaScript clients need Node.js 18 or later, with npm (Debian: apt-get install nodejs npm)"
+	node, npm := need(t, advice, "node"), need(t, advice, "npm")
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("js-beats")); err != nil {
+		t.Fatal(err)
+	}
+	install := exec.CommandContext(t.Context(), npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+	install.Dir = dir
+	if out, err := install.CombinedOutput(); err != nil {
+		t.Fatalf("npm ci: %v\n%s", err, out)
+	}
+	return func(t *testing.T, file string, env ...string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), node, "--test", "--test-reporter=spec", file)
+		cmd.WaitDelay = time.Second
+		cmd.Dir = dir
+		cmd.Env = append(append(os.Environ(), "CHAT_MODEL="+lab.ChatModel), env...)
+		out, err := cmd.CombinedOutput()
+		t.Logf("%s:\n%s", file, out)
+		if err != nil {
+			t.Errorf("%s: got %v; want exit status 0", file, err)
+		}
+	}
 }

@@ -1,0 +1,70 @@
+// What beats_test.go tells the tests beside this file, and how they hear a stream.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+const { PLAIN_URL, ANSWER_URL, FAILURE_URL, CUT_URL, LINE_URL, SILENT_URL, CHAT_MODEL } = process.env;
+
+export const lineURL = LINE_URL; // heartbeats of a client in line for ten seconds
+export const silentURL = SILENT_URL; // the same without heartbeats
+export const chatModel = CHAT_MODEL;
+
+// question has the same answer at each asking: the models are made so.
+export const question = 'Who are you?';
+export const messages = [{ role: 'user', content: question }];
+
+// hear gathers the pieces of text that a client hands to its user, and the error that
+// ends them.
+export async function hear(stream, url) {
+  const pieces = [];
+  try {
+    for await (const piece of stream(url)) pieces.push(piece);
+  } catch (error) {
+    return { pieces, error };
+  }
+  return { pieces };
+}
+
+// limit has a client that never ends fail, and not wait for ever.
+const limit = { timeout: 60_000 };
+
+const texts = (heard) => heard.pieces.filter((piece) => piece);
+
+// endings hears a stream three times: heartbeats, and then an answer, an error and a cut.
+// The stream is a function of foreman's address that yields the pieces of text which a
+// client hands to its user. With empty, a heartbeat is such a piece, of no text. The
+// others are what to find in the errors; without cut, the client takes a cut for the end
+// of an answer.
+export function endings(name, stream, { empty = false, failure = /waited too long for a turn/, cut }) {
+  let plain;
+
+  test(`${name}: an answer`, limit, async (t) => {
+    plain = await hear(stream, PLAIN_URL);
+    assert.ifError(plain.error);
+    assert.notEqual(plain.pieces.join(''), '');
+    const heard = await hear(stream, ANSWER_URL);
+    assert.ifError(heard.error);
+    assert.deepEqual(texts(heard), texts(plain));
+    const more = heard.pieces.length - plain.pieces.length;
+    t.diagnostic(`${more} pieces more than without heartbeats`);
+    assert.ok(empty ? more >= 3 : more === 0, `${more} pieces more than without heartbeats`);
+  });
+
+  test(`${name}: an error`, limit, async (t) => {
+    const heard = await hear(stream, FAILURE_URL);
+    t.diagnostic(tell(heard));
+    assert.deepEqual(texts(heard), []);
+    assert.match(String(heard.error), failure);
+  });
+
+  test(`${name}: a cut`, limit, async (t) => {
+    const heard = await hear(stream, CUT_URL);
+    t.diagnostic(tell(heard));
+    const [said, all] = [heard, plain].map(({ pieces }) => pieces.join(''));
+    assert.ok(said && said !== all && all.startsWith(said), `said ${said}`);
+    if (cut) assert.match(String(heard.error), cut);
+    else assert.equal(heard.error, undefined, 'it took a cut for an answer until now: tell so in the README');
+  });
+}
+
+const tell = ({ pieces, error }) =>
+  `${pieces.length} pieces, ${error ? `${error.constructor.name}, name ${error.name}: ${error}, cause ${error.cause}` : 'no error'}`;
