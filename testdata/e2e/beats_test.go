@@ -380,6 +380,30 @@ func TestBeatsJavaScript(t *testing.T) {
 	}
 }
 
+// TestBeatsKeepClientsInLine has clients whose patience ends after two seconds wait for
+// ten, with and without heartbeats.
+func TestBeatsKeepClientsInLine(t *testing.T) {
+	needStandIn(t)
+	run := installBeats(t)
+	start := func(heartbeat string) string {
+		return startForeman(t, startOllama(t, lab.Pace{Rate: 100}.Env()...).URL, "FOREMAN_HEARTBEAT="+heartbeat).URL
+	}
+	line, silent := start("500ms"), start("0")
+	leave := chatWithoutEnd(t, line)
+	leaveSilent := chatWithoutEnd(t, silent)
+	var clients sync.WaitGroup
+	t.Cleanup(clients.Wait)
+	clients.Go(func() { run(t, "line.test.js", "LINE_URL="+line, "SILENT_URL="+silent) })
+	eventually(t, func() error { return wantWaiting(line, 2) })
+	time.Sleep(10 * time.Second) // five times the patience of the clients
+	if err := wantWaiting(line, 2); err != nil {
+		t.Error(err)
+	}
+	leave()
+	leaveSilent()
+	clients.Wait()
+}
+
 // installBeats installs a copy of js-beats, and returns a function that runs a file of
 // tests there.
 func installBeats(t *testing.T) (run func(t *testing.T, file string, env ...string)) {

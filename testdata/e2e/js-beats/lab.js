@@ -12,6 +12,13 @@ export const chatModel = CHAT_MODEL;
 export const question = 'Who are you?';
 export const messages = [{ role: 'user', content: question }];
 
+// each gathers what an asynchronous iterable yields.
+export async function each(iterable) {
+  const all = [];
+  for await (const one of iterable) all.push(one);
+  return all;
+}
+
 // hear gathers the pieces of text that a client hands to its user, and the error that
 // ends them.
 export async function hear(stream, url) {
@@ -25,7 +32,7 @@ export async function hear(stream, url) {
 }
 
 // limit has a client that never ends fail, and not wait for ever.
-const limit = { timeout: 60_000 };
+export const limit = { timeout: 60_000 };
 
 const texts = (heard) => heard.pieces.filter((piece) => piece);
 
