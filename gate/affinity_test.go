@@ -44,7 +44,7 @@ func TestAffinity(t *testing.T) {
 		time.Sleep(time.Minute - 1)
 		h.wantLine("3a | 1b 2c 4a* 5a")
 		h.leave("3a", "4a next,4a in")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		h.wantLine("4a | 1b* 2c 5a")
 		h.leave("4a", "1b in,2c next")
 		h.arrive(t.Context(), "6b", "")

@@ -14,6 +14,11 @@ func TestJavaScript(t *testing.T) {
 	const advice = "the JavaScript clients need Node.js 18 or later, with npm (Debian: apt-get install nodejs npm)"
 	node, npm := need(t, advice, "node"), need(t, advice, "npm")
 	foreman := startForeman(t, ollama.URL, "FOREMAN_TOKEN=sesame")
+	hearing := startOllama(t)
+	if err := hearing.AddEarModel("tiny-ear"); err != nil {
+		t.Fatal(err)
+	}
+	ear := startForeman(t, hearing.URL, "FOREMAN_TOKEN=sesame")
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, os.DirFS("js")); err != nil {
 		t.Fatal(err)
@@ -24,6 +29,8 @@ func TestJavaScript(t *testing.T) {
 		cmd.Dir = dir
 		cmd.Env = append(os.Environ(),
 			"FOREMAN_URL="+foreman.URL,
+			"EAR_URL="+ear.URL,
+			"EAR_MODEL=tiny-ear",
 			"FOREMAN_TOKEN=sesame",
 			"CHAT_MODEL="+lab.ChatModel,
 			"EMBED_MODEL="+lab.EmbedModel)

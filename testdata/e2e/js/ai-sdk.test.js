@@ -28,3 +28,11 @@ test('ai-sdk: embed', async () => {
 test('ai-sdk: an unknown model', async () => {
   await assert.rejects(generateText(ask('absent')), /model 'absent' not found/);
 });
+
+// It stops reading and does not hang up: the model goes on for as long as it wants to.
+test('ai-sdk: abort', async () => {
+  const left = new AbortController();
+  const { textStream } = streamText({ ...ask(chatModel), model: ollama(chatModel, { options: { num_predict: 500 } }), abortSignal: left.signal });
+  for await (const text of textStream) if (text) left.abort();
+  assert.notEqual((await generateText(ask(chatModel))).text, '');
+});

@@ -24,3 +24,14 @@ test('langchain: an unknown model', async () => {
   const model = new ChatOllama({ baseUrl: url, headers, model: 'absent', maxRetries: 0 });
   await assert.rejects(model.invoke(question), /model 'absent' not found/);
 });
+
+// It stops reading and does not hang up: the model goes on for as long as it wants to.
+test('langchain: abort', async () => {
+  const model = new ChatOllama({ baseUrl: url, headers, model: chatModel, numPredict: 500, maxRetries: 0 });
+  const left = new AbortController();
+  await assert.rejects(async () => {
+    for await (const chunk of await model.stream(question, { signal: left.signal })) if (chunk.content) left.abort();
+  }, /abort/i);
+  const next = new ChatOllama({ baseUrl: url, headers, model: chatModel, maxRetries: 0 });
+  assert.notEqual((await next.invoke(question)).content, '');
+});
