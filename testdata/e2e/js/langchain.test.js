@@ -1,6 +1,6 @@
 // LangChain's provider for Ollama.
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { after, test } from 'node:test';
 import { ChatOllama, OllamaEmbeddings } from '@langchain/ollama';
 import { chatModel, each, embedModel, headers, question, url } from './lab.js';
 
@@ -24,6 +24,10 @@ test('langchain: an unknown model', async () => {
   const model = new ChatOllama({ baseUrl: url, headers, model: 'absent', maxRetries: 0 });
   await assert.rejects(model.invoke(question), /model 'absent' not found/);
 });
+
+// The answer that is given up is neither read nor closed, and would keep this process
+// alive until foreman closes the connection.
+after(() => setTimeout(() => process.exit(), 1000).unref());
 
 // It stops reading and does not hang up: the model goes on for as long as it wants to.
 test('langchain: abort', async () => {
