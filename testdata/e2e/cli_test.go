@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -93,6 +94,86 @@ func TestCommandLine(t *testing.T) {
 		if n := meter.Total(path); n != 0 {
 			t.Errorf("%s: Ollama saw %d requests; want none", path, n)
 		}
+	}
+}
+
+// TestCommandLineStopsABusyModel: the stop is answered while the chat goes on, and is
+// done when the chat is over.
+func TestCommandLineStopsABusyModel(t *testing.T) {
+	own := startOllama(t)
+	foreman := startForeman(t, own.URL)
+	run := commandLine(t, foreman.URL)
+	leave := chatWithoutEnd(t, foreman.URL)
+	if _, err := run("stop", lab.ChatModel); err != nil {
+		t.Errorf("stop: got %v; want exit status 0", err)
+	}
+	if got := get(t, foreman.URL+"/healthz").body; !strings.Contains(got, `"running":1`) {
+		t.Errorf("after the stop: got %s; want the chat to go on", got)
+	}
+	if err := resident(t.Context(), own.Client, lab.ChatModel); err != nil {
+		t.Errorf("after the stop: got %v; want the model to stay for its chat", err)
+	}
+	leave()
+	eventually(t, func() error {
+		if resident(t.Context(), own.Client, lab.ChatModel) == nil {
+			return errors.New("still resident after its chat")
+		}
+		return nil
+	})
+}
+
+// TestCommandLineLaunches has `ollama launch` start programs that tell how they were
+// started. Then it asks what such programs ask.
+func TestCommandLineLaunches(t *testing.T) {
+	foreman := startForeman(t, ollama.URL, "FOREMAN_EMBED_MODEL=")
+	bin := t.TempDir()
+	t.Setenv("PATH", bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
+	run := commandLine(t, foreman.URL)
+	for _, tt := range []struct {
+		name, path, body string
+		told             []string // what the program is told of foreman
+	}{
+		{"claude", "/v1/messages", `{"model":"tiny-chat","max_tokens":12,"stream":true,"messages":[{"role":"user","content":"hello"}]}`, []string{
+			"ANTHROPIC_BASE_URL=" + foreman.URL + "\n", "ANTHROPIC_AUTH_TOKEN=ollama\n", "argument --model\nargument tiny-chat\n"}},
+		{"codex", "/v1/responses", `{"model":"tiny-chat","max_output_tokens":12,"stream":true,"input":"hello"}`, []string{
+			`base_url="` + foreman.URL + `/v1/"` + "\n", `wire_api="responses"`, "argument -m\nargument tiny-chat\n"}},
+		{"opencode", "/v1/chat/completions", `{"model":"tiny-chat:latest","max_tokens":12,"stream":true,"messages":[{"role":"user","content":"hello"}]}`, []string{
+			`"baseURL":"` + foreman.URL + `/v1"`, `"model":"ollama/tiny-chat:latest"`}},
+	} {
+		const script = "#!/bin/sh\n" +
+			`[ "$1" = --version ] && { echo "codex-cli 9.9.9"; exit; }` + "\n" +
+			`printf 'argument %s\n' "$@"` + "\nenv\n"
+		if err := os.WriteFile(filepath.Join(bin, tt.name), []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		out, err := run("launch", tt.name, "--model", lab.ChatModel, "--yes")
+		if err != nil {
+			t.Errorf("launch %s: got %v; want exit status 0", tt.name, err)
+			continue
+		}
+		for _, want := range tt.told {
+			if !strings.Contains(out, want) {
+				t.Errorf("launch %s: got %s; want %q in it", tt.name, out, want)
+			}
+		}
+		if got := post(t, foreman.URL+tt.path, tt.body); got.StatusCode != http.StatusOK || !strings.HasPrefix(got.Header.Get("Content-Type"), "text/event-stream") {
+			t.Errorf("%s: got %d %s; want a stream of events", tt.path, got.StatusCode, got.body)
+		}
+	}
+
+	// Recommendations are all that launch asks for and does not get. It has a list of its own.
+	refused := regexp.MustCompile(`(?m)^.* status=[^2].*$`).FindAllString(foreman.Log(), -1)
+	if len(refused) == 0 {
+		t.Error("foreman refused nothing; want the recommendations refused")
+	}
+	for _, line := range refused {
+		if !strings.Contains(line, "path=/api/experimental/model-recommendations status=404") {
+			t.Errorf("foreman refused %s", line)
+		}
+	}
+
+	if out, err := run("launch", "claude", "--model", "absent", "--yes"); err == nil || !strings.Contains(out, "FOREMAN_MANAGE") {
+		t.Errorf("launch with an absent model: got %q, %v; want a failure that names FOREMAN_MANAGE", out, err)
 	}
 }
 
