@@ -61,7 +61,7 @@ func navigate(t *testing.T, tab context.Context, url string) {
 // and reads what it returns into a T.
 func inPage[T any](t *testing.T, tab context.Context, function string, args ...any) T {
 	t.Helper()
-	list, err := json.Marshal(args)
+	list, err := json.Marshal(append([]any{}, args...)) // no arguments are [] and not null
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,4 +71,57 @@ func inPage[T any](t *testing.T, tab context.Context, function string, args ...a
 		t.Fatalf("in the page: %v", err)
 	}
 	return result
+}
+
+// startChat is run in the page: it begins a long chat and returns, of a streamed one
+// when the first piece is there. leaveChat ends it and returns how fetch tells that.
+const (
+	startChat = `async (url, token, stream) => {
+	window.leave = new AbortController();
+	const answer = fetch(url, {
+		method: "POST",
+		signal: window.leave.signal,
+		headers: {"Content-Type": "application/json", Authorization: "Bearer " + token},
+		body: JSON.stringify({model: "tiny-chat", stream, messages: [{role: "user", content: "Tell me all."}], options: {num_predict: 80000}}),
+	});
+	let rest;
+	if (stream) {
+		const reader = (await answer).body.getReader();
+		const piece = await reader.read();
+		if (piece.done) throw new Error("nothing came");
+		rest = (async () => { while (!(await reader.read()).done); })();
+	} else {
+		rest = answer.then(answer => answer.text());
+	}
+	window.end = rest.then(() => "whole", err => err.name);
+	return true;
+}`
+	leaveChat = `async () => { window.leave.abort(); return await window.end; }`
+	shortChat = `async (url, token) => {
+	const answer = await fetch(url, {
+		method: "POST",
+		signal: AbortSignal.timeout(30000), // the chat before it would hold the line for longer
+		headers: {"Content-Type": "application/json", Authorization: "Bearer " + token},
+		body: JSON.stringify({model: "tiny-chat", stream: false, messages: [{role: "user", content: "Who are you?"}]}),
+	});
+	return (await answer.json()).message.content;
+}`
+)
+
+// TestPageAborts has a page of another origin leave its chats with an AbortController.
+func TestPageAborts(t *testing.T) {
+	const host = "app.example.test"
+	tab := startBrowser(t, host)
+	own := startOllama(t, "OLLAMA_ORIGINS="+openPage(t, tab, host))
+	foreman := startForeman(t, own.URL, "FOREMAN_TOKEN=sesame")
+	for _, stream := range []bool{false, true} {
+		inPage[bool](t, tab, startChat, foreman.URL+"/api/chat", "sesame", stream)
+		waitRunning(t, foreman.URL)
+		if got := inPage[string](t, tab, leaveChat); got != "AbortError" {
+			t.Errorf("stream %t: got %s; want AbortError", stream, got)
+		}
+		if said := inPage[string](t, tab, shortChat, foreman.URL+"/api/chat", "sesame"); said == "" {
+			t.Errorf("stream %t: the next chat said nothing", stream)
+		}
+	}
 }

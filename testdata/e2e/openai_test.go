@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
+	"github.com/openai/openai-go/v3/responses"
 
 	"foreman/e2e/lab"
 )
@@ -117,6 +119,74 @@ func TestOpenAI(t *testing.T) {
 		if got, err := through.Models.Get(t.Context(), lab.ChatModel); err != nil || got.ID != lab.ChatModel || got.OwnedBy == "" {
 			t.Errorf("retrieve: got %+v, %v; want %s", got, err, lab.ChatModel)
 		}
+	})
+
+	t.Run("responses", func(t *testing.T) {
+		ask := responses.ResponseNewParams{
+			Model:           lab.ChatModel,
+			Input:           responses.ResponseNewParamsInputUnion{OfString: openai.String("Who are you?")},
+			MaxOutputTokens: openai.Int(12),
+		}
+		whole, err := through.Responses.New(t.Context(), ask)
+		if err != nil || whole.OutputText() == "" || whole.Usage.OutputTokens != 12 {
+			t.Fatalf("got %+v, %v; want 12 tokens", whole, err)
+		}
+		stream := through.Responses.NewStreaming(t.Context(), ask)
+		defer stream.Close()
+		text, last, pieces := "", "", 0
+		for stream.Next() {
+			event := stream.Current()
+			if event.Type == "response.output_text.delta" {
+				text += event.Delta
+				pieces++
+			}
+			last = event.Type
+		}
+		if stream.Err() != nil || text != whole.OutputText() || pieces < 12 || last != "response.completed" {
+			t.Errorf("stream: got %q in %d pieces, last %s, %v; want %q in 12, completed", text, pieces, last, stream.Err(), whole.OutputText())
+		}
+		ask.Model = "absent"
+		_, unknown := through.Responses.New(t.Context(), ask)
+		wantOpenAIError(t, unknown, http.StatusNotFound, "invalid_request_error", "model 'absent' not found")
+	})
+
+	t.Run("abort", func(t *testing.T) {
+		long := question
+		long.MaxTokens = openai.Int(80000)
+		next := func(ctx context.Context) error {
+			_, err := through.Chat.Completions.New(ctx, question)
+			return err
+		}
+
+		ctx, cancel := context.WithCancel(t.Context())
+		stream := through.Chat.Completions.NewStreaming(ctx, long)
+		if !stream.Next() {
+			t.Fatalf("stream: got nothing, %v", stream.Err())
+		}
+		cancel()
+		for stream.Next() {
+		}
+		if err := stream.Err(); !errors.Is(err, context.Canceled) {
+			t.Errorf("stream: got %v; want %v", err, context.Canceled)
+		}
+		wantServedNext(t, next)
+
+		ctx, cancel = context.WithCancel(t.Context())
+		left := make(chan error, 1)
+		go func() {
+			_, err := through.Responses.New(ctx, responses.ResponseNewParams{
+				Model:           lab.ChatModel,
+				Input:           responses.ResponseNewParamsInputUnion{OfString: openai.String("Tell me all.")},
+				MaxOutputTokens: openai.Int(80000),
+			})
+			left <- err
+		}()
+		waitRunning(t, foreman.URL)
+		cancel()
+		if err := <-left; !errors.Is(err, context.Canceled) {
+			t.Errorf("responses: got %v; want %v", err, context.Canceled)
+		}
+		wantServedNext(t, next)
 	})
 
 	t.Run("errors", func(t *testing.T) {
