@@ -15,12 +15,19 @@ import (
 )
 
 // realInference are the tests that TestRealInference runs: of clients, streams,
-// faults and all that is compared with an Ollama without foreman.
+// faults and all that is compared with an Ollama without foreman. Clients leave no
+// streams there: see mayLeaveStreams.
 var realInference = []string{
 	"TestLangchain",
 	"TestOfficialClient",
 	"TestOfficialGoClient",
 	"TestOpenAI",
+	"TestJavaScript",
+	"TestPlainClient",
+	"TestPlainClientInOutage",
+	"TestCommandLine",
+	"TestCommandLineStopsABusyModel",
+	"TestPageAborts",
 	"TestChatsOneAtATimeEmbedsTogether",
 	"TestStreamComesAsItIsMade",
 	"TestSameAsDirect",

@@ -158,20 +158,22 @@ func TestOpenAI(t *testing.T) {
 			return err
 		}
 
-		ctx, cancel := context.WithCancel(t.Context())
-		stream := through.Chat.Completions.NewStreaming(ctx, long)
-		if !stream.Next() {
-			t.Fatalf("stream: got nothing, %v", stream.Err())
+		if mayLeaveStreams() {
+			ctx, cancel := context.WithCancel(t.Context())
+			stream := through.Chat.Completions.NewStreaming(ctx, long)
+			if !stream.Next() {
+				t.Fatalf("stream: got nothing, %v", stream.Err())
+			}
+			cancel()
+			for stream.Next() {
+			}
+			if err := stream.Err(); !errors.Is(err, context.Canceled) {
+				t.Errorf("stream: got %v; want %v", err, context.Canceled)
+			}
+			wantServedNext(t, next)
 		}
-		cancel()
-		for stream.Next() {
-		}
-		if err := stream.Err(); !errors.Is(err, context.Canceled) {
-			t.Errorf("stream: got %v; want %v", err, context.Canceled)
-		}
-		wantServedNext(t, next)
 
-		ctx, cancel = context.WithCancel(t.Context())
+		ctx, cancel := context.WithCancel(t.Context())
 		left := make(chan error, 1)
 		go func() {
 			_, err := through.Responses.New(ctx, responses.ResponseNewParams{

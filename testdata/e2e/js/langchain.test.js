@@ -1,11 +1,13 @@
 // LangChain's provider for Ollama.
 import assert from 'node:assert/strict';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { ChatOllama, OllamaEmbeddings } from '@langchain/ollama';
-import { chatModel, each, embedModel, headers, question, url } from './lab.js';
+import { chatModel, each, embedModel, fetchUntil, headers, long, patienceInStream, question, running, url } from './lab.js';
+
+const connection = { baseUrl: url, headers, model: chatModel, maxRetries: 0 };
 
 test('langchain: chat, whole and streamed', async () => {
-  const model = new ChatOllama({ baseUrl: url, headers, model: chatModel, maxRetries: 0 });
+  const model = new ChatOllama(connection);
   const whole = await model.invoke(question);
   assert.notEqual(whole.content, '');
   const texts = await each(await model.stream(question), (chunk) => chunk.content);
@@ -21,21 +23,26 @@ test('langchain: embed', async () => {
 });
 
 test('langchain: an unknown model', async () => {
-  const model = new ChatOllama({ baseUrl: url, headers, model: 'absent', maxRetries: 0 });
+  const model = new ChatOllama({ ...connection, model: 'absent' });
   await assert.rejects(model.invoke(question), /model 'absent' not found/);
 });
 
-// The answer that is given up is neither read nor closed, and would keep this process
-// alive until foreman closes the connection.
-after(() => setTimeout(() => process.exit(), 1000).unref());
-
-// It stops reading and does not hang up: the model goes on for as long as it wants to.
-test('langchain: abort', async () => {
-  const model = new ChatOllama({ baseUrl: url, headers, model: chatModel, numPredict: 500, maxRetries: 0 });
-  const left = new AbortController();
+test('langchain: abort of a stream', patienceInStream, async () => {
+  const controller = new AbortController();
+  const { signal } = controller;
+  const model = new ChatOllama({ ...connection, numPredict: long, fetch: fetchUntil(signal) }); // stream({ signal }) leaves the request alone
   await assert.rejects(async () => {
-    for await (const chunk of await model.stream(question, { signal: left.signal })) if (chunk.content) left.abort();
-  }, /abort/i);
-  const next = new ChatOllama({ baseUrl: url, headers, model: chatModel, maxRetries: 0 });
-  assert.notEqual((await next.invoke(question)).content, '');
+    for await (const chunk of await model.stream(question, { signal })) if (chunk.content) controller.abort();
+  }, { name: 'AbortError' });
+  assert.notEqual((await new ChatOllama(connection).invoke(question)).content, '');
+});
+
+test('langchain: abort of a whole answer', patienceInStream, async () => {
+  const controller = new AbortController();
+  const { signal } = controller;
+  const whole = new ChatOllama({ ...connection, numPredict: long }).invoke(question, { signal }); // which reads a stream as well
+  await running();
+  controller.abort();
+  await whole; // as much as there was of it, without an error
+  assert.notEqual((await new ChatOllama(connection).invoke(question)).content, '');
 });

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Ollama } from 'ollama';
-import { chatModel, each, embedModel, headers, question, url } from './lab.js';
+import { chatModel, each, embedModel, headers, long, patienceInStream, question, url } from './lab.js';
 
 const client = new Ollama({ host: url, headers });
 const messages = [{ role: 'user', content: question }];
@@ -44,8 +44,8 @@ test('ollama: an unknown model', async () => {
   });
 });
 
-test('ollama: abort', async () => {
-  const stream = await client.chat({ model: chatModel, messages, stream: true, options: { num_predict: 80000 } });
+test('ollama: abort', patienceInStream, async () => {
+  const stream = await client.chat({ model: chatModel, messages, stream: true, options: { num_predict: long } });
   await assert.rejects(async () => {
     for await (const chunk of stream) if (chunk.message.content) stream.abort();
   }, { name: 'AbortError' });
