@@ -35,10 +35,9 @@ var fronts = map[string]front{
 	"nginx": {
 		program: "nginx", packageName: "nginx", file: "nginx.conf",
 		config: func(lines, addr, dir string) string {
-			upstream, location, _ := strings.Cut(lines, "\n\n")
 			return fmt.Sprintf("daemon off;\nmaster_process off;\npid %[1]s/nginx.pid;\nerror_log stderr;\nevents {}\nhttp {\naccess_log off;\n"+
 				"client_body_temp_path %[1]s/body;\nproxy_temp_path %[1]s/proxy;\nfastcgi_temp_path %[1]s/fastcgi;\nuwsgi_temp_path %[1]s/uwsgi;\nscgi_temp_path %[1]s/scgi;\n"+
-				"%[2]s\nserver {\nlisten %[3]s;\n%[4]s}\n}\n", dir, upstream, addr, location)
+				"server {\nlisten %[2]s;\n%[3]s}\n}\n", dir, addr, lines)
 		},
 		hurry: func(config string) string { return strings.Replace(config, "read_timeout 1h", "read_timeout 3s", 1) },
 		args:  func(file string) []string { return []string{"-e", "stderr", "-p", filepath.Dir(file), "-c", file} },
@@ -57,7 +56,8 @@ var fronts = map[string]front{
 	"haproxy": {
 		program: "haproxy", packageName: "haproxy", file: "haproxy.cfg",
 		config: func(lines, addr, dir string) string {
-			return fmt.Sprintf("%s\nfrontend site\nbind %s\ndefault_backend foreman\n", lines, addr)
+			usual := "defaults\nmode http\ntimeout connect 5s\ntimeout client 1m\n"
+			return fmt.Sprintf("%s\nfrontend site\nbind %s\ndefault_backend foreman\n", strings.Replace(lines, "defaults\n", usual, 1), addr)
 		},
 		hurry: func(config string) string {
 			return strings.NewReplacer("client 1m", "client 3s", "server 1h", "server 3s").Replace(config)
@@ -264,5 +264,22 @@ func TestFrontBrowser(t *testing.T) {
 	leave()
 	if got := inPage[heard](t, tab, `async () => { await chat; return heard; }`, []any{}...); got.Words != 32 || !got.Done {
 		t.Errorf("got %+v; want 32 words and the end", got)
+	}
+}
+
+// TestFrontsInREADME: the README has the lines that are tested.
+func TestFrontsInREADME(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, front := range fronts {
+		lines, err := os.ReadFile(filepath.Join("front", front.file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(readme), "\n"+string(lines)) {
+			t.Errorf("%s: the README lacks\n%s", name, lines)
+		}
 	}
 }
