@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -30,6 +31,14 @@ var (
 	errInternal = errors.New("GET /api/tags: answered 500 Internal Server Error")
 )
 
+// What is logged of these, up to the number of models that are kept.
+const (
+	loggedRefused  = `level=WARN msg="target degraded" reason=unreachable err="GET /api/tags: target unreachable: connection refused" models_kept=`
+	loggedToken    = `level=WARN msg="target degraded" reason=unauthorized err="GET /api/tags: target refused foreman: 401 Unauthorized" models_kept=`
+	loggedInternal = `level=WARN msg="target degraded" reason="bad answer" err="GET /api/tags: answered 500 Internal Server Error" models_kept=`
+	loggedShape    = `level=WARN msg="target degraded" reason="bad answer" err="models: the answer has no \"models\"" models_kept=`
+)
+
 // A fakeSource answers as it is told to, by path, and notes when it is asked.
 type fakeSource struct {
 	began time.Time
@@ -50,16 +59,20 @@ func (s *fakeSource) Read(ctx context.Context, path string) ([]byte, error) {
 	return answer(ctx)
 }
 
-// answer sets the answer to GET path, and how long it takes.
-func (s *fakeSource) answer(path string, takes time.Duration, body string, err error) {
+func (s *fakeSource) set(path string, answer func(context.Context) ([]byte, error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.answers[path] = func(ctx context.Context) ([]byte, error) {
+	s.answers[path] = answer
+}
+
+// answer sets the answer to GET path, and how long it takes.
+func (s *fakeSource) answer(path string, takes time.Duration, body string, err error) {
+	s.set(path, func(ctx context.Context) ([]byte, error) {
 		if !pause(ctx, takes) {
 			return nil, fmt.Errorf("GET %s: %w: %w", path, ErrUnreachable, ctx.Err())
 		}
 		return []byte(body), err
-	}
+	})
 }
 
 // tags sets the answer to GET /api/tags.
@@ -68,41 +81,38 @@ func (s *fakeSource) tags(body string, err error) { s.answer("/api/tags", 0, bod
 // hang makes the source answer nothing on path.
 func (s *fakeSource) hang(path string) { s.answer(path, time.Hour, "", nil) }
 
-// A bed is an inventory that runs in a bubble.
+// A bed is an inventory that runs in a bubble, and keeps the paths in kept.
 type bed struct {
 	*Inventory
 	*fakeSource
+	t    *testing.T
 	log  bytes.Buffer
 	stop context.CancelFunc
 	done chan struct{} // closed when Run has returned
 }
 
-// newBed runs an inventory of a source that answers the first poll with tags or
-// err, and returns when that poll has ended.
-func newBed(t *testing.T, interval time.Duration, tags string, err error, keep ...string) *bed {
+var kept = []string{"/kept", "/more", "/lacking"}
+
+// inBed runs a test once the first poll has ended, which got this answer.
+func inBed(t *testing.T, interval time.Duration, tags string, err error, test func(t *testing.T, b *bed)) {
 	t.Helper()
-	b := &bed{done: make(chan struct{}), fakeSource: &fakeSource{
-		began:   time.Now(),
-		answers: make(map[string]func(context.Context) ([]byte, error)),
-		asked:   make(map[string][]time.Duration),
-	}}
-	b.tags(tags, err)
-	b.answer("/api/ps", 0, none, nil)
-	b.Inventory = New(b.fakeSource, interval, slog.New(slog.NewTextHandler(&b.log, &slog.HandlerOptions{
-		Level: slog.LevelDebug,
-		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-			if a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		},
-	})), keep...)
-	ctx, stop := context.WithCancel(t.Context())
-	b.stop = stop
-	go func() { defer close(b.done); b.Run(ctx) }()
-	t.Cleanup(func() { stop(); <-b.done })
-	synctest.Wait()
-	return b
+	synctest.Test(t, func(t *testing.T) {
+		b := &bed{t: t, done: make(chan struct{}), fakeSource: &fakeSource{
+			began:   time.Now(),
+			answers: make(map[string]func(context.Context) ([]byte, error)),
+			asked:   make(map[string][]time.Duration),
+		}}
+		b.tags(tags, err)
+		b.answer("/api/ps", 0, none, nil)
+		log := slog.New(slog.NewTextHandler(&b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		b.Inventory = New(b.fakeSource, interval, log, kept...)
+		ctx, stop := context.WithCancel(t.Context())
+		b.stop = stop
+		go func() { defer close(b.done); b.Run(ctx) }()
+		t.Cleanup(func() { stop(); <-b.done })
+		synctest.Wait()
+		test(t, b)
+	})
 }
 
 // sleep lets virtual time pass, and what is due at its end happen.
@@ -119,41 +129,42 @@ func limited(t *testing.T) context.Context {
 }
 
 // wantAsked checks when path was asked for since the last call.
-func (b *bed) wantAsked(t *testing.T, path string, want ...time.Duration) {
-	t.Helper()
+func (b *bed) wantAsked(path string, want ...time.Duration) {
+	b.t.Helper()
 	b.fakeSource.mu.Lock()
 	defer b.fakeSource.mu.Unlock()
 	if got := b.asked[path]; !slices.Equal(got, want) {
-		t.Errorf("%s: asked for at %v; want %v", path, got, want)
+		b.t.Errorf("%s: asked for at %v; want %v", path, got, want)
 	}
 	b.asked[path] = nil
 }
 
-func (b *bed) wantPolls(t *testing.T, want ...time.Duration) {
-	t.Helper()
-	b.wantAsked(t, "/api/tags", want...)
+func (b *bed) wantPolls(want ...time.Duration) {
+	b.t.Helper()
+	b.wantAsked("/api/tags", want...)
 }
 
-func (b *bed) wantLog(t *testing.T, want ...string) {
-	t.Helper()
-	if got := strings.Split(strings.TrimSuffix(b.log.String(), "\n"), "\n"); !slices.Equal(got, want) {
-		t.Errorf("got log\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+func (b *bed) wantLog(want ...string) {
+	b.t.Helper()
+	got := regexp.MustCompile(`(?m)^time=\S+ `).ReplaceAllString(b.log.String(), "")
+	if want := strings.Join(want, "\n") + "\n"; got != want {
+		b.t.Errorf("got log\n%s\nwant\n%s", got, want)
 	}
 }
 
 // wantCheck checks what Check says of a model.
-func (b *bed) wantCheck(t *testing.T, model string, want error) {
-	t.Helper()
-	if _, got := b.Check(limited(t), model); got != want && (want == nil || !errors.Is(got, want)) {
-		t.Errorf("Check(%q): got %v; want %v", model, got, want)
+func (b *bed) wantCheck(model string, want error) {
+	b.t.Helper()
+	if _, got := b.Check(limited(b.t), model); got != want && (want == nil || !errors.Is(got, want)) {
+		b.t.Errorf("Check(%q): got %v; want %v", model, got, want)
 	}
 }
 
 // wantTime checks how much time has passed.
-func (b *bed) wantTime(t *testing.T, want time.Duration) {
-	t.Helper()
+func (b *bed) wantTime(want time.Duration) {
+	b.t.Helper()
 	if got := time.Since(b.began); got != want {
-		t.Errorf("got to here after %v; want %v", got, want)
+		b.t.Errorf("got to here after %v; want %v", got, want)
 	}
 }
 
@@ -168,12 +179,11 @@ func TestBeforeTheFirstPoll(t *testing.T) {
 }
 
 func TestPollsEveryInterval(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 30*second, chat, nil)
+	inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
 		sleep(60 * second)
-		b.wantPolls(t, 0, 30*second, 60*second)
-		b.wantAsked(t, "/api/ps", 0, 30*second, 60*second)
-		b.wantLog(t, `level=INFO msg="target ready" models=1`)
+		b.wantPolls(0, 30*second, 60*second)
+		b.wantAsked("/api/ps", 0, 30*second, 60*second)
+		b.wantLog(`level=INFO msg="target ready" models=1`)
 		state := b.State()
 		if state.Degraded() || string(state.Tags) != chat || state.LastPoll.Sub(b.began) != 60*second || !state.Since.Equal(b.began) || state.Polls != (Polls{OK: 3}) {
 			t.Errorf("got %+v; want it good, of %s and as polled last", state, chat)
@@ -187,7 +197,7 @@ func TestPollsEveryInterval(t *testing.T) {
 		}
 		b.tags(none, nil)
 		sleep(27 * second)
-		b.wantPolls(t, 90*second, 120*second)
+		b.wantPolls(90*second, 120*second)
 		if state := b.State(); state.Len() != 0 || state.Holds("embed") || state.Degraded() {
 			t.Errorf("got %d models; want none", state.Len())
 		}
@@ -200,20 +210,18 @@ func TestPollsSoonerWhileDegraded(t *testing.T) {
 		4 * second:  {0, 4 * second, 8 * second, 12 * second, 16 * second, 20 * second, 24 * second, 28 * second, 32 * second, 36 * second, 40 * second},
 	} {
 		for _, err := range []error{errRefused, errToken, errInternal} {
-			synctest.Test(t, func(t *testing.T) {
-				b := newBed(t, interval, "", err)
+			inBed(t, interval, "", err, func(t *testing.T, b *bed) {
 				sleep(9 * second)
 				b.tags(chat, nil)
 				sleep(31 * second)
-				b.wantPolls(t, want...)
+				b.wantPolls(want...)
 			})
 		}
 	}
 }
 
 func TestAPollThatHangsIsGivenUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 30*second, chat, nil)
+	inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
 		b.hang("/api/tags")
 		sleep(33 * second)
 		if b.State().Degraded() {
@@ -224,7 +232,7 @@ func TestAPollThatHangsIsGivenUp(t *testing.T) {
 			t.Errorf("got reason %q; want %q", got, Unreachable)
 		}
 		sleep(9 * second)
-		b.wantPolls(t, 0, 30*second, 35*second, 40*second)
+		b.wantPolls(0, 30*second, 35*second, 40*second)
 		if got := b.State().Unanswered; got != 2 {
 			t.Errorf("got %d unanswered; want 2", got)
 		}
@@ -240,14 +248,13 @@ func TestOutages(t *testing.T) {
 		polls      Polls
 		logged     string
 	}{
-		{"", errRefused, Unreachable, 3, Polls{1, 3, 0, 0}, `reason=unreachable err="GET /api/tags: target unreachable: connection refused"`},
-		{"", errToken, Unauthorized, 0, Polls{1, 0, 3, 0}, `reason=unauthorized err="GET /api/tags: target refused foreman: 401 Unauthorized"`},
-		{"", errInternal, BadAnswer, 0, Polls{1, 0, 0, 3}, `reason="bad answer" err="GET /api/tags: answered 500 Internal Server Error"`},
-		{"{}", nil, BadAnswer, 0, Polls{1, 0, 0, 3}, `reason="bad answer" err="models: the answer has no \"models\""`},
-		{none, errInternal, BadAnswer, 0, Polls{1, 0, 0, 3}, `reason="bad answer" err="GET /api/tags: answered 500 Internal Server Error"`}, // an error counts, whatever came with it
+		{"", errRefused, Unreachable, 3, Polls{1, 3, 0, 0}, loggedRefused},
+		{"", errToken, Unauthorized, 0, Polls{1, 0, 3, 0}, loggedToken},
+		{"", errInternal, BadAnswer, 0, Polls{1, 0, 0, 3}, loggedInternal},
+		{"{}", nil, BadAnswer, 0, Polls{1, 0, 0, 3}, loggedShape},
+		{none, errInternal, BadAnswer, 0, Polls{1, 0, 0, 3}, loggedInternal}, // an error counts, whatever came with it
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			b := newBed(t, 30*second, both, nil)
+		inBed(t, 30*second, both, nil, func(t *testing.T, b *bed) {
 			sleep(10 * second)
 			b.tags(tt.tags, tt.err)
 			sleep(32 * second) // polls at 30, 35 and 40 s
@@ -267,18 +274,14 @@ func TestOutages(t *testing.T) {
 				t.Errorf("%v: got %+v; want it recovered after 45s", tt.err, state)
 			}
 			sleep(60 * second)
-			b.wantLog(t,
-				`level=INFO msg="target ready" models=2`,
-				`level=WARN msg="target degraded" `+tt.logged+` models_kept=2`,
-				`level=INFO msg="target recovered" models=1 outage=15s`)
+			b.wantLog(`level=INFO msg="target ready" models=2`, tt.logged+"2", `level=INFO msg="target recovered" models=1 outage=15s`)
 		})
 	}
 }
 
 // An outage that changes its nature is one outage, with a record for each.
 func TestReasonsChange(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 5*second, "", errRefused)
+	inBed(t, 5*second, "", errRefused, func(t *testing.T, b *bed) {
 		for _, step := range []struct {
 			err            error
 			wantUnanswered int
@@ -291,20 +294,14 @@ func TestReasonsChange(t *testing.T) {
 		}
 		b.tags(chat, nil)
 		sleep(5 * second)
-		b.wantLog(t,
-			`level=WARN msg="target degraded" reason=unreachable err="GET /api/tags: target unreachable: connection refused" models_kept=0`,
-			`level=WARN msg="target degraded" reason="bad answer" err="GET /api/tags: answered 500 Internal Server Error" models_kept=0`,
-			`level=WARN msg="target degraded" reason=unreachable err="GET /api/tags: target unreachable: connection refused" models_kept=0`,
-			`level=WARN msg="target degraded" reason=unauthorized err="GET /api/tags: target refused foreman: 401 Unauthorized" models_kept=0`,
-			`level=INFO msg="target recovered" models=1 outage=25s`)
+		b.wantLog(loggedRefused+"0", loggedInternal+"0", loggedRefused+"0", loggedToken+"0", `level=INFO msg="target recovered" models=1 outage=25s`)
 	})
 }
 
 // Next tells of each failed poll at its end, and of each good one when the
 // resident models have been read.
 func TestNext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 5*second, chat, nil)
+	inBed(t, 5*second, chat, nil, func(t *testing.T, b *bed) {
 		var told []string
 		go func() {
 			for seen := uint64(0); ; {
@@ -331,29 +328,15 @@ func TestNext(t *testing.T) {
 		if state, err := b.Next(limited(t), 1); err != nil || state.Seq != 4 || state.Len() != 2 {
 			t.Errorf("got %+v, %v; want the latest state", state, err)
 		}
-		b.wantTime(t, 18*second)
-	})
-}
-
-func TestNextIsCancelled(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 30*second, chat, nil)
-		errLeft := errors.New("left")
-		ctx, cancel := context.WithTimeoutCause(t.Context(), second, errLeft)
-		defer cancel()
-		if _, err := b.Next(ctx, b.State().Seq); err != errLeft {
-			t.Errorf("got %v; want %v", err, errLeft)
-		}
-		b.wantTime(t, second)
+		b.wantTime(18 * second)
 	})
 }
 
 func TestResident(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const ps = `{"models":[{"name":"Chat:latest"}]}`
-		b := newBed(t, 30*second, chat, nil)
+	const ps = `{"models":[{"name":"Chat:latest"}]}`
+	inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
 		b.answer("/api/ps", 0, ps, nil)
-		b.wantCheck(t, "new", ErrNotFound) // a poll before its time
+		b.wantCheck("new", ErrNotFound) // a poll before its time
 		synctest.Wait()
 		state := b.State()
 		if want := []Resident{{Name: "Chat:latest"}}; !slices.Equal(state.Resident, want) || !state.ResidentRead.Equal(time.Now()) {
@@ -365,64 +348,56 @@ func TestResident(t *testing.T) {
 			}
 		}
 
-		wantUnknown := func(why string) {
-			t.Helper()
+		for why, fail := range map[string]func(){
+			"an error":             func() { b.answer("/api/ps", 0, ps, errInternal) },
+			"not an Ollama":        func() { b.answer("/api/ps", 0, "<html>", nil) },
+			"no answer within 4 s": func() { b.hang("/api/ps") },
+			"degraded":             func() { b.tags("", errInternal) },
+		} {
+			fail()
+			sleep(34 * second)
 			if state := b.State(); !state.ResidentRead.IsZero() || state.IsResident("chat") {
 				t.Errorf("%s: got %v of %v; want nothing known", why, state.Resident, state.ResidentRead)
 			}
 			b.answer("/api/ps", 0, ps, nil)
 			b.tags(chat, nil)
-			sleep(30 * second)
+			sleep(36 * second)
 			if state := b.State(); state.ResidentRead.IsZero() || !state.IsResident("chat") {
 				t.Errorf("after %s: got %v of %v; want it known again", why, state.Resident, state.ResidentRead)
 			}
 		}
-		b.answer("/api/ps", 0, ps, errInternal)
-		sleep(30 * second)
-		wantUnknown("an error")
-		b.answer("/api/ps", 0, "<html>", nil)
-		sleep(30 * second)
-		wantUnknown("not an Ollama")
-		b.hang("/api/ps")
-		sleep(34 * second)
-		wantUnknown("no answer within 4 s")
-		b.tags("", errInternal)
-		sleep(30 * second)
-		wantUnknown("degraded")
 	})
 }
 
 // What was resident before an outage is not told after it.
 func TestResidentDuringAnOutage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 30*second, chat, nil)
+	inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
 		b.answer("/api/ps", 3*second, chat, nil) // until 33 s
 		sleep(31 * second)
-		b.wantCheck(t, "new", ErrNotFound) // a good poll, and then a bad one
+		b.wantCheck("new", ErrNotFound) // a good poll, and then a bad one
 		b.tags("", errRefused)
-		b.wantCheck(t, "new", ErrUnreachable)
+		b.wantCheck("new", ErrUnreachable)
 		seq := b.State().Seq
 		sleep(3 * second)
 		if state := b.State(); state.Seq != seq || state.IsResident("chat") {
 			t.Errorf("got %+v; want nothing of the answer that came after the outage began", state)
 		}
 		sleep(30 * second)
-		b.wantAsked(t, "/api/ps", 0, 30*second) // none while degraded
+		b.wantAsked("/api/ps", 0, 30*second) // none while degraded
 	})
 }
 
 // A poll that ends while /api/ps is being read is followed by another reading.
 func TestResidentIsReadAfterThePoll(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 30*second, chat, nil)
+	inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
 		b.answer("/api/ps", 3*second, none, nil)
 		sleep(31 * second)
 		b.answer("/api/ps", 0, chat, nil)
 		for range 3 {
-			b.wantCheck(t, "new", ErrNotFound)
+			b.wantCheck("new", ErrNotFound)
 		}
 		sleep(5 * second)
-		b.wantAsked(t, "/api/ps", 0, 30*second, 33*second)
+		b.wantAsked("/api/ps", 0, 30*second, 33*second)
 		if state := b.State(); !state.IsResident("chat") {
 			t.Errorf("got %v; want what was resident at the last poll", state.Resident)
 		}
@@ -432,43 +407,41 @@ func TestResidentIsReadAfterThePoll(t *testing.T) {
 // Nothing that is read beside the models delays a poll or those who wait for one.
 func TestPollsDoNotWaitForOtherReadings(t *testing.T) {
 	for _, path := range []string{"/kept", "/api/ps"} {
-		synctest.Test(t, func(t *testing.T) {
-			b := newBed(t, 2*second, chat, nil, "/kept")
+		inBed(t, 2*second, chat, nil, func(t *testing.T, b *bed) {
 			b.hang(path)
 			sleep(2 * second) // the reading hangs until 6 s
 			b.tags(both, nil)
-			b.wantCheck(t, "embed", nil)
-			b.wantTime(t, 2*second+minInterval)
+			b.wantCheck("embed", nil)
+			b.wantTime(2*second + minInterval)
 			b.Refresh()
 			sleep(minInterval)
 			b.tags(chat, nil)
 			sleep(2 * second)
-			b.wantPolls(t, 0, 2*second, 2*second+minInterval, 2*second+2*minInterval, 4*second+2*minInterval)
+			b.wantPolls(0, 2*second, 2*second+minInterval, 2*second+2*minInterval, 4*second+2*minInterval)
 			if b.State().Holds("embed") {
 				t.Errorf("%s: the last poll was not told", path)
 			}
 			sleep(2 * second)
-			b.wantAsked(t, path, 0, 2*second, 6*second) // given up, and read anew
+			b.wantAsked(path, 0, 2*second, 6*second) // given up, and read anew
 		})
 	}
 }
 
 func TestKeep(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 5*second, chat, nil, "/models", "/version", "/new")
+	inBed(t, 5*second, chat, nil, func(t *testing.T, b *bed) {
 		sleep(second)
 		for i, step := range []struct {
-			models, version string // "": 404
-			err             error  // of the poll itself
-			want            string
+			kept, more string // "": 404
+			err        error  // of the poll itself
+			want       string
 		}{
 			{"", "", nil, "map[]"},
-			{"m1", "v1", nil, "map[/models:m1 1s /version:v1 1s]"},
-			{"m2", "v2", nil, "map[/models:m2 1s /version:v2 1s]"},
-			{"m3", "v3", errRefused, "map[/models:m2 6s /version:v2 6s]"}, // not asked for
-			{"m4", "", nil, "map[/models:m4 1s /version:v2 11s]"},         // the last good one of each
+			{"m1", "v1", nil, "map[/kept:m1 1s /more:v1 1s]"},
+			{"m2", "v2", nil, "map[/kept:m2 1s /more:v2 1s]"},
+			{"m3", "v3", errRefused, "map[/kept:m2 6s /more:v2 6s]"}, // not asked for
+			{"m4", "", nil, "map[/kept:m4 1s /more:v2 11s]"},         // the last good one of each
 		} {
-			for path, body := range map[string]string{"/models": step.models, "/version": step.version} {
+			for path, body := range map[string]string{"/kept": step.kept, "/more": step.more} {
 				var err error
 				if body == "" {
 					err = errInternal
@@ -491,23 +464,21 @@ func TestKeep(t *testing.T) {
 // An ordinary poll has the kept paths read, even if one before its time ends
 // before their turn comes.
 func TestKeptPathsAfterTwoPolls(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 2*second, chat, nil, "/kept")
+	inBed(t, 2*second, chat, nil, func(t *testing.T, b *bed) {
 		b.answer("/api/ps", 3*second, none, nil)
 		sleep(4*second + second/2) // the reading after the poll at 2 s ends at 5 s
-		b.wantCheck(t, "new", ErrNotFound)
+		b.wantCheck("new", ErrNotFound)
 		sleep(4 * second)
-		b.wantAsked(t, "/kept", 0, 5*second, 8*second)
+		b.wantAsked("/kept", 0, 5*second, 8*second)
 	})
 }
 
 func TestRefresh(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 30*second, chat, nil)
+	inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
 		sleep(10 * second)
 		b.Refresh()
 		sleep(35 * second)
-		b.wantPolls(t, 0, 10*second, 40*second) // the interval began anew
+		b.wantPolls(0, 10*second, 40*second) // the interval began anew
 
 		// What is requested during a poll is not known to that poll. Ten requests
 		// are one more poll.
@@ -518,32 +489,30 @@ func TestRefresh(t *testing.T) {
 			b.Refresh()
 		}
 		sleep(20 * second)
-		b.wantPolls(t, 45*second, 47*second)
+		b.wantPolls(45*second, 47*second)
 	})
 }
 
 func TestRefreshWhileUnreachable(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 30*second, "", errRefused)
+	inBed(t, 30*second, "", errRefused, func(t *testing.T, b *bed) {
 		sleep(1 * second)
 		b.Refresh()
 		sleep(3 * second)
-		b.wantPolls(t, 0)
+		b.wantPolls(0)
 		b.tags("", errInternal)
 		sleep(2 * second)
 		b.Refresh() // it answers, so it may
 		synctest.Wait()
-		b.wantPolls(t, 5*second, 6*second)
+		b.wantPolls(5*second, 6*second)
 	})
 }
 
 func TestReachable(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 30*second, "", errInternal)
+	inBed(t, 30*second, "", errInternal, func(t *testing.T, b *bed) {
 		if err := b.Reachable(limited(t)); err != nil {
 			t.Errorf("got %v; want nil of a target that answers", err)
 		}
-		b.wantPolls(t, 0)
+		b.wantPolls(0)
 		b.tags("", errRefused)
 		sleep(5 * second)
 		if err := b.Reachable(limited(t)); !errors.Is(err, ErrUnreachable) {
@@ -553,65 +522,54 @@ func TestReachable(t *testing.T) {
 		if err := b.Reachable(limited(t)); err != nil {
 			t.Errorf("got %v; want nil as soon as it answers", err)
 		}
-		b.wantPolls(t, 5*second, 5*second+minInterval, 5*second+2*minInterval)
-
-		b.tags("", errRefused)
-		sleep(6 * second)
-		b.hang("/api/tags")
-		ctx, cancel := context.WithTimeout(t.Context(), second)
-		defer cancel()
-		if err := b.Reachable(ctx); err != context.DeadlineExceeded {
-			t.Errorf("got %v; want %v", err, context.DeadlineExceeded)
-		}
+		b.wantPolls(5*second, 5*second+minInterval, 5*second+2*minInterval)
 	})
 }
 
 func TestCheck(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 30*second, chat, nil)
+	inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
 		if model, err := b.Check(limited(t), "CHAT"); model.Name != "chat:latest" || err != nil {
 			t.Errorf("got %v, %v; want the target's spelling", model, err)
 		}
 		for _, model := range []string{"", "not a name", "chat:", strings.Repeat("x", 5000)} {
-			b.wantCheck(t, model, ErrNotFound)
+			b.wantCheck(model, ErrNotFound)
 		}
-		b.wantPolls(t, 0) // no more than the first
+		b.wantPolls(0) // no more than the first
 
-		b.wantCheck(t, "embed", ErrNotFound)
-		b.wantPolls(t, minInterval)
+		b.wantCheck("embed", ErrNotFound)
+		b.wantPolls(minInterval)
 		b.tags(both, nil) // pulled meanwhile
-		b.wantCheck(t, "embed", nil)
-		b.wantPolls(t, 2*minInterval)
+		b.wantCheck("embed", nil)
+		b.wantPolls(2 * minInterval)
 
 		b.tags("", errInternal)
 		sleep(30 * second)
-		b.wantPolls(t, 30*second+2*minInterval)
-		b.wantCheck(t, "embed", nil) // known, and the target answers
-		b.wantPolls(t)
+		b.wantPolls(30*second + 2*minInterval)
+		b.wantCheck("embed", nil) // known, and the target answers
+		b.wantPolls()
 
 		b.tags("", errRefused)
 		sleep(5 * second)
-		b.wantPolls(t, 35*second+2*minInterval)
-		b.wantCheck(t, "embed", ErrUnreachable) // known, but of no use
-		b.wantPolls(t, 35*second+3*minInterval) // not without having asked again
+		b.wantPolls(35*second + 2*minInterval)
+		b.wantCheck("embed", ErrUnreachable)   // known, but of no use
+		b.wantPolls(35*second + 3*minInterval) // not without having asked again
 		b.tags(both, nil)
-		b.wantCheck(t, "embed", nil) // back, and found out at once
+		b.wantCheck("embed", nil) // back, and found out at once
 	})
 }
 
 // A cloud model may have been pulled since the last poll.
 func TestCheckCloud(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 30*second, chat, nil)
-		b.wantCheck(t, "a:b:c:cloud", ErrCloud) // no name
-		b.wantPolls(t, 0)
-		b.wantCheck(t, "chat:cloud", ErrCloud)
-		b.wantPolls(t, minInterval)
+	inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
+		b.wantCheck("a:b:c:cloud", ErrCloud) // no name
+		b.wantPolls(0)
+		b.wantCheck("chat:cloud", ErrCloud)
+		b.wantPolls(minInterval)
 		b.tags(`{"models":[{"name":"chat:cloud","remote_host":"https://ollama.com:443"}]}`, nil)
 		if model, err := b.Check(limited(t), " chat:Cloud"); model != (Model{"chat:cloud", true}) || err != nil {
 			t.Errorf("got %v, %v; want the model that was pulled", model, err)
 		}
-		b.wantPolls(t, 2*minInterval)
+		b.wantPolls(2 * minInterval)
 	})
 }
 
@@ -619,8 +577,7 @@ func TestCheckCloud(t *testing.T) {
 func TestCheckErrorsAreApart(t *testing.T) {
 	all := []error{ErrNotFound, ErrCloud, ErrDegraded, ErrUnreachable, ErrUnauthorized}
 	for err, want := range map[error][]error{nil: {ErrNotFound}, errInternal: {ErrDegraded}, errToken: {ErrDegraded, ErrUnauthorized}, errRefused: {ErrUnreachable}} {
-		synctest.Test(t, func(t *testing.T) {
-			b := newBed(t, 30*second, chat, err)
+		inBed(t, 30*second, chat, err, func(t *testing.T, b *bed) {
 			_, got := b.Check(limited(t), "new")
 			for _, e := range all {
 				if errors.Is(got, e) != slices.Contains(want, e) {
@@ -634,24 +591,22 @@ func TestCheckErrorsAreApart(t *testing.T) {
 // A client that asks for an unknown model again and again does not make foreman
 // poll as fast as the target answers, nor read the kept paths.
 func TestManyChecksOneAfterTheOther(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 30*second, chat, nil, "/kept")
+	inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
 		for range 40 {
-			b.wantCheck(t, "unknown", ErrNotFound)
+			b.wantCheck("unknown", ErrNotFound)
 		}
-		b.wantTime(t, 40*minInterval)
-		b.wantAsked(t, "/kept", 0)
+		b.wantTime(40 * minInterval)
+		b.wantAsked("/kept", 0)
 	})
 }
 
 // Polls that fail all at once are one sign that the target is away, not three.
 func TestPollsAtOneMomentCountOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 30*second, chat, nil)
+	inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
 		b.tags("", errRefused)
 		for want := 1; want <= 3; want++ {
 			for range 3 {
-				b.wantCheck(t, "unknown", ErrUnreachable)
+				b.wantCheck("unknown", ErrUnreachable)
 			}
 			if got := b.State().Unanswered; got != want {
 				t.Errorf("after %v: %d unanswered; want %d", time.Since(b.began), got, want)
@@ -667,53 +622,56 @@ func TestChecksDuringAPollShareTheNext(t *testing.T) {
 	for _, tt := range []struct {
 		err, want error
 	}{{nil, nil}, {errRefused, ErrUnreachable}} {
-		synctest.Test(t, func(t *testing.T) {
-			b := newBed(t, 30*second, chat, nil)
+		inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
 			b.answer("/api/tags", 2*second, chat, nil)
 			sleep(31 * second) // in the middle of a poll
 			b.answer("/api/tags", 2*second, both, tt.err)
 			var all sync.WaitGroup
 			for range 60 {
-				all.Go(func() { b.wantCheck(t, "embed", tt.want) })
+				all.Go(func() { b.wantCheck("embed", tt.want) })
 			}
 			all.Wait()
-			b.wantTime(t, 34*second) // the end of the next poll
-			b.wantPolls(t, 0, 30*second, 32*second)
+			b.wantTime(34 * second) // the end of the next poll
+			b.wantPolls(0, 30*second, 32*second)
 		})
 	}
 }
 
-func TestCheckIsCancelled(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, 30*second, chat, nil)
-		b.hang("/api/tags")
-		var other sync.WaitGroup
-		other.Go(func() { b.wantCheck(t, "newer", ErrUnreachable) }) // waits on
-		errLeft := errors.New("the client left")
-		ctx, cancel := context.WithTimeoutCause(t.Context(), second, errLeft)
-		defer cancel()
-		if _, err := b.Check(ctx, "new"); err != errLeft {
-			t.Errorf("got %v; want %v", err, errLeft)
-		}
-		b.wantTime(t, second)
-		other.Wait()
-	})
+func TestWhoWaitsCanLeave(t *testing.T) {
+	for name, wait := range map[string]func(context.Context, *bed) error{
+		"Next":      func(ctx context.Context, b *bed) error { _, err := b.Next(ctx, b.State().Seq); return err },
+		"Check":     func(ctx context.Context, b *bed) error { _, err := b.Check(ctx, "new"); return err },
+		"Reachable": func(ctx context.Context, b *bed) error { return b.Reachable(ctx) },
+	} {
+		inBed(t, 30*second, "", errRefused, func(t *testing.T, b *bed) {
+			b.hang("/api/tags")
+			var other sync.WaitGroup
+			other.Go(func() { b.wantCheck("newer", ErrUnreachable) }) // waits on
+			errLeft := errors.New("the client left")
+			ctx, cancel := context.WithTimeoutCause(t.Context(), second, errLeft)
+			defer cancel()
+			if err := wait(ctx, b); err != errLeft {
+				t.Errorf("%s: got %v; want %v", name, err, errLeft)
+			}
+			b.wantTime(second)
+			other.Wait()
+		})
+	}
 }
 
 // Run ends with its context, whatever it does, and waits for all that it began.
 // That says nothing of the target, and nothing to those who wait for a poll.
 func TestRunEnds(t *testing.T) {
-	for path, during := range map[string]string{"": "nothing", "/api/tags": "a poll", "/api/ps": "a reading", "/kept": "a reading"} {
-		synctest.Test(t, func(t *testing.T) {
-			b := newBed(t, 30*second, chat, nil, "/kept")
+	for _, path := range []string{"", "/api/tags", "/api/ps", "/kept"} {
+		inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
+			end := 31 * second
 			if path != "" {
-				b.fakeSource.mu.Lock()
-				b.answers[path] = func(ctx context.Context) ([]byte, error) {
+				end += second
+				b.set(path, func(ctx context.Context) ([]byte, error) {
 					defer time.Sleep(second) // it takes its time to end
 					<-ctx.Done()
 					return nil, ctx.Err()
-				}
-				b.fakeSource.mu.Unlock()
+				})
 			}
 			sleep(31 * second)
 			before := b.State()
@@ -721,18 +679,14 @@ func TestRunEnds(t *testing.T) {
 			select {
 			case <-b.done:
 			case <-time.After(time.Minute):
-				t.Fatalf("during %s: Run does not end with its context", during)
+				t.Fatalf("during GET %q: Run does not end with its context", path)
 			}
-			if path != "" {
-				b.wantTime(t, 32*second)
-			} else {
-				b.wantTime(t, 31*second)
-			}
+			b.wantTime(end)
 			if after := b.State(); after.Seq != before.Seq || after.Reason != "" || !after.ResidentRead.Equal(before.ResidentRead) {
-				t.Errorf("during %s: got %+v after the end; want %+v", during, after, before)
+				t.Errorf("during GET %q: got %+v after the end; want %+v", path, after, before)
 			}
-			b.wantCheck(t, "new", context.DeadlineExceeded)
-			b.wantLog(t, `level=INFO msg="target ready" models=1`)
+			b.wantCheck("new", context.DeadlineExceeded)
+			b.wantLog(`level=INFO msg="target ready" models=1`)
 		})
 	}
 }
