@@ -6,9 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"io"
 	"io/fs"
 	"net"
@@ -70,17 +67,15 @@ func newOllama(t *testing.T) *ollama {
 		}
 		http.ServeFile(w, r, "testdata/tags.json")
 	})
-	mux.HandleFunc("GET /api/ps", func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, `{"models":[{"name":"embed:latest"}]}`) // for how long it does not say
-	})
+	for pattern, body := range map[string]string{
+		"GET /api/ps":     `{"models":[{"name":"embed:latest"}]}`, // for how long it does not say
+		"POST /api/pull":  `{"status":"success"}`,
+		"POST /api/embed": `{"embeddings":[[0.5]]}`,
+	} {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, body) })
+	}
 	mux.HandleFunc("GET /api/version", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, `{"version":%q}`, r.Header.Get("Authorization"))
-	})
-	mux.HandleFunc("POST /api/pull", func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, `{"status":"success"}`)
-	})
-	mux.HandleFunc("POST /api/embed", func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, `{"embeddings":[[0.5]]}`)
 	})
 	mux.HandleFunc("POST /api/chat", func(w http.ResponseWriter, r *http.Request) {
 		s := &said{finish: make(chan struct{}), left: make(chan struct{})}
@@ -166,38 +161,52 @@ type instance struct {
 	URL    string
 	addr   string
 	log    *record
-	signal context.CancelFunc // as the first signal does
+	signal context.CancelFunc // does what the first signal does
 	ended  chan struct{}
 	err    error // of run, once ended is closed
 }
 
-// start runs foreman, with these variables besides FOREMAN_ADDR, until the test
+// getenv reads variables, each NAME=VALUE. The first one of a name counts.
+func getenv(variables ...string) func(name string) string {
+	return func(name string) string {
+		for _, v := range variables {
+			if value, ok := strings.CutPrefix(v, name+"="); ok {
+				return value
+			}
+		}
+		return ""
+	}
+}
+
+// start runs foreman in front of url, with these variables besides, until the test
 // ends at the latest.
-func start(t *testing.T, variables map[string]string) *instance {
+func start(t *testing.T, url string, variables ...string) *instance {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	i := &instance{log: newRecord(), signal: cancel, ended: make(chan struct{})}
-	getenv := func(name string) string {
-		if name == "FOREMAN_ADDR" {
-			return "127.0.0.1:0"
-		}
-		return variables[name]
-	}
 	go func() {
 		defer close(i.ended)
-		i.err = run(ctx, getenv, []string{"FOREMAN_TOKN=x", "HOME=/"}, i.log)
+		environ := []string{"FOREMAN_TOKN=x", "HOME=/"}
+		i.err = run(ctx, getenv(append(variables, "FOREMAN_ADDR=127.0.0.1:0", "FOREMAN_OLLAMA_URL="+url)...), environ, i.log)
 	}()
-	t.Cleanup(func() {
-		cancel()
-		select {
-		case <-i.ended:
-		case <-time.After(limit):
-			t.Errorf("foreman does not end; its log:\n%s", i.log)
-		}
-	})
+	t.Cleanup(func() { i.end(t) })
 	i.addr = i.log.await(t, listening, i.ended)
 	i.URL = "http://" + i.addr
 	return i
+}
+
+// end ends foreman, if it has not ended yet, and fails the test unless it ends well.
+func (i *instance) end(t *testing.T) {
+	t.Helper()
+	i.signal()
+	select {
+	case <-i.ended:
+		if i.err != nil {
+			t.Errorf("run: %v", i.err)
+		}
+	case <-time.After(limit):
+		t.Fatalf("foreman does not end; its log:\n%s", i.log)
+	}
 }
 
 // client has connections of its own, which are gone at the end of the test.
@@ -214,43 +223,79 @@ type answer struct {
 	err    error // of reading the body
 }
 
+// whole is the answer to a chat that came to its end.
+var whole = answer{200, "{\"done\":false}\n{\"done\":true}\n", nil}
+
 // chat asks url for a chat and tells when its header has come and when all has.
 func chat(t *testing.T, url, model string) (began <-chan struct{}, ended <-chan answer) {
-	header, whole := make(chan struct{}), make(chan answer, 1)
+	header, all := make(chan struct{}), make(chan answer, 1)
 	c := client(t)
 	go func() {
 		resp, err := c.Post(url+"/api/chat", "application/json", strings.NewReader(`{"model":"`+model+`"}`))
 		if err != nil {
-			whole <- answer{err: err}
+			all <- answer{err: err}
 			return
 		}
 		defer resp.Body.Close()
 		close(header)
 		body, err := io.ReadAll(resp.Body)
-		whole <- answer{resp.StatusCode, string(body), err}
+		all <- answer{resp.StatusCode, string(body), err}
 	}()
-	return header, whole
+	return header, all
+}
+
+// running asks url for a chat, which has begun at the target and at its client.
+func running(t *testing.T, o *ollama, url string) (at *said, ended <-chan answer) {
+	t.Helper()
+	began, ended := chat(t, url, "chat")
+	at = receive(t, o.said)
+	receive(t, began)
+	return at, ended
+}
+
+// deaf sends addr a chat, and reads nothing of the answer.
+func deaf(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if _, err := io.WriteString(conn, "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 16\r\n\r\n{\"model\":\"chat\"}"); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// send sends a request, whose Host may be chosen, and returns the answer.
+func send(t *testing.T, method, url, host, body string) answer {
+	t.Helper()
+	r, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Host = host
+	c := client(t)
+	defer c.CloseIdleConnections()
+	resp, err := c.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, string(text), err}
 }
 
 // awaitAnswer asks for url until the answer has want in it.
 func awaitAnswer(t *testing.T, url, want string) {
 	t.Helper()
-	c, late := client(t), time.Now().Add(limit)
-	for body := []byte(nil); ; {
-		if time.Now().After(late) {
-			t.Fatalf("%s: got %s; want %q in it", url, body, want)
-		}
-		resp, err := c.Get(url)
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, err = io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.Contains(string(body), want) {
+	for late := time.Now().Add(limit); ; {
+		got := send(t, "GET", url, "", "")
+		if strings.Contains(got.body, want) {
 			return
+		}
+		if time.Now().After(late) {
+			t.Fatalf("%s: got %v; want %q in it", url, got, want)
 		}
 	}
 }
@@ -263,7 +308,7 @@ func awaitWaiting(t *testing.T, url string, want int) {
 
 func TestServes(t *testing.T) {
 	o := newOllama(t)
-	i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": o.URL, "FOREMAN_EMBED_MODEL": "embed", "FOREMAN_OLLAMA_TOKEN": "hunter2"})
+	i := start(t, o.URL, "FOREMAN_EMBED_MODEL=embed", "FOREMAN_OLLAMA_TOKEN=hunter2")
 	i.log.await(t, `msg="target ready" models=2\n`, i.ended)
 	i.log.await(t, `msg="embedder warmed" model=embed`, i.ended)
 	for _, want := range []string{
@@ -271,32 +316,19 @@ func TestServes(t *testing.T) {
 	} {
 		awaitAnswer(t, i.URL+"/metrics", "\n"+want+"\n")
 	}
-	resp, err := client(t).Get(i.URL + "/api/tags")
+	models, err := os.ReadFile("testdata/tags.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
-	got, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
+	if got, want := send(t, "GET", i.URL+"/api/tags", "", ""), (answer{200, string(models), nil}); got != want {
+		t.Errorf("got models %v; want %v", got, want)
 	}
-	want, err := os.ReadFile("testdata/tags.json")
-	if err != nil {
-		t.Fatal(err)
+	at, ended := running(t, o, i.URL)
+	close(at.finish)
+	if got := receive(t, ended); got != whole {
+		t.Errorf("got chat %v; want %v", got, whole)
 	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("got models %s; want %s", got, want)
-	}
-	_, ended := chat(t, i.URL, "chat")
-	close(receive(t, o.said).finish)
-	if got, want := receive(t, ended), (answer{200, "{\"done\":false}\n{\"done\":true}\n", nil}); got != want {
-		t.Errorf("got chat %v; want %v", got, want)
-	}
-	i.signal()
-	receive(t, i.ended)
-	if i.err != nil {
-		t.Errorf("run: %v", i.err)
-	}
+	i.end(t)
 	log := i.log.String()
 	for _, want := range []string{
 		"level=INFO msg=starting version=", " config.addr=127.0.0.1:0 config.ollama_url=" + o.URL + " config.ollama_token=(set) config.embed_model=embed ",
@@ -307,11 +339,10 @@ func TestServes(t *testing.T) {
 			t.Errorf("got log\n%s\nwant in it\n%s", log, want)
 		}
 	}
-	if strings.Contains(log, "hunter2") {
-		t.Errorf("the token is in the log:\n%s", log)
-	}
-	if strings.Contains(log, "name=HOME") {
-		t.Errorf("a variable that has nothing to do with foreman is in the log:\n%s", log)
+	for _, secret := range []string{"hunter2", "name=HOME"} { // HOME has nothing to do with foreman
+		if strings.Contains(log, secret) {
+			t.Errorf("got log\n%s\nwant no %q in it", log, secret)
+		}
 	}
 	if _, err := net.Dial("tcp", i.addr); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("dial after the end: got %v; want %v", err, syscall.ECONNREFUSED)
@@ -327,31 +358,14 @@ func TestLogFormatAndLevel(t *testing.T) {
 		{"text", "warn", ""},
 	} {
 		log := newRecord()
-		variables := map[string]string{"FOREMAN_ADDR": "127.0.0.1:0", "FOREMAN_LOG_FORMAT": tt.format, "FOREMAN_LOG_LEVEL": tt.level, "FOREMAN_OLLAMA_URL": newOllama(t).URL}
-		if err := run(ctx, func(name string) string { return variables[name] }, nil, log); err != nil {
+		env := getenv("FOREMAN_ADDR=127.0.0.1:0", "FOREMAN_OLLAMA_URL="+newOllama(t).URL, "FOREMAN_LOG_FORMAT="+tt.format, "FOREMAN_LOG_LEVEL="+tt.level)
+		if err := run(ctx, env, nil, log); err != nil {
 			t.Errorf("%s, %s: %v", tt.format, tt.level, err)
 		}
 		if got := log.String(); !strings.Contains(got, tt.want) || tt.want == "" && got != "" {
 			t.Errorf("%s, %s: got log %q; want %q in it", tt.format, tt.level, got, tt.want)
 		}
 	}
-}
-
-// send sends a request, whose Host may be chosen, and returns the answer.
-func send(t *testing.T, method, url, host, body string) answer {
-	t.Helper()
-	r, err := http.NewRequest(method, url, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Host = host
-	resp, err := client(t).Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	return answer{resp.StatusCode, string(text), err}
 }
 
 // Each variable has the effect that it should have.
@@ -373,7 +387,7 @@ func TestVariablesReachTheirPlace(t *testing.T) {
 		{"FOREMAN_MANAGE", "true", "POST", "/api/pull", "", "{}", 200, "success"},
 		{"FOREMAN_MAX_BODY", "1KiB", "POST", "/api/chat", "", strings.Repeat(" ", 1025), 413, "1024"},
 	} {
-		i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": newOllama(t).URL, tt.variable: tt.value})
+		i := start(t, newOllama(t).URL, tt.variable+"="+tt.value)
 		got := send(t, tt.method, i.URL+tt.path, tt.host, tt.body)
 		if got.status != tt.status || !strings.Contains(got.body, tt.text) || got.err != nil {
 			t.Errorf("%s=%s: %s %s at %s: got %v; want %d and %q", tt.variable, tt.value, tt.method, tt.path, tt.host, got, tt.status, tt.text)
@@ -382,29 +396,27 @@ func TestVariablesReachTheirPlace(t *testing.T) {
 }
 
 func TestVariablesOfTheLine(t *testing.T) {
-	for _, tt := range []struct{ variable, value, want string }{
-		{"FOREMAN_MAX_QUEUE", "0", "{\"error\":\"too many chats are waiting\"}\n"},
-		{"FOREMAN_QUEUE_TIMEOUT", "1ms", "{\"error\":\"waited too long for a turn\"}\n"},
+	for variable, want := range map[string]string{
+		"FOREMAN_MAX_QUEUE=0":       "{\"error\":\"too many chats are waiting\"}\n",
+		"FOREMAN_QUEUE_TIMEOUT=1ms": "{\"error\":\"waited too long for a turn\"}\n",
 	} {
 		o := newOllama(t)
-		i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": o.URL, tt.variable: tt.value})
-		_, running := chat(t, i.URL, "chat")
-		at := receive(t, o.said)
+		i := start(t, o.URL, variable)
+		at, first := running(t, o, i.URL)
 		_, second := chat(t, i.URL, "chat")
-		if got, want := receive(t, second), (answer{503, tt.want, nil}); got != want {
-			t.Errorf("%s=%s: got %v; want %v", tt.variable, tt.value, got, want)
+		if got, want := receive(t, second), (answer{503, want, nil}); got != want {
+			t.Errorf("%s: got %v; want %v", variable, got, want)
 		}
 		close(at.finish)
-		receive(t, running)
+		receive(t, first)
 	}
 }
 
 func TestAffinity(t *testing.T) {
-	for value, want := range map[string][]string{"0": {"embed", "chat"}, "1h": {"chat", "embed"}} {
+	for variable, want := range map[string][]string{"FOREMAN_AFFINITY=0": {"embed", "chat"}, "FOREMAN_AFFINITY=1h": {"chat", "embed"}} {
 		o := newOllama(t)
-		i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": o.URL, "FOREMAN_AFFINITY": value})
-		_, first := chat(t, i.URL, "chat")
-		at := receive(t, o.said)
+		i := start(t, o.URL, variable)
+		at, first := running(t, o, i.URL)
 		_, second := chat(t, i.URL, "embed")
 		awaitWaiting(t, i.URL, 1)
 		_, third := chat(t, i.URL, "chat")
@@ -416,18 +428,18 @@ func TestAffinity(t *testing.T) {
 			got = append(got, at.model)
 		}
 		close(at.finish)
-		receive(t, first)
-		receive(t, second)
-		receive(t, third)
+		for _, ended := range []<-chan answer{first, second, third} {
+			receive(t, ended)
+		}
 		if !slices.Equal(got, want) {
-			t.Errorf("FOREMAN_AFFINITY=%s: got turns of %v; want %v", value, got, want)
+			t.Errorf("%s: got turns of %v; want %v", variable, got, want)
 		}
 	}
 }
 
 func TestPollInterval(t *testing.T) {
 	o := newOllama(t)
-	start(t, map[string]string{"FOREMAN_OLLAMA_URL": o.URL, "FOREMAN_POLL_INTERVAL": "100ms"})
+	start(t, o.URL, "FOREMAN_POLL_INTERVAL=100ms")
 	for range 3 {
 		receive(t, o.polled)
 	}
@@ -435,9 +447,9 @@ func TestPollInterval(t *testing.T) {
 
 func TestStallTimeout(t *testing.T) {
 	o := newOllama(t)
-	i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": o.URL, "FOREMAN_STALL_TIMEOUT": "1s"})
-	_, running := chat(t, i.URL, "chat")
-	if got := receive(t, running); got.err != io.ErrUnexpectedEOF {
+	i := start(t, o.URL, "FOREMAN_STALL_TIMEOUT=1s")
+	_, ended := running(t, o, i.URL)
+	if got := receive(t, ended); got.err != io.ErrUnexpectedEOF {
 		t.Errorf("got %v; want it cut", got)
 	}
 }
@@ -445,7 +457,7 @@ func TestStallTimeout(t *testing.T) {
 // What the target answered last is known while it is away.
 func TestAnswersAreKept(t *testing.T) {
 	o := newOllama(t)
-	i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": o.URL, "FOREMAN_POLL_INTERVAL": "100ms"})
+	i := start(t, o.URL, "FOREMAN_POLL_INTERVAL=100ms")
 	i.log.await(t, `msg="target ready"`, i.ended)
 	for range 3 { // the first poll is over with all that belongs to it
 		receive(t, o.polled)
@@ -461,10 +473,8 @@ func TestAnswersAreKept(t *testing.T) {
 
 func TestDrain(t *testing.T) {
 	o := newOllama(t)
-	i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": o.URL, "FOREMAN_DRAIN_TIMEOUT": "1h"})
-	began, running := chat(t, i.URL, "chat")
-	at := receive(t, o.said)
-	receive(t, began)
+	i := start(t, o.URL, "FOREMAN_DRAIN_TIMEOUT=1h")
+	at, first := running(t, o, i.URL)
 	var queued []<-chan answer
 	for range 5 {
 		_, ended := chat(t, i.URL, "chat")
@@ -482,39 +492,31 @@ func TestDrain(t *testing.T) {
 	select {
 	case <-i.ended:
 		t.Error("ended before the running chat")
-	case got := <-running:
+	case got := <-first:
 		t.Errorf("running: got %v before its end", got)
 	default:
 	}
 	close(at.finish)
-	if got, want := receive(t, running), (answer{200, "{\"done\":false}\n{\"done\":true}\n", nil}); got != want {
-		t.Errorf("running: got %v; want %v", got, want)
+	if got := receive(t, first); got != whole {
+		t.Errorf("running: got %v; want %v", got, whole)
 	}
-	receive(t, i.ended)
-	if i.err != nil {
-		t.Errorf("run: %v", i.err)
-	}
+	i.end(t)
 	if len(o.said) > 0 {
 		t.Error("a queued chat has reached the target")
 	}
 }
 
 func TestDrainTimeout(t *testing.T) {
-	for _, limit := range []string{"0", "1ms"} {
+	for _, variable := range []string{"FOREMAN_DRAIN_TIMEOUT=0", "FOREMAN_DRAIN_TIMEOUT=1ms"} {
 		o := newOllama(t)
-		i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": o.URL, "FOREMAN_DRAIN_TIMEOUT": limit})
-		began, running := chat(t, i.URL, "chat")
-		at := receive(t, o.said)
-		receive(t, began)
+		i := start(t, o.URL, variable)
+		at, ended := running(t, o, i.URL)
 		i.signal()
-		if got, want := receive(t, running), (answer{200, "{\"done\":false}\n", io.ErrUnexpectedEOF}); got != want {
-			t.Errorf("%s: got %v; want %v", limit, got, want)
+		if got, want := receive(t, ended), (answer{200, "{\"done\":false}\n", io.ErrUnexpectedEOF}); got != want {
+			t.Errorf("%s: got %v; want %v", variable, got, want)
 		}
 		receive(t, at.left) // the target is told, too
-		receive(t, i.ended)
-		if i.err != nil {
-			t.Errorf("%s: run: %v", limit, i.err)
-		}
+		i.end(t)
 		i.log.await(t, `level=WARN msg="drain timeout: cutting what still runs"\n`, nil)
 		i.log.await(t, `msg=request [^\n]* cut=true err="shutting down"\n`, nil)
 	}
@@ -525,19 +527,10 @@ func TestDrainTimeout(t *testing.T) {
 func TestDrainTimeoutOfADeafClient(t *testing.T) {
 	o := newOllama(t)
 	o.flood = true
-	i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": o.URL, "FOREMAN_DRAIN_TIMEOUT": "0"})
-	conn, err := net.Dial("tcp", i.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	fmt.Fprintf(conn, "POST /api/chat HTTP/1.1\r\nHost: %s\r\nContent-Length: 16\r\n\r\n{\"model\":\"chat\"}", i.addr)
+	i := start(t, o.URL, "FOREMAN_DRAIN_TIMEOUT=0")
+	deaf(t, i.addr)
 	at := receive(t, o.said)
-	i.signal()
-	receive(t, i.ended)
-	if i.err != nil {
-		t.Errorf("run: %v", i.err)
-	}
+	i.end(t)
 	receive(t, at.left)
 }
 
@@ -546,13 +539,8 @@ func TestDrainTimeoutOfADeafClient(t *testing.T) {
 func TestClientLeavesUnnoticed(t *testing.T) {
 	o := newOllama(t)
 	o.flood = true
-	i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": o.URL})
-	conn, err := net.Dial("tcp", i.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	fmt.Fprintf(conn, "POST /api/chat HTTP/1.1\r\nHost: %s\r\nContent-Length: 16\r\n\r\n{\"model\":\"chat\"}", i.addr)
+	i := start(t, o.URL)
+	conn := deaf(t, i.addr)
 	at := receive(t, o.said)
 	fmt.Fprint(conn, "\r\n")
 	conn.Close()
@@ -562,9 +550,9 @@ func TestClientLeavesUnnoticed(t *testing.T) {
 
 func TestCheckHealth(t *testing.T) {
 	check := func(addr string) error {
-		return checkHealth(t.Context(), func(name string) string { return map[string]string{"FOREMAN_ADDR": addr}[name] })
+		return checkHealth(t.Context(), getenv("FOREMAN_ADDR="+addr))
 	}
-	i := start(t, map[string]string{"FOREMAN_OLLAMA_URL": newOllama(t).URL})
+	i := start(t, newOllama(t).URL)
 	_, port, err := net.SplitHostPort(i.addr)
 	if err != nil {
 		t.Fatal(err)
@@ -574,14 +562,13 @@ func TestCheckHealth(t *testing.T) {
 			t.Errorf("%s: got %v; want no error", addr, err)
 		}
 	}
-	i.signal()
-	receive(t, i.ended)
+	i.end(t)
 	if err := check(i.addr); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("none runs: got %v; want %v", err, syscall.ECONNREFUSED)
 	}
 
 	// Degraded is alive.
-	i = start(t, map[string]string{"FOREMAN_OLLAMA_URL": "http://" + i.addr})
+	i = start(t, i.URL)
 	i.log.await(t, `msg="target degraded" reason=unreachable`, i.ended)
 	if err := check(i.addr); err != nil {
 		t.Errorf("degraded: got %v; want no error", err)
@@ -602,16 +589,11 @@ func TestIsLoopback(t *testing.T) {
 		"127.0.0.1:80": true, "127.9.9.9:80": true, "[::1]:80": true,
 		"[::]:80": false, "0.0.0.0:80": false, "192.0.2.1:80": false, "foreman.sock": false,
 	} {
-		if got := isLoopback(addrString(addr)); got != want {
+		if got := isLoopback(&net.UnixAddr{Name: addr}); got != want { // its String is the name
 			t.Errorf("%s: got %t; want %t", addr, got, want)
 		}
 	}
 }
-
-type addrString string
-
-func (addrString) Network() string  { return "tcp" }
-func (a addrString) String() string { return string(a) }
 
 const badConfiguration = `FOREMAN_ADDR="nowhere": expected HOST:PORT or :PORT
 FOREMAN_TOKEN="(set)": expected visible ASCII characters and no space
@@ -636,10 +618,10 @@ func TestBinary(t *testing.T) {
 		cmd.Env = slices.Concat([]string{"FOREMAN_ADDR=127.0.0.1:0"}, variables)
 		return cmd
 	}
-	// A process is a foreman that serves.
-	serve := func(t *testing.T, variables ...string) (cmd *exec.Cmd, url string, log *record, ended <-chan struct{}) {
+	// serve starts a foreman, which serves at addr.
+	serve := func(t *testing.T, cmd *exec.Cmd) (addr string, log *record, ended <-chan struct{}) {
 		t.Helper()
-		cmd, log = command(nil, variables...), newRecord()
+		log = newRecord()
 		cmd.Stderr = log
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -647,46 +629,25 @@ func TestBinary(t *testing.T) {
 		waited := make(chan struct{})
 		go func() { defer close(waited); cmd.Wait() }()
 		t.Cleanup(func() { cmd.Process.Kill(); <-waited })
-		return cmd, "http://" + log.await(t, listening, waited), log, waited
+		return log.await(t, listening, waited), log, waited
+	}
+	terminate := func(t *testing.T, cmd *exec.Cmd) {
+		t.Helper()
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
 	}
 
 	// A full queue must not lock out those who ask if foreman is alive: an orchestrator
 	// would restart it.
 	t.Run("few descriptors", func(t *testing.T) {
-		target := newOllama(t)
-		few := command(nil, "FOREMAN_OLLAMA_URL="+target.URL)
+		few := command(nil, "FOREMAN_OLLAMA_URL="+newOllama(t).URL)
 		few.Path, few.Args = "/bin/sh", []string{"sh", "-c", `ulimit -n 1024 && exec "$0"`, binary}
-		log := newRecord()
-		few.Stderr = log
-		if err := few.Start(); err != nil {
-			t.Fatal(err)
-		}
-		ended := make(chan struct{})
-		go func() { defer close(ended); few.Wait() }()
-		t.Cleanup(func() { few.Process.Kill(); <-ended })
-		addr := strings.TrimPrefix(log.await(t, listening, ended), "http://")
-		const chat = "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 16\r\n\r\n" + `{"model":"chat"}`
+		addr, _, _ := serve(t, few)
 		for range 513 { // one has its turn, FOREMAN_MAX_QUEUE wait
-			c, err := net.Dial("tcp", addr)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { c.Close() })
-			io.WriteString(c, chat)
+			deaf(t, addr)
 		}
-		health := ""
-		for late := time.Now().Add(limit); !strings.Contains(health, `"waiting":512`); {
-			if time.Now().After(late) {
-				t.Fatalf("/healthz: %s; want 512 waiting", health)
-			}
-			resp, err := (&http.Client{Timeout: 5 * time.Second}).Get("http://" + addr + "/healthz")
-			if err != nil {
-				t.Fatalf("/healthz: %v", err)
-			}
-			b, _ := io.ReadAll(resp.Body)
-			resp.Body.Close()
-			health = string(b)
-		}
+		awaitWaiting(t, "http://"+addr, 512)
 		if out, err := command([]string{"-healthcheck"}, "FOREMAN_ADDR="+addr).CombinedOutput(); err != nil {
 			t.Errorf("-healthcheck: %v, %s; want exit status 0", err, out)
 		}
@@ -745,14 +706,13 @@ Unknown to foreman, .*
 	})
 
 	t.Run("SIGTERM", func(t *testing.T) {
-		cmd, url, _, ended := serve(t, "FOREMAN_OLLAMA_URL="+newOllama(t).URL)
-		check := command([]string{"-healthcheck"}, "FOREMAN_ADDR="+strings.TrimPrefix(url, "http://"))
-		if out, err := check.Output(); err != nil || !json.Valid(out) || !strings.Contains(string(out), `"status":`) {
+		cmd := command(nil, "FOREMAN_OLLAMA_URL="+newOllama(t).URL)
+		addr, _, ended := serve(t, cmd)
+		out, err := command([]string{"-healthcheck"}, "FOREMAN_ADDR="+addr).Output()
+		if err != nil || !json.Valid(out) || !strings.Contains(string(out), `"status":`) {
 			t.Errorf("-healthcheck: got %q, %v; want the state and exit status 0", out, err)
 		}
-		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
+		terminate(t, cmd)
 		receive(t, ended)
 		if got := cmd.ProcessState.String(); got != "exit status 0" {
 			t.Errorf("got %s; want exit status 0", got)
@@ -761,26 +721,17 @@ Unknown to foreman, .*
 
 	t.Run("SIGTERM twice", func(t *testing.T) {
 		o := newOllama(t)
-		cmd, url, log, ended := serve(t, "FOREMAN_OLLAMA_URL="+o.URL, "FOREMAN_DRAIN_TIMEOUT=1h")
-		began, running := chat(t, url, "chat")
-		at := receive(t, o.said)
-		receive(t, began)
-		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
+		cmd := command(nil, "FOREMAN_OLLAMA_URL="+o.URL, "FOREMAN_DRAIN_TIMEOUT=1h")
+		addr, log, ended := serve(t, cmd)
+		at, cut := running(t, o, "http://"+addr)
+		terminate(t, cmd)
 		log.await(t, `msg="shutting down" .* chat_running=true `, ended)
-		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-		select {
-		case <-ended:
-		case <-time.After(limit):
-			t.Fatalf("still alive after the second signal; its log:\n%s", log)
-		}
+		terminate(t, cmd)
+		receive(t, ended)
 		if got, want := cmd.ProcessState.String(), "signal: terminated"; got != want {
 			t.Errorf("got %s; want %s", got, want)
 		}
-		if got := receive(t, running); got.err == nil {
+		if got := receive(t, cut); got.err == nil {
 			t.Errorf("running: got %v; want it cut", got)
 		}
 		receive(t, at.left)
@@ -820,29 +771,19 @@ func TestTableOfFaults(t *testing.T) {
 // testFunctions returns the names of all tests and fuzz tests of foreman.
 func testFunctions(t *testing.T) map[string]bool {
 	t.Helper()
-	names := map[string]bool{}
-	read := func(file string) {
-		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, d := range parsed.Decls {
-			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil && (strings.HasPrefix(f.Name.Name, "Test") || strings.HasPrefix(f.Name.Name, "Fuzz")) {
-				names[f.Name.Name] = true
-			}
-		}
-	}
-	read("main_test.go")
-	for _, dir := range []string{"config", "gate", "inventory", "proxy", "warm", "testdata/e2e"} {
-		err := filepath.WalkDir(dir, func(file string, _ fs.DirEntry, err error) error {
-			if err == nil && strings.HasSuffix(file, "_test.go") {
-				read(file)
-			}
+	names, function := map[string]bool{}, regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
+	err := filepath.WalkDir(".", func(file string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(file, "_test.go") {
 			return err
-		})
-		if err != nil {
-			t.Fatal(err)
 		}
+		text, err := os.ReadFile(file)
+		for _, m := range function.FindAllSubmatch(text, -1) {
+			names[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	return names
 }
