@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -46,6 +47,8 @@ var (
 // A host is a target that keeps models resident as Ollama does, and the line of
 // the chats for it.
 type host struct {
+	embedder string // the model to warm, as it was configured
+
 	mu        sync.Mutex // guards what follows
 	down      error      // why it does not answer; nil: it does
 	psDown    error      // the same of /api/ps alone
@@ -73,11 +76,11 @@ func (h *host) Read(_ context.Context, path string) ([]byte, error) {
 	}
 	var models []string
 	for _, name := range h.resident {
+		expires := ""
 		if name == "embed:latest" && !h.expires.IsZero() {
-			models = append(models, fmt.Sprintf(`{"name":%q,"expires_at":%q}`, name, h.expires.Format(time.RFC3339)))
-		} else {
-			models = append(models, fmt.Sprintf(`{"name":%q}`, name))
+			expires = h.expires.Format(time.RFC3339)
 		}
+		models = append(models, fmt.Sprintf(`{"name":%q,"expires_at":%q}`, name, expires))
 	}
 	return fmt.Appendf(nil, `{"models":[%s]}`, strings.Join(models, ",")), cmp.Or(h.down, h.psDown)
 }
@@ -109,7 +112,7 @@ func (h *host) Holder() (string, time.Time) {
 	return h.chat, h.chatSince
 }
 
-// hang is an embedding that never ends.
+// hang is an embedding that ends only when it is given up.
 func (h *host) hang(ctx context.Context) error {
 	<-ctx.Done()
 	h.set(func() { h.gaveUp = time.Now() })
@@ -127,37 +130,33 @@ func (h *host) set(change func()) {
 type bed struct {
 	*host
 	*Warmer
+	t    *testing.T
 	log  bytes.Buffer
 	stop context.CancelFunc
 	done chan struct{} // closed when the warmer's Run has returned
 }
 
-// newBed runs a warmer of a model at a host that has embedder installed and
-// nothing resident, and waits until it has dealt with the first poll. Before
-// that, change, if not nil, changes the host.
-func newBed(t *testing.T, model string, change func(*host)) *bed {
+// inBed runs a test with a warmer of embed at a host that has embedder installed and
+// nothing resident, unless change, if not nil, changes the host. The test begins when
+// the warmer has dealt with the first poll.
+func inBed(t *testing.T, change func(*host), test func(t *testing.T, b *bed)) {
 	t.Helper()
-	b := &bed{host: &host{began: time.Now(), installed: embedder}, done: make(chan struct{})}
-	if change != nil {
-		change(b.host)
-	}
-	inv := inventory.New(b.host, interval, slog.New(slog.DiscardHandler))
-	b.Warmer = New(b.host, inv, b.host, model, slog.New(slog.NewTextHandler(&b.log, &slog.HandlerOptions{
-		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-			if a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		},
-	})))
-	ctx, stop := context.WithCancel(t.Context())
-	b.stop = stop
-	var polls sync.WaitGroup
-	polls.Go(func() { inv.Run(t.Context()) })
-	go func() { defer close(b.done); b.Run(ctx) }()
-	t.Cleanup(func() { stop(); <-b.done; polls.Wait() }) // t.Context ends before
-	synctest.Wait()
-	return b
+	synctest.Test(t, func(t *testing.T) {
+		b := &bed{t: t, host: &host{embedder: "embed", began: time.Now(), installed: embedder}, done: make(chan struct{})}
+		if change != nil {
+			change(b.host)
+		}
+		inv := inventory.New(b.host, interval, slog.New(slog.DiscardHandler))
+		b.Warmer = New(b.host, inv, b.host, b.embedder, slog.New(slog.NewTextHandler(&b.log, nil)))
+		ctx, stop := context.WithCancel(t.Context())
+		b.stop = stop
+		var polls sync.WaitGroup
+		polls.Go(func() { inv.Run(t.Context()) })
+		go func() { defer close(b.done); b.Run(ctx) }()
+		t.Cleanup(func() { stop(); <-b.done; polls.Wait() }) // t.Context ends before
+		synctest.Wait()
+		test(t, b)
+	})
 }
 
 // sleep lets virtual time pass, and what is due at its end happen.
@@ -166,59 +165,62 @@ func sleep(d time.Duration) {
 	synctest.Wait()
 }
 
+// setFor changes the host, and then lets virtual time pass.
+func (b *bed) setFor(d time.Duration, change func()) {
+	b.set(change)
+	sleep(d)
+}
+
 // wantWarms checks when the model was warmed, and forgets it.
-func (b *bed) wantWarms(t *testing.T, want ...time.Duration) {
-	t.Helper()
+func (b *bed) wantWarms(want ...time.Duration) {
+	b.t.Helper()
 	b.set(func() {
 		if !slices.Equal(b.warms, want) {
-			t.Errorf("got embeddings asked for at %v; want %v", b.warms, want)
+			b.t.Errorf("got embeddings asked for at %v; want %v", b.warms, want)
 		}
 		b.warms = nil
 	})
 }
 
 // wantLog checks what was logged, and forgets it.
-func (b *bed) wantLog(t *testing.T, want ...string) {
-	t.Helper()
-	if got, want := b.log.String(), strings.Join(append(want, ""), "\n"); got != want {
-		t.Errorf("got log\n%s\nwant\n%s", got, want)
+func (b *bed) wantLog(want ...string) {
+	b.t.Helper()
+	got := regexp.MustCompile(`(?m)^time=\S+ `).ReplaceAllString(b.log.String(), "")
+	if want := strings.Join(append(want, ""), "\n"); got != want {
+		b.t.Errorf("got log\n%s\nwant\n%s", got, want)
 	}
 	b.log.Reset()
 }
 
-func (b *bed) wantCounts(t *testing.T, wantOK, wantFailed uint64) {
-	t.Helper()
+func (b *bed) wantCounts(wantOK, wantFailed uint64) {
+	b.t.Helper()
 	if ok, failed := b.Counts(); ok != wantOK || failed != wantFailed {
-		t.Errorf("got %d attempts that went well and %d that failed; want %d and %d", ok, failed, wantOK, wantFailed)
+		b.t.Errorf("got %d attempts that went well and %d that failed; want %d and %d", ok, failed, wantOK, wantFailed)
 	}
 }
 
-func (b *bed) wantGivenUp(t *testing.T, want time.Duration) {
-	t.Helper()
+func (b *bed) wantGivenUp(want time.Duration) {
+	b.t.Helper()
 	b.set(func() {
 		if got := b.gaveUp.Sub(b.began); got != want {
-			t.Errorf("given up after %v; want %v", got, want)
+			b.t.Errorf("given up after %v; want %v", got, want)
 		}
 	})
 }
 
 // What would be unloaded is pinned again, and what is pinned is left alone.
 func TestPinsWhatExpires(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", func(h *host) {
-			h.resident, h.expires = []string{"embed:latest"}, time.Now().Add(5*time.Minute)
-		})
-		b.wantWarms(t, 0)
+	inBed(t, func(h *host) {
+		h.resident, h.expires = []string{"embed:latest"}, time.Now().Add(5*time.Minute)
+	}, func(t *testing.T, b *bed) {
+		b.wantWarms(0)
 		for range 3 {
 			sleep(10 * interval)
-			b.wantWarms(t)
-			b.set(func() { b.down = errRefused })
-			sleep(2 * interval)
-			b.set(func() { b.down = nil })
-			sleep(interval)
-			b.wantWarms(t)                                               // after an outage it is still pinned
-			b.set(func() { b.expires = time.Now().Add(24 * time.Hour) }) // a client did that
-			sleep(interval)
+			b.wantWarms()
+			b.setFor(2*interval, func() { b.down = errRefused })
+			b.setFor(interval, func() { b.down = nil })
+			b.wantWarms()                                                             // after an outage it is still pinned
+			b.setFor(interval, func() { b.expires = time.Now().Add(24 * time.Hour) }) // a client did that
 			b.set(func() {
 				if len(b.warms) != 1 || b.expires != never {
 					t.Errorf("pinned %d times, until %v; want once, for good", len(b.warms), b.expires)
@@ -226,17 +228,16 @@ func TestPinsWhatExpires(t *testing.T) {
 				b.warms = nil
 			})
 		}
-		b.wantLog(t) // no record for each client's keep_alive
+		b.wantLog() // no record for each client's keep_alive
 	})
 }
 
 // An embedding with another model may evict the embedder. That is seen and undone
 // at once, and warned of once.
 func TestAnotherEmbedder(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", func(h *host) { h.expires = never })
-		b.wantWarms(t, 0)
-		b.wantLog(t, warmed)
+	inBed(t, func(h *host) { h.expires = never }, func(t *testing.T, b *bed) {
+		b.wantWarms(0)
+		b.wantLog(warmed)
 		polls := b.polls
 		for _, model := range []string{"embed", "Embed:latest", " library/embed "} {
 			b.Embedded(model)
@@ -248,17 +249,15 @@ func TestAnotherEmbedder(t *testing.T) {
 
 		b.Embedded("other") // there was a place for it
 		sleep(second)
-		b.set(func() { b.resident = nil })
-		sleep(interval)
-		b.wantLog(t, warmed) // it went for another reason
+		b.setFor(interval, func() { b.resident = nil })
+		b.wantLog(warmed) // it went for another reason
 
 		for _, want := range [][]string{{evicted, warmed}, {warmed}} {
-			sleep(second)
 			b.set(func() { b.resident, b.warms, b.began = []string{"chat:latest", "other:latest"}, nil, time.Now() })
 			b.Embedded("other")
 			sleep(second)
-			b.wantWarms(t, 0)
-			b.wantLog(t, want...)
+			b.wantWarms(0)
+			b.wantLog(want...)
 		}
 	})
 }
@@ -267,11 +266,10 @@ func TestAnotherEmbedder(t *testing.T) {
 // while. Names are compared as Ollama does.
 func TestWarmsAtTheStart(t *testing.T) {
 	for model, resident := range map[string][]string{"embed": nil, "library/EMBED": nil, "Embed:latest": {"embed:latest"}} {
-		synctest.Test(t, func(t *testing.T) {
-			b := newBed(t, model, func(h *host) { h.resident = resident })
+		inBed(t, func(h *host) { h.embedder, h.resident = model, resident }, func(t *testing.T, b *bed) {
 			sleep(10 * interval)
-			b.wantWarms(t, 0)
-			b.wantCounts(t, 1, 0)
+			b.wantWarms(0)
+			b.wantCounts(1, 0)
 			if b.host.model != model {
 				t.Errorf("warmed %q; want %q", b.host.model, model)
 			}
@@ -280,33 +278,28 @@ func TestWarmsAtTheStart(t *testing.T) {
 }
 
 func TestWarmsWhatIsNoLongerResident(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", nil)
+	inBed(t, nil, func(t *testing.T, b *bed) {
 		sleep(10 * second)
-		b.set(func() { b.resident = []string{"chat:latest", "embed:v2", "x/embed:latest"} })
-		sleep(60 * second)
-		b.wantWarms(t, 0, 30*second)
-		b.wantLog(t, warmed, warmed)
+		b.setFor(60*second, func() { b.resident = []string{"chat:latest", "embed:v2", "x/embed:latest"} })
+		b.wantWarms(0, 30*second)
+		b.wantLog(warmed, warmed)
 	})
 }
 
 // The target may be another process after an outage. Nothing is done while it lasts.
 func TestWarmsAfterEveryOutage(t *testing.T) {
 	for _, reason := range []error{errRefused, errInternal, errToken} {
-		synctest.Test(t, func(t *testing.T) {
-			b := newBed(t, "embed", nil)
-			b.wantWarms(t, 0)
+		inBed(t, nil, func(t *testing.T, b *bed) {
+			b.wantWarms(0)
 			for range 3 {
-				b.set(func() { b.down, b.began = reason, time.Now() })
-				sleep(interval)
-				b.wantWarms(t)
-				b.set(func() { b.down = nil }) // and embed:latest is still resident
-				sleep(interval)
-				b.wantWarms(t, 35*second)
+				b.setFor(interval, func() { b.down, b.began = reason, time.Now() })
+				b.wantWarms()
+				b.setFor(interval, func() { b.down = nil }) // and embed:latest is still resident
+				b.wantWarms(35 * second)
 				sleep(5 * second)
 			}
-			b.wantLog(t, warmed, warmed, warmed, warmed)
-			b.wantCounts(t, 4, 0)
+			b.wantLog(warmed, warmed, warmed, warmed)
+			b.wantCounts(4, 0)
 		})
 	}
 }
@@ -314,127 +307,104 @@ func TestWarmsAfterEveryOutage(t *testing.T) {
 // An outage during an attempt, which goes on, is followed by another attempt: the
 // target answers polls, if not as it should, and may still be loading the model.
 func TestWarmsAfterAnOutageDuringAnAttempt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", func(h *host) {
-			h.resident = []string{"embed:latest"}
-			h.embedding = func(context.Context) error { time.Sleep(2 * time.Minute); return nil }
-		})
-		b.set(func() { b.installed = notOllama })
-		sleep(interval)
-		b.set(func() { b.installed, b.embedding = embedder, nil })
-		sleep(10 * interval)
-		b.wantWarms(t, 0, 125*second) // polls are at 35 s, 65 s and so on
-		b.wantCounts(t, 2, 0)
+	inBed(t, func(h *host) {
+		h.resident = []string{"embed:latest"}
+		h.embedding = func(context.Context) error { time.Sleep(2 * time.Minute); return nil }
+	}, func(t *testing.T, b *bed) {
+		b.setFor(interval, func() { b.installed = notOllama })
+		b.setFor(10*interval, func() { b.installed, b.embedding = embedder, nil })
+		b.wantWarms(0, 125*second) // polls are at 35 s, 65 s and so on
+		b.wantCounts(2, 0)
 	})
 }
 
 func TestNotInstalled(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", func(h *host) { h.installed = noEmbedder })
+	inBed(t, func(h *host) { h.installed = noEmbedder }, func(t *testing.T, b *bed) {
 		sleep(10 * interval)
-		b.wantLog(t, missing) // once
+		b.wantLog(missing) // once
 		others := []string{`{"models":[{"name":"x:1"},{"name":"y:1"}]}`, `{"models":[{"name":"y:1"},{"name":"x:1"}]}`}
 		for i := range 10 { // Ollama lists models of the same age in any order
-			b.set(func() { b.installed = others[i%2] })
-			sleep(interval)
+			b.setFor(interval, func() { b.installed = others[i%2] })
 		}
-		b.wantLog(t, missing)
+		b.wantLog(missing)
 
-		b.set(func() { b.down = errRefused })
-		sleep(2 * interval)
-		b.set(func() { b.down = nil })
-		sleep(2 * interval)
-		b.wantLog(t) // nothing has changed
+		b.setFor(2*interval, func() { b.down = errRefused })
+		b.setFor(2*interval, func() { b.down = nil })
+		b.wantLog() // nothing has changed
 
-		b.set(func() { b.installed = `{"models":[]}` })
-		sleep(2 * interval)
-		b.wantLog(t, missing)
-		b.wantWarms(t)
+		b.setFor(2*interval, func() { b.installed = `{"models":[]}` })
+		b.wantLog(missing)
+		b.wantWarms()
 
-		b.set(func() { b.installed, b.began = embedder, time.Now() })
-		sleep(2 * interval)
-		b.wantWarms(t, 5*second) // since the outage, polls are 5 s later
-		b.wantLog(t, warmed)
+		b.setFor(2*interval, func() { b.installed, b.began = embedder, time.Now() })
+		b.wantWarms(5 * second) // since the outage, polls are 5 s later
+		b.wantLog(warmed)
 
-		b.set(func() { b.installed = `{"models":[]}` }) // deleted
-		sleep(2 * interval)
-		b.wantLog(t, missing)
-		b.wantWarms(t)
+		b.setFor(2*interval, func() { b.installed = `{"models":[]}` }) // deleted
+		b.wantLog(missing)
+		b.wantWarms()
 	})
 }
 
 func TestEmbedFails(t *testing.T) {
 	for _, resident := range [][]string{nil, {"embed:latest"}} { // it may be resident for a while only
-		synctest.Test(t, func(t *testing.T) {
-			b := newBed(t, "embed", func(h *host) { h.resident, h.embedErr = resident, errInternal })
+		inBed(t, func(h *host) { h.resident, h.embedErr = resident, errInternal }, func(t *testing.T, b *bed) {
 			sleep(3*interval + second)
-			b.wantWarms(t, 0, 30*second, 60*second, 90*second)
-			b.wantLog(t, notWarmed)
-			b.wantCounts(t, 0, 4)
-			b.set(func() { b.embedErr = nil })
-			sleep(2 * interval)
-			b.wantWarms(t, 120*second)
-			b.wantLog(t, warmed)
-			b.wantCounts(t, 1, 4)
+			b.wantWarms(0, 30*second, 60*second, 90*second)
+			b.wantLog(notWarmed)
+			b.wantCounts(0, 4)
+			b.setFor(2*interval, func() { b.embedErr = nil })
+			b.wantWarms(120 * second)
+			b.wantLog(warmed)
+			b.wantCounts(1, 4)
 
-			b.set(func() { b.embedErr, b.resident = errInternal, nil }) // another episode
-			sleep(2 * interval)
-			b.wantLog(t, notWarmed)
+			b.setFor(2*interval, func() { b.embedErr, b.resident = errInternal, nil }) // another episode
+			b.wantLog(notWarmed)
 		})
 	}
 }
 
 // Resident models that cannot be read are no reason to do or say anything more.
 func TestResidentModelsAreNotKnown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", func(h *host) {
-			h.psDown, h.chat, h.chatSince, h.resident = errInternal, "chat", time.Now().Add(-time.Hour), []string{"chat:latest"}
-		})
-		b.set(func() { b.resident = []string{"chat:latest"} })
-		sleep(10 * interval)
-		b.wantWarms(t, 0)
-		b.wantLog(t, warmed)
+	inBed(t, func(h *host) {
+		h.psDown, h.chat, h.chatSince = errInternal, "chat", time.Now().Add(-time.Hour)
+	}, func(t *testing.T, b *bed) {
+		b.setFor(10*interval, func() { b.resident = []string{"chat:latest"} })
+		b.wantWarms(0)
+		b.wantLog(warmed)
 	})
 }
 
 func TestAttemptIsGivenUpWhenTheTargetIsUnreachable(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", func(h *host) { h.embedding = h.hang })
+	inBed(t, func(h *host) { h.embedding = h.hang }, func(t *testing.T, b *bed) {
 		sleep(2*interval + second)
-		b.wantWarms(t, 0) // it goes on, poll after poll
-		b.set(func() { b.down = errRefused })
-		sleep(interval)
-		b.wantGivenUp(t, 90*second) // when the target was found unreachable
-		b.wantCounts(t, 0, 1)
-		b.set(func() { b.down, b.embedding = nil, nil })
-		sleep(interval)
-		b.wantWarms(t, 95*second)
+		b.wantWarms(0) // it goes on, poll after poll
+		b.setFor(interval, func() { b.down = errRefused })
+		b.wantGivenUp(90 * second) // when the target was found unreachable
+		b.wantCounts(0, 1)
+		b.setFor(interval, func() { b.down, b.embedding = nil, nil })
+		b.wantWarms(95 * second)
 	})
 }
 
 func TestAttemptIsGivenUpAfterFiveMinutes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", func(h *host) { h.embedding = h.hang })
+	inBed(t, func(h *host) { h.embedding = h.hang }, func(t *testing.T, b *bed) {
 		sleep(5*time.Minute + second)
-		b.wantGivenUp(t, 5*time.Minute)
+		b.wantGivenUp(5 * time.Minute)
 	})
 }
 
 func TestOneSlot(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", nil)
-		b.wantLog(t, warmed)
+	inBed(t, nil, func(t *testing.T, b *bed) {
+		b.wantLog(warmed)
 		sleep(second) // polls are a second before the half minute from here
 
 		// chats lets a chat have had the turn for a while when the next poll finds
 		// models resident, and then checks what was logged.
 		chats := func(model string, hadTurn time.Duration, resident []string, want ...string) {
 			t.Helper()
-			b.set(func() {
-				b.resident, b.chat, b.chatSince = resident, model, time.Now().Add(29*second-hadTurn)
-			})
-			sleep(interval)
-			b.wantLog(t, want...)
+			b.setFor(interval, func() { b.resident, b.chat, b.chatSince = resident, model, time.Now().Add(29*second-hadTurn) })
+			b.wantLog(want...)
 		}
 		one := []string{"chat:latest"}
 		chats("chat", 10*second-1, one, warmed)             // for a moment too short a time
@@ -454,45 +424,36 @@ func TestOneSlot(t *testing.T) {
 // With one place only, Ollama lets the embedder wait until the chat is over. The
 // warning must not wait as well: it is about this very case.
 func TestOneSlotIsSeenWhileTheEmbedderWaits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", func(h *host) {
-			h.resident, h.chat, h.chatSince, h.embedding = []string{"chat:latest"}, "chat", time.Now(), h.hang
-		})
+	inBed(t, func(h *host) {
+		h.resident, h.chat, h.chatSince, h.embedding = []string{"chat:latest"}, "chat", time.Now(), h.hang
+	}, func(t *testing.T, b *bed) {
 		sleep(interval)
-		b.wantWarms(t, 0)
-		b.wantLog(t, oneSlot)
+		b.wantWarms(0)
+		b.wantLog(oneSlot)
 	})
 }
 
 // Run ends with its context. An attempt under way is ended too, and waited for;
 // nothing is said of it.
 func TestRunEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, "embed", func(h *host) {
-			h.embedding = func(ctx context.Context) error {
-				defer time.Sleep(second) // it takes its time to end
-				return h.hang(ctx)
-			}
-		})
+	inBed(t, func(h *host) {
+		h.embedding = func(ctx context.Context) error {
+			defer time.Sleep(second) // it takes its time to end
+			return h.hang(ctx)
+		}
+	}, func(t *testing.T, b *bed) {
 		sleep(second)
 		b.stop()
-		sleep(second - 1)
-		b.wantGivenUp(t, second)
-		ended := func() bool {
-			select {
-			case <-b.done:
-				return true
-			default:
-				return false
-			}
+		select {
+		case <-b.done:
+		case <-time.After(time.Minute):
+			t.Fatal("Run does not end with its context")
 		}
-		if ended() {
-			t.Error("Run ended before the attempt")
+		if took := time.Since(b.began); took != 2*second {
+			t.Errorf("Run ended after %v; want it to wait for the attempt, until 2s", took)
 		}
-		if sleep(1); !ended() {
-			t.Error("Run has not ended with the attempt")
-		}
-		b.wantCounts(t, 0, 0)
-		b.wantLog(t)
+		b.wantGivenUp(second)
+		b.wantCounts(0, 0)
+		b.wantLog()
 	})
 }
