@@ -183,8 +183,9 @@ func TestConcurrentUse(t *testing.T) {
 				h.Observe(time.Duration(n)*time.Millisecond, value)
 				if n%20 == i {
 					got := samples(t, s)
-					if all, some := got[`h_count{x="0"}`], got[`h_bucket{x="0",le="1"}`]; all != some {
-						t.Errorf("in the middle: %v observations; %v of them up to a second", all, some)
+					all, short := got[fmt.Sprintf(`h_count{x="%s"}`, value)], got[fmt.Sprintf(`h_bucket{x="%s",le="1"}`, value)]
+					if all != short || all == 0 {
+						t.Errorf("meanwhile: %v observations, %v of up to a second; want as many, and some", all, short)
 					}
 				}
 			}
