@@ -1,34 +1,31 @@
 package status
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"unicode/utf8"
 )
 
-// expectDownFrom fails the test unless the statuses of requests count down from
-// the first, and nothing older than the limit is among them.
-func expectDownFrom(t *testing.T, requests []Request, first int) {
-	t.Helper()
-	if got, want := len(requests), min(first, recentLimit); got != want {
-		t.Fatalf("%d requests of %d; want %d", got, first, want)
+// statuses returns the statuses of requests.
+func statuses(requests []Request) []int {
+	var all []int
+	for _, r := range requests {
+		all = append(all, r.Status)
 	}
-	for i, r := range requests {
-		if r.Status != first-i {
-			t.Fatalf("request %d of the latest: %d; want %d", i, r.Status, first-i)
-		}
-	}
+	return all
 }
 
 func TestRecentKeepsTheLast20(t *testing.T) {
 	var recent Recent
+	var want []int // the latest first
 	for n := range 65 {
-		expectDownFrom(t, recent.Latest(), n)
-		recent.Add(Request{Status: n + 1})
-	}
-	if got := len(recent.Latest()); got != 20 {
-		t.Errorf("%d requests; want 20", got)
+		if got := statuses(recent.Latest()); !slices.Equal(got, want) {
+			t.Fatalf("after %d requests: got %v; want %v", n, got, want)
+		}
+		recent.Add(Request{Status: n})
+		want = slices.Insert(want, 0, n)[:min(n+1, 20)]
 	}
 }
 
@@ -39,10 +36,9 @@ func TestLatestIsTheCallersOwn(t *testing.T) {
 	for range recentLimit {
 		recent.Add(Request{Status: 2})
 	}
-	expectDownFrom(t, before, 1)
 	recent.Latest()[0].Status = 3
-	if got := recent.Latest()[0].Status; got != 2 {
-		t.Errorf("latest: %d; want 2", got)
+	if before[0].Status != 1 || recent.Latest()[0].Status != 2 {
+		t.Errorf("got %v before, and %v now; want 1, and 2", statuses(before), statuses(recent.Latest()))
 	}
 }
 

@@ -234,43 +234,32 @@ func TestWriteReturnsTheWritersError(t *testing.T) {
 	}
 }
 
-func TestFormatDuration(t *testing.T) {
+func TestTextsForPeople(t *testing.T) {
 	const day = 24 * time.Hour
-	for _, test := range []struct {
-		d    time.Duration
-		want string
-	}{
-		{-time.Second, "0 ms"}, {0, "0 ms"}, {1, "< 1 ms"}, {time.Millisecond - 1, "< 1 ms"},
-		{time.Millisecond, "1 ms"}, {time.Second - 1, "999 ms"}, {time.Second, "1.0 s"}, {1500 * time.Millisecond, "1.5 s"}, {time.Minute - 1, "59.9 s"},
-		{time.Minute, "1 min 0 s"}, {90 * time.Second, "1 min 30 s"}, {time.Hour - 1, "59 min 59 s"},
-		{time.Hour, "1 h 0 min"}, {3*time.Hour + 5*time.Minute, "3 h 5 min"}, {2*day - 1, "47 h 59 min"}, {2 * day, "2 days"}, {4*day - 1, "3 days"},
-	} {
-		if got := formatDuration(test.d); got != test.want {
-			t.Errorf("formatDuration(%v) = %q; want %q", test.d, got, test.want)
-		}
-	}
+	wantTexts(t, formatDuration, map[time.Duration]string{
+		-time.Second: "0 ms", 0: "0 ms", 1: "< 1 ms", time.Millisecond - 1: "< 1 ms",
+		time.Millisecond: "1 ms", time.Second - 1: "999 ms", time.Second: "1.0 s", 1500 * time.Millisecond: "1.5 s", time.Minute - 1: "59.9 s",
+		time.Minute: "1 min 0 s", 90 * time.Second: "1 min 30 s", time.Hour - 1: "59 min 59 s",
+		time.Hour: "1 h 0 min", 3*time.Hour + 5*time.Minute: "3 h 5 min", 2*day - 1: "47 h 59 min", 2 * day: "2 days", 4*day - 1: "3 days",
+	})
+	wantTexts(t, formatEstimate, map[time.Duration]string{
+		10*time.Second - 1: "a few seconds", 10 * time.Second: "10 s", time.Minute - 1: "50 s",
+		time.Minute: "1 min", time.Hour - 1: "59 min", 2*time.Hour - 1: "1 h",
+	})
+	wantTexts(t, formatSize, map[int64]string{
+		0: "0 bytes", 999: "999 bytes", 1000: "1.0 kB", 1950: "1.9 kB", 999_999: "999.9 kB",
+		1e6: "1.0 MB", 12_641_280: "12.6 MB", 1e9 - 1: "999.9 MB", 1e9: "1.0 GB", 5e12: "5000.0 GB",
+	})
+	wantTexts(t, func(text string) string { return shorten(text, 3) }, map[string]string{
+		"": "", "äöü": "äöü", "äöüß": "äöü…", "a\xff\xfeb": "a\xff\xfe…",
+	})
 }
 
-func TestFormatSize(t *testing.T) {
-	for _, test := range []struct {
-		n    int64
-		want string
-	}{
-		{0, "0 bytes"}, {999, "999 bytes"}, {1000, "1.0 kB"}, {1950, "1.9 kB"}, {999_999, "999.9 kB"},
-		{1e6, "1.0 MB"}, {12_641_280, "12.6 MB"}, {1e9 - 1, "999.9 MB"}, {1e9, "1.0 GB"}, {5e12, "5000.0 GB"},
-	} {
-		if got := formatSize(test.n); got != test.want {
-			t.Errorf("formatSize(%d) = %q; want %q", test.n, got, test.want)
-		}
-	}
-}
-
-func TestShorten(t *testing.T) {
-	for _, test := range []struct{ text, want string }{
-		{"", ""}, {"äöü", "äöü"}, {"äöüß", "äöü…"}, {"a\xff\xfeb", "a\xff\xfe…"},
-	} {
-		if got := shorten(test.text, 3); got != test.want {
-			t.Errorf("shorten(%q, 3) = %q; want %q", test.text, got, test.want)
+func wantTexts[T comparable](t *testing.T, format func(T) string, texts map[T]string) {
+	t.Helper()
+	for value, want := range texts {
+		if got := format(value); got != want {
+			t.Errorf("%v: got %q; want %q", value, got, want)
 		}
 	}
 }
