@@ -277,15 +277,6 @@ func TestWarmsAtTheStart(t *testing.T) {
 	}
 }
 
-func TestWarmsWhatIsNoLongerResident(t *testing.T) {
-	inBed(t, nil, func(t *testing.T, b *bed) {
-		sleep(10 * second)
-		b.setFor(60*second, func() { b.resident = []string{"chat:latest", "embed:v2", "x/embed:latest"} })
-		b.wantWarms(0, 30*second)
-		b.wantLog(warmed, warmed)
-	})
-}
-
 // The target may be another process after an outage. Nothing is done while it lasts.
 func TestWarmsAfterEveryOutage(t *testing.T) {
 	for _, reason := range []error{errRefused, errInternal, errToken} {
@@ -406,7 +397,7 @@ func TestOneSlot(t *testing.T) {
 			b.setFor(interval, func() { b.resident, b.chat, b.chatSince = resident, model, time.Now().Add(29*second-hadTurn) })
 			b.wantLog(want...)
 		}
-		one := []string{"chat:latest"}
+		one := []string{"chat:latest"}                      // each time the embedder is gone as well, and warmed again
 		chats("chat", 10*second-1, one, warmed)             // for a moment too short a time
 		chats("", time.Hour, one, warmed)                   // no chat
 		chats("other", time.Hour, one, warmed)              // its model is being loaded

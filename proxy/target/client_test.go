@@ -119,23 +119,20 @@ func TestClientDropsKeptConnections(t *testing.T) {
 func TestClientsTimeLimit(t *testing.T) {
 	left := errors.New("left")
 	for _, said := range []string{"", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"} {
-		for _, cancelled := range []bool{false, true} {
+		for want, after := range map[error]struct{ limit, leave time.Duration }{
+			inventory.ErrUnreachable: {3 * time.Second, time.Hour},
+			left:                     {time.Hour, 3 * time.Second},
+		} {
 			synctest.Test(t, func(t *testing.T) {
 				h := newHost(t, "pipe", func(c *conn) { c.read(); c.say(said); c.read() })
-				ctx, cancel := context.WithCancelCause(t.Context())
-				defer cancel(nil)
-				want := inventory.ErrUnreachable
-				if cancelled {
-					want = left
-					time.AfterFunc(3*time.Second, func() { cancel(left) })
-				} else {
-					var stop func()
-					ctx, stop = context.WithTimeout(ctx, 3*time.Second)
-					defer stop()
-				}
+				limited, stop := context.WithTimeout(t.Context(), after.limit)
+				defer stop()
+				ctx, leave := context.WithCancelCause(limited)
+				time.AfterFunc(after.leave, func() { leave(left) })
 				began := time.Now()
 				_, err := h.Read(ctx, "/api/tags")
-				if took := time.Since(began); !errors.Is(err, want) || errors.Is(err, inventory.ErrUnreachable) == cancelled || took != 3*time.Second {
+				took := time.Since(began)
+				if !errors.Is(err, want) || errors.Is(err, inventory.ErrUnreachable) == (want == left) || took != 3*time.Second {
 					t.Errorf("%q: %v after %v; want %v after 3s", said, err, took, want)
 				}
 			})
