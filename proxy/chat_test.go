@@ -270,16 +270,13 @@ func TestFaultOneMissedPollBeforeAnUnpreparedChat(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := connectIn(t, network)
-		c.send(t, postOf("/api/chat", marked("third")))
+		c := connectIn(t, network).chat(t, "third")
 		synctest.Wait()
 		target.missPoll(t, f)
 		first.Leave()
 		second.Leave()
 		target.next(t, "third").finish()
-		if got := c.status(t); got != http.StatusOK {
-			t.Errorf("status %d; want 200", got)
-		}
+		c.expect(t, http.StatusOK, "chat")
 	})
 }
 
@@ -351,62 +348,58 @@ func TestFaultConnectionOfTheNextChat(t *testing.T) {
 		},
 		"none can be opened": nil,
 	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				target := newHolder(t)
-				var mu sync.Mutex // guards conns
-				var conns []lossy
-				opened := func() []lossy {
+		inBubble(t, name, func(t *testing.T) {
+			target := newHolder(t)
+			var mu sync.Mutex // guards conns
+			var conns []lossy
+			opened := func() []lossy {
+				mu.Lock()
+				defer mu.Unlock()
+				return conns
+			}
+			var down atomic.Bool
+			f, network := newFrontIn(t, target, func(o *Options) {
+				dial := o.Target.Dial
+				o.Target.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if down.Load() {
+						return nil, &net.OpError{Op: "dial", Err: net.ErrClosed}
+					}
+					c, err := dial(ctx, network, addr)
 					mu.Lock()
 					defer mu.Unlock()
-					return conns
+					conns = append(conns, lossy{c, new(atomic.Bool)})
+					return conns[len(conns)-1], err
 				}
-				var down atomic.Bool
-				f, network := newFrontIn(t, target, func(o *Options) {
-					dial := o.Target.Dial
-					o.Target.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
-						if down.Load() {
-							return nil, &net.OpError{Op: "dial", Err: net.ErrClosed}
-						}
-						c, err := dial(ctx, network, addr)
-						mu.Lock()
-						defer mu.Unlock()
-						conns = append(conns, lossy{c, new(atomic.Bool)})
-						return conns[len(conns)-1], err
-					}
-				})
-				first, second := connectIn(t, network), connectIn(t, network)
-				first.send(t, postOf("/api/chat", marked("first")))
-				running := target.next(t, "first")
-				down.Store(happens == nil)
-				before := len(opened())
-				second.send(t, postOf("/api/chat", marked("second")))
-				synctest.Wait()
-				if happens != nil {
-					if n := len(opened()) - before; n != 1 {
-						t.Fatalf("%d connections for the next chat; want 1", n)
-					}
-					happens(t, target, f, opened()[before])
-				}
-				down.Store(false)
-				before = len(opened())
-				began := time.Now()
-				running.finish()
-				target.next(t, "second").finish()
-				if took := time.Since(began); took != 0 {
-					t.Errorf("the second chat came %v after its turn; want it at once", took)
-				}
-				for _, c := range []*wire{first, second} {
-					if got := c.status(t); got != http.StatusOK {
-						t.Errorf("status %d; want 200", got)
-					}
-				}
-				if n := len(opened()) - before; n != 1 {
-					t.Errorf("%d connections were opened for the second chat in its turn; want 1", n)
-				}
-				target.none(t)
-				f.expectIdle(t)
 			})
+			first, second := connectIn(t, network), connectIn(t, network)
+			first.chat(t, "first")
+			running := target.next(t, "first")
+			down.Store(happens == nil)
+			before := len(opened())
+			second.chat(t, "second")
+			synctest.Wait()
+			if happens != nil {
+				if n := len(opened()) - before; n != 1 {
+					t.Fatalf("%d connections for the next chat; want 1", n)
+				}
+				happens(t, target, f, opened()[before])
+			}
+			down.Store(false)
+			before = len(opened())
+			began := time.Now()
+			running.finish()
+			target.next(t, "second").finish()
+			if took := time.Since(began); took != 0 {
+				t.Errorf("the second chat came %v after its turn; want it at once", took)
+			}
+			for _, c := range []*wire{first, second} {
+				c.expect(t, http.StatusOK, "chat")
+			}
+			if n := len(opened()) - before; n != 1 {
+				t.Errorf("%d connections were opened for the second chat in its turn; want 1", n)
+			}
+			target.none(t)
+			f.expectIdle(t)
 		})
 	}
 }
@@ -421,29 +414,25 @@ func TestFaultNextChatGoesAway(t *testing.T) {
 		"it waited too long": {func(*front, *wire) { time.Sleep(time.Minute) }, 503},
 		"foreman shuts down": {func(f *front, _ *wire) { f.Gate.Close() }, 503},
 	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				target := newHolder(t)
-				f, network := newFrontIn(t, target, func(o *Options) { o.QueueTimeout = time.Minute })
-				first, next := connectIn(t, network), connectIn(t, network)
-				first.send(t, postOf("/api/chat", marked("first")))
-				running := target.next(t, "first")
-				next.send(t, postOf("/api/chat", marked("next")))
-				synctest.Wait()
-				test.goes(f, next)
-				if test.want != 0 {
-					if got := next.status(t); got != test.want {
-						t.Errorf("status %d; want %d", got, test.want)
-					}
+		inBubble(t, name, func(t *testing.T) {
+			target := newHolder(t)
+			f, network := newFrontIn(t, target, func(o *Options) { o.QueueTimeout = time.Minute })
+			first, next := connectIn(t, network), connectIn(t, network)
+			first.chat(t, "first")
+			running := target.next(t, "first")
+			next.chat(t, "next")
+			synctest.Wait()
+			test.goes(f, next)
+			if test.want != 0 {
+				if got := next.status(t); got != test.want {
+					t.Errorf("status %d; want %d", got, test.want)
 				}
-				synctest.Wait()
-				running.finish()
-				if got := first.status(t); got != http.StatusOK {
-					t.Errorf("first chat: status %d; want 200", got)
-				}
-				target.none(t)
-				f.expectIdle(t)
-			})
+			}
+			synctest.Wait()
+			running.finish()
+			first.expect(t, http.StatusOK, "first chat")
+			target.none(t)
+			f.expectIdle(t)
 		})
 	}
 }
@@ -452,13 +441,11 @@ func TestFaultClientLeavesWhileQueued(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		target := newHolder(t)
 		f, network := newFrontIn(t, target, nil)
-		connectIn(t, network).send(t, postOf("/api/chat", marked("first")))
+		connectIn(t, network).chat(t, "first")
 		first := target.next(t, "first")
-		leaver := connectIn(t, network)
-		leaver.send(t, postOf("/api/chat", marked("leaver")))
+		leaver := connectIn(t, network).chat(t, "leaver")
 		synctest.Wait()
-		third := connectIn(t, network)
-		third.send(t, postOf("/api/chat", marked("third")))
+		third := connectIn(t, network).chat(t, "third")
 		synctest.Wait()
 		if waiting, _ := f.Gate.Len(); waiting != 2 {
 			t.Fatalf("%d wait; want 2", waiting)
@@ -471,9 +458,7 @@ func TestFaultClientLeavesWhileQueued(t *testing.T) {
 		}
 		first.finish()
 		target.next(t, "third").finish()
-		if got := third.status(t); got != http.StatusOK {
-			t.Errorf("third chat: status %d; want 200", got)
-		}
+		third.expect(t, http.StatusOK, "third chat")
 		target.none(t)
 	})
 }
@@ -484,9 +469,9 @@ func TestFaultClientLeavesARunningChat(t *testing.T) {
 			t.Run(when+"/"+how, func(t *testing.T) {
 				f, target := newHeldFront(t, nil)
 				leaver, next := connect(t, f), connect(t, f)
-				leaver.send(t, postOf("/api/chat", marked("leaver")))
+				leaver.chat(t, "leaver")
 				running := target.next(t, "leaver")
-				next.send(t, postOf("/api/chat", marked("next")))
+				next.chat(t, "next")
 				if when == "in mid-stream" {
 					running.say(t, `{"done":false}`+"\n")
 					if _, err := leaver.in.ReadString('}'); err != nil {
@@ -506,9 +491,7 @@ func TestFaultClientLeavesARunningChat(t *testing.T) {
 				}
 				running.gone()
 				target.next(t, "next").finish()
-				if got := next.status(t); got != http.StatusOK {
-					t.Errorf("next chat: status %d; want 200", got)
-				}
+				next.expect(t, http.StatusOK, "next chat")
 			})
 		}
 	}
@@ -520,49 +503,46 @@ func TestFaultClientUploadsAByteASecond(t *testing.T) {
 			"length":  "Content-Length: 100000\r\n\r\n",
 			"chunked": "Transfer-Encoding: chunked\r\n\r\n186a0\r\n",
 		} {
-			t.Run(path[1:]+"/"+framing, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					target := newHolder(t)
-					f, network := newFrontIn(t, target, nil)
-					slow := connectIn(t, network)
-					began := time.Now()
-					var uploading sync.WaitGroup
-					defer uploading.Wait()
-					uploading.Go(func() {
-						io.WriteString(slow, "POST "+path+" HTTP/1.1\r\nHost: 127.0.0.1\r\n"+head)
-						for time.Since(began) < time.Hour { // a client that never tires
-							if _, err := slow.Write([]byte(" ")); err != nil {
-								return
-							}
-							time.Sleep(time.Second)
+			inBubble(t, path[1:]+"/"+framing, func(t *testing.T) {
+				target := newHolder(t)
+				f, network := newFrontIn(t, target, nil)
+				slow := connectIn(t, network)
+				began := time.Now()
+				var uploading sync.WaitGroup
+				defer uploading.Wait()
+				uploading.Go(func() {
+					io.WriteString(slow, "POST "+path+" HTTP/1.1\r\nHost: 127.0.0.1\r\n"+head)
+					for time.Since(began) < time.Hour { // a client that never tires
+						if _, err := slow.Write([]byte(" ")); err != nil {
+							return
 						}
-						slow.Close()
-					})
-					time.Sleep(10 * time.Second)
-					other := connectIn(t, network)
-					other.send(t, postOf("/api/chat", marked("other")))
-					for c := range target.arrived {
-						if c.body == marked("other") {
-							c.finish()
-							break
-						}
-					}
-					if got := other.status(t); got != http.StatusOK || time.Since(began) > 11*time.Second {
-						t.Errorf("other chat: status %d after %v; want 200 at once", got, time.Since(began))
-					}
-					resp, err := http.ReadResponse(slow.in, nil)
-					if err != nil {
-						t.Fatalf("after %v: %v; want 408", time.Since(began), err)
-					}
-					if got, took := resp.StatusCode, time.Since(began); got != http.StatusRequestTimeout || took > time.Minute {
-						t.Errorf("slow upload: status %d after %v; want 408 within a minute", got, took)
+						time.Sleep(time.Second)
 					}
 					slow.Close()
-					synctest.Wait()
-					if used := f.bodies.used.Load(); used != 0 {
-						t.Errorf("%d bytes of the budget still taken; want 0", used)
-					}
 				})
+				time.Sleep(10 * time.Second)
+				other := connectIn(t, network).chat(t, "other")
+				for c := range target.arrived {
+					if c.body == marked("other") {
+						c.finish()
+						break
+					}
+				}
+				if got := other.status(t); got != http.StatusOK || time.Since(began) > 11*time.Second {
+					t.Errorf("other chat: status %d after %v; want 200 at once", got, time.Since(began))
+				}
+				resp, err := http.ReadResponse(slow.in, nil)
+				if err != nil {
+					t.Fatalf("after %v: %v; want 408", time.Since(began), err)
+				}
+				if got, took := resp.StatusCode, time.Since(began); got != http.StatusRequestTimeout || took > time.Minute {
+					t.Errorf("slow upload: status %d after %v; want 408 within a minute", got, took)
+				}
+				slow.Close()
+				synctest.Wait()
+				if used := f.bodies.used.Load(); used != 0 {
+					t.Errorf("%d bytes of the budget still taken; want 0", used)
+				}
 			})
 		}
 	}
@@ -606,11 +586,9 @@ func TestFaultPanicInAHandler(t *testing.T) {
 			if got := string(b); !strings.HasPrefix(got, test.want) || test.want == "" && got != "" || strings.HasSuffix(got, "0\r\n\r\n") {
 				t.Errorf("got %q; want %q and no proper end", got, test.want)
 			}
-			next.send(t, postOf("/api/chat", marked("next")))
+			next.chat(t, "next")
 			target.next(t, "next").finish()
-			if got := next.status(t); got != http.StatusOK {
-				t.Errorf("next chat: status %d; want 200", got)
-			}
+			next.expect(t, http.StatusOK, "next chat")
 		})
 	}
 }
@@ -618,22 +596,20 @@ func TestFaultPanicInAHandler(t *testing.T) {
 func TestFaultDoubleRelease(t *testing.T) {
 	f, target := newHeldFront(t, nil)
 	first, second, third := connect(t, f), connect(t, f), connect(t, f)
-	first.send(t, postOf("/api/chat", marked("first")))
+	first.chat(t, "first")
 	running := target.next(t, "first")
 	c := f.calls.chat()
-	second.send(t, postOf("/api/chat", marked("second")))
+	second.chat(t, "second")
 	f.endCall(c) // the first release; ReverseProxy is still at it
 	held := target.next(t, "second")
-	third.send(t, postOf("/api/chat", marked("third")))
+	third.chat(t, "third")
 	var ending sync.WaitGroup
 	for range 20 {
 		ending.Go(func() { f.endCall(c) })
 	}
 	ending.Wait()
 	running.finish() // and one more, by the handler's end
-	if got := first.status(t); got != http.StatusOK {
-		t.Errorf("first chat: status %d; want 200", got)
-	}
+	first.expect(t, http.StatusOK, "first chat")
 	if _, busy := f.Gate.Len(); !busy {
 		t.Errorf("the gate is free while the second chat runs")
 	}
@@ -641,9 +617,7 @@ func TestFaultDoubleRelease(t *testing.T) {
 	held.finish()
 	target.next(t, "third").finish()
 	for _, c := range []*wire{second, third} {
-		if got := c.status(t); got != http.StatusOK {
-			t.Errorf("chat: status %d; want 200", got)
-		}
+		c.expect(t, http.StatusOK, "chat")
 	}
 }
 
@@ -653,11 +627,11 @@ func TestFaultCancellationRacesWithTheGrant(t *testing.T) {
 		f, network := newFrontIn(t, target, nil)
 		for round := range 300 {
 			first, leaver, next := connectIn(t, network), connectIn(t, network), connectIn(t, network)
-			first.send(t, postOf("/api/chat", marked("first")))
+			first.chat(t, "first")
 			running := target.next(t, "first")
-			leaver.send(t, postOf("/api/chat", marked("leaver")))
+			leaver.chat(t, "leaver")
 			synctest.Wait()
-			next.send(t, postOf("/api/chat", marked("next")))
+			next.chat(t, "next")
 			synctest.Wait()
 
 			var racing sync.WaitGroup
@@ -707,10 +681,10 @@ func TestFaultNextChatsConnectionTakesNothing(t *testing.T) {
 			}
 		})
 		first, next := connectIn(t, network), connectIn(t, network)
-		first.send(t, postOf("/api/chat", marked("first")))
+		first.chat(t, "first")
 		running := target.next(t, "first")
 		full.Store(true)
-		next.send(t, postOf("/api/chat", marked("next")))
+		next.chat(t, "next")
 		synctest.Wait()
 		full.Store(false)
 		began := time.Now()

@@ -477,23 +477,21 @@ func TestSilentTargetIs504(t *testing.T) {
 		{"and asleep", silent, 10 * time.Second, 25 * time.Second, refusal{504, "the Ollama host has gone silent", "timeout_error"}},
 	} {
 		for _, path := range dialects {
-			t.Run(test.name+path, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					stub, f := timedFront(t, nil)
-					stub.chat = func(w http.ResponseWriter, r *http.Request) {
-						if test.polls != nil {
-							stub.answerPolls(test.polls)
-						}
-						silent(w, r)
+			inBubble(t, test.name+path, func(t *testing.T) {
+				stub, f := timedFront(t, nil)
+				stub.chat = func(w http.ResponseWriter, r *http.Request) {
+					if test.polls != nil {
+						stub.answerPolls(test.polls)
 					}
-					began := time.Now()
-					a := f.do(t, "POST", path, chatBody)
-					test.want.check(t, path, a)
-					if got := time.Since(began); got < test.least || got > test.limit {
-						t.Errorf("after %v; want %v to %v", got, test.least, test.limit)
-					}
-					f.expectIdle(t)
-				})
+					silent(w, r)
+				}
+				began := time.Now()
+				a := f.do(t, "POST", path, chatBody)
+				test.want.check(t, path, a)
+				if got := time.Since(began); got < test.least || got > test.limit {
+					t.Errorf("after %v; want %v to %v", got, test.least, test.limit)
+				}
+				f.expectIdle(t)
 			})
 		}
 	}

@@ -18,7 +18,7 @@ import (
 // large asks for the large answer and returns its header as it is on the wire.
 func (h *holder) large(t testing.TB, c *wire) (header string) {
 	t.Helper()
-	c.send(t, postOf("/api/chat", marked("large")))
+	c.chat(t, "large")
 	if h.fixed { // the header comes with the first of the body
 		synctest.Wait()
 		h.begin <- struct{}{}
@@ -39,28 +39,24 @@ func (h *holder) large(t testing.TB, c *wire) (header string) {
 
 func TestFaultClientStopsReading(t *testing.T) {
 	for _, taken := range []int{0, 1, 4096, 10_000} { // nothing, of a Write, of a buffer, of several
-		t.Run(strconv.Itoa(taken), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				target := newHolder(t)
-				target.size = 1 << 20
-				_, network := newFrontIn(t, target, nil)
-				stuck, next := connectIn(t, network), connectIn(t, network)
-				target.large(t, stuck)
-				if _, err := io.ReadFull(stuck.Conn, make([]byte, taken)); err != nil {
-					t.Fatal(err)
-				}
-				stopped := time.Now()
-				next.send(t, postOf("/api/chat", marked("next")))
-				if got := next.status(t); got != http.StatusOK {
-					t.Errorf("next chat: status %d; want 200", got)
-				}
-				if took := time.Since(stopped); took < 30*time.Second || took > 32*time.Second {
-					t.Errorf("cut after %v; want 30s", took)
-				}
-				if rest, _ := io.ReadAll(stuck.Conn); bytes.HasSuffix(rest, []byte("0\r\n\r\n")) {
-					t.Errorf("the answer that was cut has a proper end")
-				}
-			})
+		inBubble(t, strconv.Itoa(taken), func(t *testing.T) {
+			target := newHolder(t)
+			target.size = 1 << 20
+			_, network := newFrontIn(t, target, nil)
+			stuck, next := connectIn(t, network), connectIn(t, network)
+			target.large(t, stuck)
+			if _, err := io.ReadFull(stuck.Conn, make([]byte, taken)); err != nil {
+				t.Fatal(err)
+			}
+			stopped := time.Now()
+			next.chat(t, "next")
+			next.expect(t, http.StatusOK, "next chat")
+			if took := time.Since(stopped); took < 30*time.Second || took > 32*time.Second {
+				t.Errorf("cut after %v; want 30s", took)
+			}
+			if rest, _ := io.ReadAll(stuck.Conn); bytes.HasSuffix(rest, []byte("0\r\n\r\n")) {
+				t.Errorf("the answer that was cut has a proper end")
+			}
 		})
 	}
 }
@@ -74,7 +70,7 @@ func TestFaultClientStopsReadingBehindTheTargetsEnd(t *testing.T) {
 		stuck, next := connectIn(t, network), connectIn(t, network)
 		target.large(t, stuck)
 		stopped := time.Now()
-		next.send(t, postOf("/api/chat", marked("next")))
+		next.chat(t, "next")
 		if got, took := next.status(t), time.Since(stopped); got != http.StatusOK || took != 0 {
 			t.Errorf("next chat: status %d after %v; want 200 at once", got, took)
 		}
@@ -91,27 +87,25 @@ func TestFaultClientReadsSlowly(t *testing.T) {
 		{"2 kB a second for 2 minutes", time.Second, 120, 2 << 10},
 		{"32 kB in 28 seconds, for longer than FOREMAN_STALL_TIMEOUT", 28 * time.Second, 30, 33 << 10},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				const size = 2 << 20
-				target := newHolder(t)
-				target.size = size
-				_, network := newFrontIn(t, target, nil)
-				slow := connectIn(t, network)
-				header := target.large(t, slow)
-				began := time.Now()
-				start := make([]byte, test.reads*test.piece)
-				for i := range test.reads {
-					if _, err := io.ReadFull(slow.Conn, start[i*test.piece:(i+1)*test.piece]); err != nil {
-						t.Fatalf("cut after %v: %v", time.Since(began), err)
-					}
-					time.Sleep(test.pause)
+		inBubble(t, test.name, func(t *testing.T) {
+			const size = 2 << 20
+			target := newHolder(t)
+			target.size = size
+			_, network := newFrontIn(t, target, nil)
+			slow := connectIn(t, network)
+			header := target.large(t, slow)
+			began := time.Now()
+			start := make([]byte, test.reads*test.piece)
+			for i := range test.reads {
+				if _, err := io.ReadFull(slow.Conn, start[i*test.piece:(i+1)*test.piece]); err != nil {
+					t.Fatalf("cut after %v: %v", time.Since(began), err)
 				}
-				slow.in.Reset(io.MultiReader(strings.NewReader(header), bytes.NewReader(start), slow.Conn))
-				if _, body, err := slow.answer(t); err != nil || len(body) != size {
-					t.Errorf("got %d bytes, %v; want all %d", len(body), err, size)
-				}
-			})
+				time.Sleep(test.pause)
+			}
+			slow.in.Reset(io.MultiReader(strings.NewReader(header), bytes.NewReader(start), slow.Conn))
+			if _, body, err := slow.answer(t); err != nil || len(body) != size {
+				t.Errorf("got %d bytes, %v; want all %d", len(body), err, size)
+			}
 		})
 	}
 }
@@ -122,7 +116,7 @@ func TestFaultClientReadsNoneOfManySmallPieces(t *testing.T) {
 		target := newHolder(t)
 		f, network := newFrontIn(t, target, nil)
 		deaf, next := connectIn(t, network), connectIn(t, network)
-		deaf.send(t, postOf("/api/chat", marked("deaf")))
+		deaf.chat(t, "deaf")
 		running := target.next(t, "deaf")
 		running.say(t, "{}\n")
 		// ReverseProxy flushes the header from a goroutine of its own: let that be over.
@@ -131,7 +125,7 @@ func TestFaultClientReadsNoneOfManySmallPieces(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		next.send(t, postOf("/api/chat", marked("next")))
+		next.chat(t, "next")
 		synctest.Wait()
 		stopped := time.Now()
 		for gone := false; !gone; {
@@ -147,9 +141,7 @@ func TestFaultClientReadsNoneOfManySmallPieces(t *testing.T) {
 			t.Errorf("cut after %v; want 30s", took)
 		}
 		target.next(t, "next").finish()
-		if got := next.status(t); got != http.StatusOK {
-			t.Errorf("next chat: status %d; want 200", got)
-		}
+		next.expect(t, http.StatusOK, "next chat")
 		f.log.await(t, "client took no byte for too long")
 	})
 }

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"foreman/gate"
@@ -404,6 +405,29 @@ func (w *wire) status(t testing.TB) int {
 	return resp.StatusCode
 }
 
+// expect reads one answer, which must be whole and have this status.
+func (w *wire) expect(t testing.TB, status int, whose string) {
+	t.Helper()
+	if got := w.status(t); got != status {
+		t.Errorf("%s: status %d; want %d", whose, got, status)
+	}
+}
+
+// chat sends a chat so marked.
+func (w *wire) chat(t testing.TB, mark string) *wire {
+	t.Helper()
+	w.send(t, postOf("/api/chat", marked(mark)))
+	return w
+}
+
+// begun waits for the first line of an answer.
+func (w *wire) begun(t testing.TB) {
+	t.Helper()
+	if _, err := w.in.Peek(len("HTTP/1.1 200 OK")); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // reset closes a connection so that the other end gets an RST, not a FIN.
 func reset(c net.Conn) {
 	c.(*net.TCPConn).SetLinger(0)
@@ -419,6 +443,11 @@ func connectIn(t testing.TB, m *memory) *wire {
 	}
 	t.Cleanup(func() { c.Close() })
 	return &wire{c, bufio.NewReader(c)}
+}
+
+// inBubble runs a subtest by the clock of a bubble.
+func inBubble(t *testing.T, name string, test func(*testing.T)) {
+	t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
 }
 
 // newFrontIn starts a foreman and its target in a bubble, and returns the

@@ -102,7 +102,7 @@ func TestTurnsRevoked(t *testing.T) {
 		take   func(t *testing.T, target *holder, c *wire)
 	}{
 		{revokedLeft, newHolder, 499, func(t *testing.T, target *holder, c *wire) {
-			c.send(t, postOf("/api/chat", marked("large")))
+			c.chat(t, "large")
 			running := target.next(t, "large")
 			c.Close()
 			running.gone()
@@ -112,36 +112,34 @@ func TestTurnsRevoked(t *testing.T) {
 			time.Sleep(time.Minute)
 		}},
 		{revokedAsleep, newHolder, 504, func(t *testing.T, target *holder, c *wire) {
-			c.send(t, postOf("/api/chat", marked("large")))
+			c.chat(t, "large")
 			target.next(t, "large")
 			target.sleep(true)
 			c.status(t)
 		}},
 		{revokedStall, newHolder, 504, func(t *testing.T, target *holder, c *wire) {
-			c.send(t, postOf("/api/chat", marked("large")))
+			c.chat(t, "large")
 			target.next(t, "large")
 			c.status(t)
 		}},
 	} {
-		t.Run(test.reason, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				target := test.target(t)
-				f, network := newFrontIn(t, target, nil)
-				c := connectIn(t, network)
-				test.take(t, target, c)
-				synctest.Wait()
-				got := f.recent.Latest()
-				if len(got) != 1 || got[0].Err != test.reason || got[0].Status != test.status {
-					t.Errorf("got %+v; want one record of a turn revoked for %q, status %d", got, test.reason, test.status)
+		inBubble(t, test.reason, func(t *testing.T) {
+			target := test.target(t)
+			f, network := newFrontIn(t, target, nil)
+			c := connectIn(t, network)
+			test.take(t, target, c)
+			synctest.Wait()
+			got := f.recent.Latest()
+			if len(got) != 1 || got[0].Err != test.reason || got[0].Status != test.status {
+				t.Errorf("got %+v; want one record of a turn revoked for %q, status %d", got, test.reason, test.status)
+			}
+			for _, reason := range []string{revokedLeft, revokedStalled, revokedAsleep, revokedStall} {
+				want := "0"
+				if reason == test.reason {
+					want = "1"
 				}
-				for _, reason := range []string{revokedLeft, revokedStalled, revokedAsleep, revokedStall} {
-					want := "0"
-					if reason == test.reason {
-						want = "1"
-					}
-					wantSamples(t, f, map[string]string{`foreman_turns_revoked_total{reason="` + reason + `"}`: want})
-				}
-			})
+				wantSamples(t, f, map[string]string{`foreman_turns_revoked_total{reason="` + reason + `"}`: want})
+			}
 		})
 	}
 }

@@ -21,59 +21,52 @@ import (
 func TestFaultHostFallsAsleep(t *testing.T) {
 	for _, when := range []string{"before the first byte", "in mid-stream"} {
 		for _, connecting := range []string{"succeeds", "hangs", "succeeds, polls are rare"} {
-			t.Run(when+"/connecting "+connecting, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					target := newHolder(t)
-					f, network := newFrontIn(t, target, func(o *Options) {
-						switch connecting {
-						case "succeeds":
-							return
-						case "succeeds, polls are rare":
-							o.Inventory = inventory.New(o.Target, time.Hour, o.Log)
-							return
-						}
-						target.hangDials(o)
-					})
-					victim, queued := connectIn(t, network), connectIn(t, network)
-					victim.send(t, postOf("/api/chat", marked("victim")))
-					running := target.next(t, "victim")
-					if when == "in mid-stream" {
-						running.say(t, "{}\n")
-						if _, err := victim.in.Peek(len("HTTP/1.1 200 OK")); err != nil {
-							t.Fatal(err)
-						}
+			inBubble(t, when+"/connecting "+connecting, func(t *testing.T) {
+				target := newHolder(t)
+				f, network := newFrontIn(t, target, func(o *Options) {
+					switch connecting {
+					case "succeeds":
+						return
+					case "succeeds, polls are rare":
+						o.Inventory = inventory.New(o.Target, time.Hour, o.Log)
+						return
 					}
-					queued.send(t, postOf("/api/chat", marked("queued")))
-					synctest.Wait()
-
-					target.sleep(true)
-					began := time.Now()
-					resp, body, err := victim.answer(t)
-					switch {
-					case when == "in mid-stream" && err == nil:
-						t.Errorf("the victim got a whole answer, %q; want it cut", body)
-					case when != "in mid-stream" && resp.StatusCode != http.StatusGatewayTimeout:
-						t.Errorf("victim: status %d; want 504", resp.StatusCode)
-					}
-					if got := queued.status(t); got != http.StatusServiceUnavailable {
-						t.Errorf("queued chat: status %d; want 503", got)
-					}
-					if took := time.Since(began); took > 45*time.Second {
-						t.Errorf("the turn was free after %v; want 45s at most", took)
-					}
-					running.gone()
-					target.none(t)
-					f.expectIdle(t)
-
-					target.sleep(false)
-					time.Sleep(10 * time.Second) // a poll while degraded
-					next := connectIn(t, network)
-					next.send(t, postOf("/api/chat", marked("next")))
-					target.next(t, "next").finish()
-					if got := next.status(t); got != http.StatusOK {
-						t.Errorf("chat after the host woke: status %d; want 200", got)
-					}
+					target.hangDials(o)
 				})
+				victim, queued := connectIn(t, network), connectIn(t, network)
+				victim.chat(t, "victim")
+				running := target.next(t, "victim")
+				if when == "in mid-stream" {
+					running.say(t, "{}\n")
+					if _, err := victim.in.Peek(len("HTTP/1.1 200 OK")); err != nil {
+						t.Fatal(err)
+					}
+				}
+				queued.chat(t, "queued")
+				synctest.Wait()
+
+				target.sleep(true)
+				began := time.Now()
+				resp, body, err := victim.answer(t)
+				switch {
+				case when == "in mid-stream" && err == nil:
+					t.Errorf("the victim got a whole answer, %q; want it cut", body)
+				case when != "in mid-stream" && resp.StatusCode != http.StatusGatewayTimeout:
+					t.Errorf("victim: status %d; want 504", resp.StatusCode)
+				}
+				queued.expect(t, http.StatusServiceUnavailable, "queued chat")
+				if took := time.Since(began); took > 45*time.Second {
+					t.Errorf("the turn was free after %v; want 45s at most", took)
+				}
+				running.gone()
+				target.none(t)
+				f.expectIdle(t)
+
+				target.sleep(false)
+				time.Sleep(10 * time.Second) // a poll while degraded
+				next := connectIn(t, network).chat(t, "next")
+				target.next(t, "next").finish()
+				next.expect(t, http.StatusOK, "chat after the host woke")
 			})
 		}
 	}
@@ -89,15 +82,11 @@ func TestFaultHostFallsAsleepUnderAnEmbed(t *testing.T) {
 		running := target.next(t, "victim")
 		target.sleep(true)
 		began := time.Now()
-		if got := victim.status(t); got != http.StatusGatewayTimeout {
-			t.Errorf("victim: status %d; want 504", got)
-		}
+		victim.expect(t, http.StatusGatewayTimeout, "victim")
 		running.gone()
 		late := connectIn(t, network)
 		late.send(t, postOf("/api/embed", marked("late")))
-		if got := late.status(t); got != http.StatusServiceUnavailable {
-			t.Errorf("an embed while the host sleeps: status %d; want 503", got)
-		}
+		late.expect(t, http.StatusServiceUnavailable, "an embed while the host sleeps")
 		if took := time.Since(began); took > 45*time.Second {
 			t.Errorf("both were answered after %v; want 45s at most", took)
 		}
@@ -107,9 +96,7 @@ func TestFaultHostFallsAsleepUnderAnEmbed(t *testing.T) {
 		next := connectIn(t, network)
 		next.send(t, postOf("/api/embed", marked("next")))
 		target.next(t, "next").finish()
-		if got := next.status(t); got != http.StatusOK {
-			t.Errorf("embed after the host woke: status %d; want 200", got)
-		}
+		next.expect(t, http.StatusOK, "embed after the host woke")
 		f.expectIdle(t)
 	})
 }
@@ -117,43 +104,37 @@ func TestFaultHostFallsAsleepUnderAnEmbed(t *testing.T) {
 func TestFaultLivingHostIsSilent(t *testing.T) {
 	for _, when := range []string{"before the first byte", "in mid-stream"} {
 		for _, silence := range []time.Duration{9 * time.Minute, 11 * time.Minute} {
-			t.Run(when+"/"+silence.String(), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					target := newHolder(t)
-					_, network := newFrontIn(t, target, nil)
-					silent := connectIn(t, network)
-					silent.send(t, postOf("/api/chat", marked("silent")))
-					running := target.next(t, "silent")
-					if when == "in mid-stream" {
-						time.Sleep(5 * time.Minute) // a silence of its own
-						running.say(t, "{}\n")
-						if _, err := silent.in.Peek(len("HTTP/1.1 200 OK")); err != nil {
-							t.Fatal(err)
-						}
+			inBubble(t, when+"/"+silence.String(), func(t *testing.T) {
+				target := newHolder(t)
+				_, network := newFrontIn(t, target, nil)
+				silent := connectIn(t, network).chat(t, "silent")
+				running := target.next(t, "silent")
+				if when == "in mid-stream" {
+					time.Sleep(5 * time.Minute) // a silence of its own
+					running.say(t, "{}\n")
+					if _, err := silent.in.Peek(len("HTTP/1.1 200 OK")); err != nil {
+						t.Fatal(err)
 					}
-					began := time.Now()
-					time.AfterFunc(silence, running.finish)
-					resp, _, err := silent.answer(t)
-					took := time.Since(began)
-					switch {
-					case silence < 10*time.Minute:
-						if resp.StatusCode != http.StatusOK || err != nil || took != silence {
-							t.Errorf("status %d, %v after %v; want a whole 200 after %v", resp.StatusCode, err, took, silence)
-						}
-					case when == "in mid-stream" && err == nil:
-						t.Errorf("whole answer after %v; want it cut", took)
-					case when != "in mid-stream" && resp.StatusCode != http.StatusGatewayTimeout:
-						t.Errorf("status %d; want 504", resp.StatusCode)
-					case took < 10*time.Minute || took > 10*time.Minute+2*time.Second:
-						t.Errorf("given up after %v; want 10m", took)
+				}
+				began := time.Now()
+				time.AfterFunc(silence, running.finish)
+				resp, _, err := silent.answer(t)
+				took := time.Since(began)
+				switch {
+				case silence < 10*time.Minute:
+					if resp.StatusCode != http.StatusOK || err != nil || took != silence {
+						t.Errorf("status %d, %v after %v; want a whole 200 after %v", resp.StatusCode, err, took, silence)
 					}
-					next := connectIn(t, network)
-					next.send(t, postOf("/api/chat", marked("next")))
-					go func() { target.next(t, "next").finish() }()
-					if got := next.status(t); got != http.StatusOK {
-						t.Errorf("next chat: status %d; want 200", got)
-					}
-				})
+				case when == "in mid-stream" && err == nil:
+					t.Errorf("whole answer after %v; want it cut", took)
+				case when != "in mid-stream" && resp.StatusCode != http.StatusGatewayTimeout:
+					t.Errorf("status %d; want 504", resp.StatusCode)
+				case took < 10*time.Minute || took > 10*time.Minute+2*time.Second:
+					t.Errorf("given up after %v; want 10m", took)
+				}
+				next := connectIn(t, network).chat(t, "next")
+				go func() { target.next(t, "next").finish() }()
+				next.expect(t, http.StatusOK, "next chat")
 			})
 		}
 	}
@@ -191,14 +172,12 @@ func TestFaultTargetDiesInMidStream(t *testing.T) {
 					if _, err := io.ReadFull(resp.Body, make([]byte, len(line))); err != nil {
 						t.Fatal(err)
 					}
-					next.send(t, postOf("/api/chat", marked("next")))
+					next.chat(t, "next")
 					seen <- true
 					if rest, err := io.ReadAll(resp.Body); err == nil {
 						t.Errorf("clean end after %q; want a cut", rest)
 					}
-					if got := next.status(t); got != http.StatusOK {
-						t.Errorf("next chat: status %d; want 200", got)
-					}
+					next.expect(t, http.StatusOK, "next chat")
 					if got := target.chats(); len(got) != 2 {
 						t.Errorf("target got %q; want each chat once", got)
 					}
@@ -240,8 +219,7 @@ func TestFaultOneMissedPoll(t *testing.T) {
 		f, network := newFrontIn(t, target, nil)
 		var line []*wire
 		for range 6 {
-			c := connectIn(t, network)
-			c.send(t, postOf("/api/chat", marked("same")))
+			c := connectIn(t, network).chat(t, "same")
 			line = append(line, c)
 			synctest.Wait()
 		}
@@ -309,8 +287,7 @@ func TestFaultKeptConnectionsAreLostInAnOutage(t *testing.T) {
 				return lossy{c, lost.Load()}, err
 			}
 		})
-		c := connectIn(t, network)
-		c.send(t, postOf("/api/chat", marked("before")))
+		c := connectIn(t, network).chat(t, "before")
 		target.next(t, "before").finish()
 		if got := c.status(t); got != http.StatusOK {
 			t.Fatalf("chat before: status %d; want 200", got)
@@ -323,7 +300,7 @@ func TestFaultKeptConnectionsAreLostInAnOutage(t *testing.T) {
 		time.Sleep(10 * time.Second)
 
 		began := time.Now()
-		c.send(t, postOf("/api/chat", marked("after")))
+		c.chat(t, "after")
 		target.next(t, "after").finish()
 		if got, took := c.status(t), time.Since(began); got != http.StatusOK || took > 0 {
 			t.Errorf("chat after: status %d after %v; want 200 at once", got, took)
@@ -610,7 +587,7 @@ func TestFaultLineBehindAHostThatIsGone(t *testing.T) {
 		for range 10 {
 			c := connectIn(t, network)
 			c.SetDeadline(time.Time{})
-			c.send(t, postOf("/api/chat", marked("any")))
+			c.chat(t, "any")
 			line = append(line, c)
 			synctest.Wait()
 		}
@@ -650,8 +627,7 @@ func TestQueuedIsTheWaitForTheTurn(t *testing.T) {
 		})
 		synctest.Wait()
 		slow = true
-		c := connectIn(t, network)
-		c.send(t, postOf("/api/chat", marked("first")))
+		c := connectIn(t, network).chat(t, "first")
 		target.next(t, "first").finish()
 		resp, _, err := c.answer(t)
 		if got := resp.Header.Get("Server-Timing"); got != "queue;dur=0.000" || err != nil {
