@@ -98,8 +98,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if token != nil {
 		x.Named = true
-		ctx, cancel := context.WithCancelCause(r.Context())
-		defer cancel(nil)
+		ctx, cancel := context.WithCancelCause(r.Context()) // which ends with the request
 		defer context.AfterFunc(token.Revoked(), func() { cancel(errRevoked) })()
 		r = r.WithContext(ctx)
 		x.request = r
