@@ -14,11 +14,11 @@ var intended = []difference{
 		"status, body, Content-Type, Location": "doubled slash; dot segment",
 	}},
 	{"a method that does not fit is told so as JSON, as all errors are, and Allow has OPTIONS, which is answered too", inWhat{
-		"body, Content-Type, Allow":           "GET chat; PUT chat; DELETE tags; POST tags; GET delete; GET embed",
+		"body, Content-Type, Allow":           "GET chat; PUT chat; DELETE tags; POST tags; GET delete; GET embed; status POST",
 		"Content-Type, Content-Length, Allow": "HEAD models; HEAD ps",
 	}},
 	{"a name that no model can have is the name of a model that is not there", inWhat{
-		"status, body": "chat with a name too long; chat with a digest",
+		"status, body": "chat with a name too long; chat with a digest; chat of a model on the host twice",
 	}},
 	{"what is not JSON, or names no model, is refused before it waits, with a message that says which", inWhat{
 		"body":         "chat cut; chat not JSON; chat an array; chat model a number; chat BOM; chat deeply nested",

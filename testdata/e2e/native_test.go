@@ -32,6 +32,7 @@ var realInference = []string{
 	"TestStreamComesAsItIsMade",
 	"TestSameAsDirect",
 	"TestDifferential",
+	"TestDifferentialManage",
 	"TestOutage",
 	"TestSoak",
 }
