@@ -434,8 +434,10 @@ func installBeats(t *testing.T) (run func(t *testing.T, file string, env ...stri
 	}
 	return func(t *testing.T, file string, env ...string) {
 		t.Helper()
-		cmd := exec.CommandContext(t.Context(), node, "--test", "--test-reporter=spec", file)
-		cmd.WaitDelay = time.Second
+		// Without --test it has no children. A client that leaves a connection open keeps it from ending.
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, node, "--test-reporter=spec", file)
 		cmd.Dir = dir
 		cmd.Env = append(append(os.Environ(), "CHAT_MODEL="+lab.ChatModel), env...)
 		out, err := cmd.CombinedOutput()
