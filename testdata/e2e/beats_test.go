@@ -35,32 +35,52 @@ const beatsQuestion = "Who are you?"
 // beatsEndings are where a client hears three heartbeats or more, and then what the
 // name says.
 type beatsEndings struct {
-	plain        string // an answer with no heartbeat before it
-	answer       *tap
-	failure, cut *tap
-	hold         func(t *testing.T) (leave func()) // must be in force for failure
+	plain                string // an answer with no heartbeat before it
+	answer, failure, cut *tap
 }
 
 // startBeats starts foremen with a heartbeat of 100ms. In front of one an Ollama reads
-// each prompt for a second; the turn of the next is to be held for longer than its
-// clients may wait; and what the third answers breaks off in its middle.
+// each prompt for a second; somebody has the turn of the next for longer than its clients
+// may wait; and what the third answers breaks off in its middle.
 func startBeats(t *testing.T) beatsEndings {
 	t.Helper()
 	needStandIn(t)
-	start := func(target string, env ...string) string {
-		return startForeman(t, target, append(env, "FOREMAN_HEARTBEAT=100ms")...).URL
-	}
+	const heartbeat = "FOREMAN_HEARTBEAT=100ms"
 	pace := testPace
 	pace.Prompt = time.Second
 	slow := startOllama(t, pace.Env()...)
-	held := start(startOllama(t, lab.Pace{Rate: 10}.Env()...).URL, "FOREMAN_QUEUE_TIMEOUT=1s")
+	held, _ := holdTurn(t, heartbeat, "FOREMAN_QUEUE_TIMEOUT=1s")
 	return beatsEndings{
 		plain:   ollama.URL,
-		answer:  newTap(t, start(slow.URL)),
+		answer:  newTap(t, startForeman(t, slow.URL, heartbeat).URL),
 		failure: newTap(t, held),
-		cut:     newTap(t, start(breakOff(t, slow.URL))),
-		hold:    func(t *testing.T) func() { return chatWithoutEnd(t, held) },
+		cut:     newTap(t, startForeman(t, breakOff(t, slow.URL), heartbeat).URL),
 	}
+}
+
+// holdTurn starts a foreman and has a client take the turn. Until release is called no
+// chat gets to Ollama. Nobody leaves in the middle of an answer: after that, Ollama
+// v0.34.4 may never answer again.
+func holdTurn(t *testing.T, env ...string) (foreman string, release func()) {
+	t.Helper()
+	released := make(chan struct{})
+	meter, err := lab.NewMeter(ollama.URL, func(r *http.Request) {
+		if r.URL.Path != "/api/chat" {
+			return
+		}
+		select {
+		case <-released:
+		case <-r.Context().Done():
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(meter.Close)
+	foreman = startForeman(t, meter.URL, env...).URL
+	call(t, foreman+"/api/chat", "", `{"model":"`+lab.ChatModel+`","messages":[{"role":"user","content":"Tell me all."}]}`)
+	eventually(t, func() error { return wantWaiting(foreman, 0) })
+	return foreman, sync.OnceFunc(func() { close(released) })
 }
 
 // wantBeats looks whether each ending was heard, behind three heartbeats or more.
@@ -158,7 +178,8 @@ func (p *tap) beats() (beats []int) {
 }
 
 // breakOff returns the URL of a server that passes on what the target says, and closes
-// the connection within each answer that has many lines.
+// the connection within each answer that has many lines. The target does not notice: see
+// [holdTurn].
 func breakOff(t *testing.T, target string) string {
 	t.Helper()
 	u, err := url.Parse(target)
@@ -186,7 +207,8 @@ type broken struct {
 
 func (b *broken) Read(p []byte) (int, error) {
 	if b.lines == 0 {
-		return 0, errors.New("broken off by the test")
+		_, err := io.Copy(io.Discard, b.ReadCloser)
+		return 0, errors.Join(errors.New("broken off by the test"), err)
 	}
 	n, err := b.ReadCloser.Read(p)
 	for i, c := range p[:n] {
@@ -220,7 +242,6 @@ func TestBeats(t *testing.T) {
 		{name: "langchaingo", ask: askLangchain, empty: true, failure: "waited too long for a turn", cut: errNoAnswer.Error()},
 	} {
 		t.Run(client.name, func(t *testing.T) {
-			defer endings.hold(t)()
 			want, err := client.ask(t.Context(), endings.plain)
 			if err != nil || strings.Join(want, "") == "" {
 				t.Fatalf("no heartbeat: got %q, %v; want an answer", want, err)
@@ -341,7 +362,6 @@ func buildOldOpenAI(t *testing.T) func(ctx context.Context, base string) ([]stri
 func TestBeatsCurl(t *testing.T) {
 	curl := need(t, "the command line tests need curl (Debian: apt-get install curl)", "curl")
 	endings := startBeats(t)
-	defer endings.hold(t)()
 	for _, api := range []struct{ path, body, beat, failure string }{
 		{"/api/chat", `{"model":"tiny-chat","messages":[{"role":"user","content":"Who are you?"}]}`, `{"model":"tiny-chat",`, "\n" + `{"error":"waited too long for a turn"}` + "\n"},
 		{"/v1/chat/completions", `{"model":"tiny-chat","stream":true,"messages":[{"role":"user","content":"Who are you?"}]}`, `: {"queue":`, "\n" + `data: {"error":{"message":"waited too long for a turn",`},
@@ -382,7 +402,6 @@ func TestBeatsJavaScript(t *testing.T) {
 	endings := startBeats(t)
 	for _, client := range []string{"ollama", "openai", "anthropic", "langchain", "ai-sdk"} {
 		t.Run(client, func(t *testing.T) {
-			defer endings.hold(t)()
 			run(t, client+".test.js",
 				"PLAIN_URL="+endings.plain,
 				"ANSWER_URL="+endings.answer.URL,
@@ -396,14 +415,9 @@ func TestBeatsJavaScript(t *testing.T) {
 // TestBeatsKeepClientsInLine has clients whose patience ends after two seconds wait for
 // ten, with and without heartbeats.
 func TestBeatsKeepClientsInLine(t *testing.T) {
-	needStandIn(t)
 	run := installBeats(t)
-	start := func(heartbeat string) string {
-		return startForeman(t, startOllama(t, lab.Pace{Rate: 100}.Env()...).URL, "FOREMAN_HEARTBEAT="+heartbeat).URL
-	}
-	line, silent := start("500ms"), start("0")
-	leave := chatWithoutEnd(t, line)
-	leaveSilent := chatWithoutEnd(t, silent)
+	line, release := holdTurn(t, "FOREMAN_HEARTBEAT=500ms")
+	silent, releaseSilent := holdTurn(t, "FOREMAN_HEARTBEAT=0")
 	var clients sync.WaitGroup
 	t.Cleanup(clients.Wait)
 	clients.Go(func() { run(t, "line.test.js", "LINE_URL="+line, "SILENT_URL="+silent) })
@@ -412,8 +426,8 @@ func TestBeatsKeepClientsInLine(t *testing.T) {
 	if err := wantWaiting(line, 2); err != nil {
 		t.Error(err)
 	}
-	leave()
-	leaveSilent()
+	release()
+	releaseSilent() // of it waits a request that its client has given up, and has not cancelled
 	clients.Wait()
 }
 

@@ -162,16 +162,11 @@ func (h *heard) hear(ctx context.Context, url, body string) {
 // TestFront has streams wait in line for ten seconds behind proxies that give up after
 // three, and behind proxies as foreman's README has them.
 func TestFront(t *testing.T) {
-	needStandIn(t)
 	for name := range fronts {
 		t.Run(name, func(t *testing.T) {
 			front := needFront(t, name)
-			start := func(heartbeat string) string {
-				return startForeman(t, startOllama(t, lab.Pace{Rate: 100}.Env()...).URL, "FOREMAN_HEARTBEAT="+heartbeat).URL
-			}
-			beating, silent := start("1s"), start("0")
-			leave := chatWithoutEnd(t, beating)
-			leaveSilent := chatWithoutEnd(t, silent)
+			beating, release := holdTurn(t, "FOREMAN_HEARTBEAT=1s")
+			silent, _ := holdTurn(t, "FOREMAN_HEARTBEAT=0")
 			var clients sync.WaitGroup
 			t.Cleanup(clients.Wait)
 			var survivors, victims []*heard
@@ -196,7 +191,7 @@ func TestFront(t *testing.T) {
 			if err := wantWaiting(beating, len(survivors)); err != nil {
 				t.Error(err)
 			}
-			leave()
+			release()
 			clients.Wait()
 			for i, h := range survivors {
 				if last := frontPaths[i%len(frontPaths)].last; h.err != nil || h.lines < 33 || !strings.Contains(h.last, last) {
@@ -215,7 +210,6 @@ func TestFront(t *testing.T) {
 			eventually(t, func() error { return wantWaiting(silent, 1) })
 			client.leave()
 			eventually(t, func() error { return wantWaiting(silent, 0) })
-			leaveSilent()
 		})
 	}
 }
@@ -223,11 +217,9 @@ func TestFront(t *testing.T) {
 // TestFrontBrowser has a page read a stream that waits in line behind nginx, which gives
 // up after three seconds.
 func TestFrontBrowser(t *testing.T) {
-	needStandIn(t)
 	nginx := needFront(t, "nginx")
 	tab := startBrowser(t)
-	foreman := startForeman(t, startOllama(t, lab.Pace{Rate: 100}.Env()...).URL, "FOREMAN_HEARTBEAT=1s").URL
-	leave := chatWithoutEnd(t, foreman)
+	foreman, release := holdTurn(t, "FOREMAN_HEARTBEAT=1s")
 	navigate(t, tab, nginx.start(t, foreman, true).URL+"/api/version")
 	inPage[bool](t, tab, `async (model) => {
 		window.heard = { beats: 0, words: 0 };
@@ -261,7 +253,7 @@ func TestFrontBrowser(t *testing.T) {
 	if got := inPage[heard](t, tab, `async () => heard`, []any{}...); got.Beats < 4 || got.Words != 0 || got.Done {
 		t.Errorf("after ten seconds in line: got %+v; want ten heartbeats and nothing else", got)
 	}
-	leave()
+	release()
 	if got := inPage[heard](t, tab, `async () => { await chat; return heard; }`, []any{}...); got.Words != 32 || !got.Done {
 		t.Errorf("got %+v; want 32 words and the end", got)
 	}
