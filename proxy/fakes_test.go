@@ -23,6 +23,7 @@ import (
 type stub struct {
 	URL                             string
 	chat, embed, tags, ps, anything http.HandlerFunc
+	net                             *memory // in a bubble
 
 	mu    sync.Mutex // guards what follows
 	open  int        // requests for the worker model that are open

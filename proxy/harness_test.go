@@ -416,7 +416,13 @@ func (w *wire) expect(t testing.TB, status int, whose string) {
 // chat sends a chat so marked.
 func (w *wire) chat(t testing.TB, mark string) *wire {
 	t.Helper()
-	w.send(t, postOf("/api/chat", marked(mark)))
+	return w.post(t, "/api/chat", mark)
+}
+
+// post sends what is so marked.
+func (w *wire) post(t testing.TB, path, mark string) *wire {
+	t.Helper()
+	w.send(t, postOf(path, marked(mark)))
 	return w
 }
 
@@ -443,6 +449,33 @@ func connectIn(t testing.TB, m *memory) *wire {
 	}
 	t.Cleanup(func() { c.Close() })
 	return &wire{c, bufio.NewReader(c)}
+}
+
+// newStubIn returns a stub in a bubble.
+func newStubIn(t testing.TB) *stub {
+	t.Helper()
+	net := newMemory(11434)
+	stub := newStubOn(t, net)
+	stub.net = net
+	return stub
+}
+
+// front starts a foreman in front of a stub in a bubble.
+func (s *stub) front(t testing.TB, change func(*Options)) *front {
+	t.Helper()
+	return newFrontOn(t, newMemory(80), s.URL, func(o *Options) {
+		s.net.through(o.Target)
+		if change != nil {
+			change(o)
+		}
+	})
+}
+
+// timedFront starts a stub and a foreman in front of it in a bubble.
+func timedFront(t testing.TB, change func(*Options)) (*stub, *front) {
+	t.Helper()
+	stub := newStubIn(t)
+	return stub, stub.front(t, change)
 }
 
 // inBubble runs a subtest by the clock of a bubble.
@@ -533,6 +566,14 @@ func (m *memory) reset(down bool) {
 		c.Close()
 	}
 	m.conns = nil
+}
+
+// dialBy has connections to the target opened by open, which gets the way to open one.
+func dialBy(o *Options, open func(dial func() (net.Conn, error)) (net.Conn, error)) {
+	dial := o.Target.Dial
+	o.Target.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return open(func() (net.Conn, error) { return dial(ctx, network, addr) })
+	}
 }
 
 // through makes a target reach this listener.

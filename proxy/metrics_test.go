@@ -125,12 +125,10 @@ func TestMetricsTellOfTheLine(t *testing.T) {
 
 func TestMetricsTellOfTheTarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		host := newMemory(11434)
-		stub := newStubOn(t, host)
+		stub := newStubIn(t)
 		stub.ps = answerWith("application/json", `{"models":[{"name":"embed:latest"}]}`) // for how long it does not say
 		var warmer *warm.Warmer
-		f := newFrontOn(t, newMemory(8080), stub.URL, func(o *Options) {
-			host.through(o.Target)
+		f := stub.front(t, func(o *Options) {
 			o.EmbedModel = "embed"
 			warmer = warm.New(o.Target, o.Inventory, o.Gate, o.EmbedModel, o.Log)
 			o.Warmer = warmer
@@ -147,7 +145,7 @@ func TestMetricsTellOfTheTarget(t *testing.T) {
 		time.Sleep(31 * time.Second)
 		stub.answerPolls(refuseWith(500))
 		time.Sleep(5 * time.Second)
-		host.reset(true)
+		stub.net.reset(true)
 		time.Sleep(5 * time.Second)
 		wantSamples(t, f, map[string]string{
 			`foreman_polls_total{result="ok"}`:           "1",

@@ -322,19 +322,25 @@ func (f *front) send(ctx context.Context, path string) error {
 }
 
 func TestRecordOfACutAnswer(t *testing.T) {
-	for _, path := range []string{"/api/chat", "/v1/messages", "/api/embed"} {
-		stub := newStub(t)
-		stub.chat = hijacked("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}\n")
-		stub.embed = stub.chat
-		f := newFront(t, stub.URL, nil)
-		if a := f.do(t, "POST", path, chatBody); a.err != io.ErrUnexpectedEOF {
-			t.Errorf("%s: ended with %v; want %v", path, a.err, io.ErrUnexpectedEOF)
+	for framing, begin := range map[string]string{
+		"Content-Length": "Content-Length: 100\r\n\r\n{}\n",
+		"within a chunk": "Transfer-Encoding: chunked\r\n\r\nff\r\n{}\n",
+	} {
+		for _, path := range []string{"/api/chat", "/v1/messages", "/api/embed"} {
+			t.Run(framing+path, func(t *testing.T) {
+				stub := newStub(t)
+				stub.chat = hijacked("HTTP/1.1 200 OK\r\n" + begin)
+				stub.embed = stub.chat
+				f := newFront(t, stub.URL, nil)
+				if a := f.do(t, "POST", path, chatBody); a.body != "{}\n" || a.err != io.ErrUnexpectedEOF {
+					t.Errorf("got %q, %v; want a line and %v", a.body, a.err, io.ErrUnexpectedEOF)
+				}
+				f.expectOne(t, map[string]any{"status": 200., "cut": true, "bytes": 3.})
+				if path != "/api/embed" { // nobody follows its body
+					f.expectOne(t, map[string]any{"err": "target unreachable: unexpected EOF"})
+				}
+			})
 		}
-		f.expectOne(t, map[string]any{"status": 200., "cut": true, "bytes": 3.})
-		if path == "/api/embed" {
-			continue // nobody follows its body
-		}
-		f.expectOne(t, map[string]any{"err": "target unreachable: unexpected EOF"})
 	}
 }
 
