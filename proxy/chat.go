@@ -172,6 +172,9 @@ func (p *Proxy) awaitTurn(c *call, since time.Time) error {
 	if err != nil {
 		return err
 	}
+	if c.x.token != nil && c.x.token.Revoked().Err() != nil {
+		return errRevoked // the chat that had the turn may have ended by the same change, and sooner
+	}
 	p.beginCall(c)
 	p.noteOptions(c.x)
 	if p.Inventory.State().Unanswered >= asleepAfter {

@@ -14,6 +14,7 @@ import (
 
 	"foreman/gate"
 	"foreman/proxy/ask"
+	"foreman/proxy/tokens"
 )
 
 // statusClientLeft is what the log says where the client left before the end of
@@ -31,6 +32,7 @@ type exchange struct {
 	request *http.Request // as it came in
 	route   *route
 
+	token    *tokens.Token   // that the request has; nil: none with a name
 	asked    ask.Ask         // of a chat
 	joined   time.Time       // when a chat joined the line, or passed beside it; zero: it never did
 	beats    *time.Timer     // when its client is to hear from foreman next; nil: not before the answer

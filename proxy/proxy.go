@@ -97,7 +97,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.admitted, x.Client = true, p.clientOf(r, token)
 	}
 	if token != nil {
-		x.Named = true
+		x.token, x.Named = token, true
 		ctx, cancel := context.WithCancelCause(r.Context()) // which ends with the request
 		defer context.AfterFunc(token.Revoked(), func() { cancel(errRevoked) })()
 		r = r.WithContext(ctx)
