@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"foreman/e2e/lab"
@@ -16,9 +18,12 @@ import (
 
 // A caller is a client in the middle of one request.
 type caller struct {
-	addr  string // where foreman sees it come from
+	addr  string // where foreman sees it come from, which no other caller does where there are enough addresses
 	leave context.CancelFunc
 }
+
+// callers counts the callers so far.
+var callers atomic.Uint32
 
 // call posts body and reads the answer for as long as it comes, in the
 // background: until the test ends or the caller leaves. It returns when the
@@ -28,14 +33,22 @@ func call(t *testing.T, url, token, body string) caller {
 	ctx, leave := context.WithCancel(t.Context())
 	addr := make(chan string, 1)
 	r, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) { addr <- info.Conn.LocalAddr().String() },
+		GotConn: func(info httptrace.GotConnInfo) {
+			host, _, _ := net.SplitHostPort(info.Conn.LocalAddr().String())
+			addr <- host
+		},
 	}), "POST", url, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	dialer := &net.Dialer{LocalAddr: loopback(byte(2 + callers.Add(1)%200))}
+	client := &http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true}}
 	var calling sync.WaitGroup
 	calling.Go(func() {
-		if resp, err := withToken(token).Do(r); err == nil {
+		if resp, err := client.Do(r); err == nil {
 			io.Copy(io.Discard, resp.Body)
 			resp.Body.Close()
 		}
