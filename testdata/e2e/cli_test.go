@@ -139,6 +139,8 @@ func TestCommandLineLaunches(t *testing.T) {
 			`base_url="` + foreman.URL + `/v1/"` + "\n", `wire_api="responses"`, "argument -m\nargument tiny-chat\n"}},
 		{"opencode", "/v1/chat/completions", `{"model":"tiny-chat:latest","max_tokens":12,"stream":true,"messages":[{"role":"user","content":"hello"}]}`, []string{
 			`"baseURL":"` + foreman.URL + `/v1"`, `"model":"ollama/tiny-chat:latest"`}},
+		{"kimi", "/v1/chat/completions", `{"model":"tiny-chat","max_tokens":12,"stream":true,"messages":[{"role":"user","content":"hello"}]}`, []string{
+			`"base_url":"` + foreman.URL + `/v1"`, `"model":"tiny-chat"`, `"max_context_size":2048`}},
 	} {
 		const script = "#!/bin/sh\n" +
 			`[ "$1" = --version ] && { echo "codex-cli 9.9.9"; exit; }` + "\n" +
@@ -169,6 +171,20 @@ func TestCommandLineLaunches(t *testing.T) {
 	for _, line := range refused {
 		if !strings.Contains(line, "path=/api/experimental/model-recommendations status=404") {
 			t.Errorf("foreman refused %s", line)
+		}
+	}
+
+	// For muse, launch has the model loaded and asks how much context it has there.
+	if err := os.WriteFile(filepath.Join(bin, "muse"), []byte("#!/bin/sh\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	asked := len(foreman.Log())
+	if _, err := run("launch", "muse", "--model", lab.ChatModel, "--yes"); err != nil {
+		t.Errorf("launch muse: got %v; want exit status 0", err)
+	}
+	for _, want := range []string{"route=/api/generate status=200 ", "route=/api/ps status=200 "} {
+		if got := foreman.Log()[asked:]; !strings.Contains(got, want) {
+			t.Errorf("launch muse: foreman's log has %s; want %s in it", got, want)
 		}
 	}
 
