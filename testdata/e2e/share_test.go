@@ -179,9 +179,20 @@ func answerAs(t *testing.T, url, token string) answer {
 // line ask with two num_ctx in turn.
 func TestLoadOptionsAreAKind(t *testing.T) {
 	own := startOllama(t)
-	foreman := startForeman(t, own.URL, "FOREMAN_EMBED_MODEL=")
-	leave := chatWithoutEnd(t, foreman.URL)
-	before := loads(own)
+	ready := make(chan struct{})
+	meter, err := lab.NewMeter(own.URL, func(r *http.Request) {
+		if r.URL.Path == "/api/chat" {
+			select {
+			case <-ready:
+			case <-r.Context().Done():
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(meter.Close)
+	foreman := startForeman(t, meter.URL, "FOREMAN_EMBED_MODEL=")
 	var all sync.WaitGroup
 	for i := range 10 {
 		all.Go(func() {
@@ -191,11 +202,11 @@ func TestLoadOptionsAreAKind(t *testing.T) {
 				t.Errorf("chat %d: %d %s", i, answer.StatusCode, answer.body)
 			}
 		})
-		eventually(t, func() error { return waiting(foreman.URL, i+1) })
+		eventually(t, func() error { return waiting(foreman.URL, i) }) // the first waits at Ollama's door
 	}
-	leave()
+	close(ready)
 	all.Wait()
-	if got := loads(own) - before; got != 2 {
+	if got := loads(own); got != 2 {
 		t.Errorf("Ollama loaded the model %d times; want twice, once for each num_ctx", got)
 	}
 }
