@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -15,7 +14,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"foreman/gate"
 	"foreman/proxy/status"
 )
 
@@ -207,53 +205,29 @@ func TestBodyReachesTheTargetUnchanged(t *testing.T) {
 	}
 }
 
+// The wait that is told is the wait for the turn, not for a connection.
 func TestServerTimingTellsTheWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, f := timedFront(t, nil)
-		turn, err := f.Gate.Enter(t.Context(), gate.Request{Kind: "chat:latest"})
-		if err != nil {
-			t.Fatal(err)
+		var dialling time.Duration
+		_, f := timedFront(t, func(o *Options) {
+			dialBy(o, func(dial func() (net.Conn, error)) (net.Conn, error) {
+				time.Sleep(dialling)
+				return dial()
+			})
+		})
+		synctest.Wait()
+		dialling = 3 * time.Second
+		want := func(a answer, timing ...string) {
+			t.Helper()
+			if got := a.header["Server-Timing"]; a.status != 200 || !slices.Equal(got, timing) {
+				t.Errorf("status %d, Server-Timing %q; want 200, %q", a.status, got, timing)
+			}
 		}
-		time.AfterFunc(3*time.Second+250*time.Microsecond, turn.Leave)
-		a := f.do(t, "POST", "/api/chat", chatBody)
-		if got, want := a.header.Get("Server-Timing"), "queue;dur=3000.250"; got != want {
-			t.Errorf("Server-Timing of a chat that waited %q; want %q", got, want)
-		}
-		a = f.do(t, "POST", "/api/embed", embedBody)
-		if got, ok := a.header["Server-Timing"]; ok {
-			t.Errorf("Server-Timing of an embed %q; want none", got)
-		}
+		want(f.do(t, "POST", "/api/chat", chatBody), "queue;dur=0.000")
+		time.AfterFunc(3*time.Second+250*time.Microsecond, f.enter(t).Leave)
+		want(f.do(t, "POST", "/api/chat", chatBody), "queue;dur=3000.250")
+		want(f.do(t, "POST", "/api/embed", embedBody))
 	})
-}
-
-// TestTurnEndsWithTheTargetsLastByte: while a client takes its time over the
-// rest, the target works for the next.
-func TestTurnEndsWithTheTargetsLastByte(t *testing.T) {
-	stub := newStub(t)
-	came := make(chan struct{}, 2)
-	whole := answerWith("application/json", strings.Repeat("{}\n", 1000)) // its length is known
-	stub.chat = func(w http.ResponseWriter, r *http.Request) {
-		came <- struct{}{}
-		whole(w, r)
-	}
-	clients := newMemory(8080) // a pipe holds nothing for a client who does not read
-	f := newFrontOn(t, clients, stub.URL, nil)
-	c, err := clients.dial(t.Context(), "", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	request := "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: slow\r\nContent-Length: 16\r\n\r\n" + `{"model":"chat"}`
-	if _, err := io.WriteString(c, request); err != nil {
-		t.Fatal(err)
-	}
-	<-came
-	if a := f.do(t, "POST", "/api/chat", chatBody, "X-Request-Id", "next"); a.status != 200 {
-		t.Errorf("next chat: %d %s; want 200", a.status, a.body)
-	}
-	if got := f.log.access(t, 1)[0]["id"]; got != "next" {
-		t.Errorf("the first to be done is %v; want next: the slow client has not read a byte", got)
-	}
 }
 
 // A chat whose turn comes before it was next (the one ahead of it gives up at once),
@@ -262,14 +236,8 @@ func TestFaultOneMissedPollBeforeAnUnpreparedChat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		target := newHolder(t)
 		f, network := newFrontIn(t, target, nil)
-		first, err := f.Gate.Enter(t.Context(), gate.Request{Kind: "chat:latest"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		second, err := f.Gate.Enter(t.Context(), gate.Request{Kind: "chat:latest"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		first := f.enter(t)
+		second := f.enter(t)
 		c := connectIn(t, network).chat(t, "third")
 		synctest.Wait()
 		target.missPoll(t, f)
@@ -289,11 +257,10 @@ func TestOneWaitingChatHasAConnection(t *testing.T) {
 		var dialled atomic.Int64
 		f, network := newFrontIn(t, target, func(o *Options) {
 			o.Gate.Affinity = time.Minute
-			dial := o.Target.Dial
-			o.Target.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dialBy(o, func(dial func() (net.Conn, error)) (net.Conn, error) {
 				dialled.Add(1)
-				return dial(ctx, network, addr)
-			}
+				return dial()
+			})
 		})
 		var clients []*wire
 		send := func(body string) {
@@ -322,9 +289,7 @@ func TestOneWaitingChatHasAConnection(t *testing.T) {
 			c.finish()
 		}
 		for i, c := range clients {
-			if got := c.status(t); got != http.StatusOK {
-				t.Errorf("chat %d: status %d; want 200", i, got)
-			}
+			c.expect(t, http.StatusOK, fmt.Sprint("chat ", i))
 		}
 		if n := dialled.Load() - before; n != 1 {
 			t.Errorf("%d connections were opened for four chats beside the first; want 1", n)
@@ -359,17 +324,16 @@ func TestFaultConnectionOfTheNextChat(t *testing.T) {
 			}
 			var down atomic.Bool
 			f, network := newFrontIn(t, target, func(o *Options) {
-				dial := o.Target.Dial
-				o.Target.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				dialBy(o, func(dial func() (net.Conn, error)) (net.Conn, error) {
 					if down.Load() {
 						return nil, &net.OpError{Op: "dial", Err: net.ErrClosed}
 					}
-					c, err := dial(ctx, network, addr)
+					c, err := dial()
 					mu.Lock()
 					defer mu.Unlock()
 					conns = append(conns, lossy{c, new(atomic.Bool)})
 					return conns[len(conns)-1], err
-				}
+				})
 			})
 			first, second := connectIn(t, network), connectIn(t, network)
 			first.chat(t, "first")
@@ -417,16 +381,13 @@ func TestFaultNextChatGoesAway(t *testing.T) {
 		inBubble(t, name, func(t *testing.T) {
 			target := newHolder(t)
 			f, network := newFrontIn(t, target, func(o *Options) { o.QueueTimeout = time.Minute })
-			first, next := connectIn(t, network), connectIn(t, network)
-			first.chat(t, "first")
+			first := connectIn(t, network).chat(t, "first")
 			running := target.next(t, "first")
-			next.chat(t, "next")
+			next := connectIn(t, network).chat(t, "next")
 			synctest.Wait()
 			test.goes(f, next)
 			if test.want != 0 {
-				if got := next.status(t); got != test.want {
-					t.Errorf("status %d; want %d", got, test.want)
-				}
+				next.expect(t, test.want, "next chat")
 			}
 			synctest.Wait()
 			running.finish()
@@ -498,7 +459,7 @@ func TestFaultClientLeavesARunningChat(t *testing.T) {
 }
 
 func TestFaultClientUploadsAByteASecond(t *testing.T) {
-	for _, path := range []string{"/api/chat", "/api/embed"} {
+	for _, path := range append(dialects, "/api/embed") {
 		for framing, head := range map[string]string{
 			"length":  "Content-Length: 100000\r\n\r\n",
 			"chunked": "Transfer-Encoding: chunked\r\n\r\n186a0\r\n",
@@ -510,6 +471,7 @@ func TestFaultClientUploadsAByteASecond(t *testing.T) {
 				began := time.Now()
 				var uploading sync.WaitGroup
 				defer uploading.Wait()
+				defer slow.Close()
 				uploading.Go(func() {
 					io.WriteString(slow, "POST "+path+" HTTP/1.1\r\nHost: 127.0.0.1\r\n"+head)
 					for time.Since(began) < time.Hour { // a client that never tires
@@ -518,31 +480,23 @@ func TestFaultClientUploadsAByteASecond(t *testing.T) {
 						}
 						time.Sleep(time.Second)
 					}
-					slow.Close()
 				})
 				time.Sleep(10 * time.Second)
 				other := connectIn(t, network).chat(t, "other")
-				for c := range target.arrived {
-					if c.body == marked("other") {
-						c.finish()
-						break
-					}
+				target.next(t, "other").finish()
+				other.expect(t, http.StatusOK, "other chat")
+				if took := time.Since(began); took > 11*time.Second {
+					t.Errorf("other chat: answered after %v; want it at once", took)
 				}
-				if got := other.status(t); got != http.StatusOK || time.Since(began) > 11*time.Second {
-					t.Errorf("other chat: status %d after %v; want 200 at once", got, time.Since(began))
-				}
-				resp, err := http.ReadResponse(slow.in, nil)
-				if err != nil {
-					t.Fatalf("after %v: %v; want 408", time.Since(began), err)
-				}
-				if got, took := resp.StatusCode, time.Since(began); got != http.StatusRequestTimeout || took > time.Minute {
-					t.Errorf("slow upload: status %d after %v; want 408 within a minute", got, took)
+				refusal{408, "the request body came too slowly", invalid}.check(t, path, readAnswer(t, slow.in))
+				if took := time.Since(began); took < uploadPatience || took > uploadPatience+time.Second {
+					t.Errorf("slow upload: 408 after %v; want %v", took, uploadPatience)
 				}
 				slow.Close()
-				synctest.Wait()
-				if used := f.bodies.used.Load(); used != 0 {
-					t.Errorf("%d bytes of the budget still taken; want 0", used)
+				if path != "/api/embed" { // which passes as it comes
+					target.none(t)
 				}
+				f.expectIdle(t)
 			})
 		}
 	}
@@ -671,20 +625,18 @@ func TestFaultNextChatsConnectionTakesNothing(t *testing.T) {
 		target := newHolder(t)
 		var full atomic.Bool // connections that are opened now take nothing
 		f, network := newFrontIn(t, target, func(o *Options) {
-			dial := o.Target.Dial
-			o.Target.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
-				c, err := dial(ctx, network, addr)
-				if err == nil && full.Load() {
-					c = newFullConn(c)
+			dialBy(o, func(dial func() (net.Conn, error)) (net.Conn, error) {
+				if full.Load() {
+					c, _ := net.Pipe() // nobody reads its other end
+					return c, nil
 				}
-				return c, err
-			}
+				return dial()
+			})
 		})
-		first, next := connectIn(t, network), connectIn(t, network)
-		first.chat(t, "first")
+		first := connectIn(t, network).chat(t, "first")
 		running := target.next(t, "first")
 		full.Store(true)
-		next.chat(t, "next")
+		next := connectIn(t, network).chat(t, "next")
 		synctest.Wait()
 		full.Store(false)
 		began := time.Now()
@@ -697,29 +649,6 @@ func TestFaultNextChatsConnectionTakesNothing(t *testing.T) {
 		f.expectIdle(t)
 	})
 }
-
-// A fullConn takes nothing until it is closed.
-type fullConn struct {
-	net.Conn
-	closed chan struct{}
-	close  func() error
-}
-
-func newFullConn(conn net.Conn) *fullConn {
-	c := &fullConn{Conn: conn, closed: make(chan struct{})}
-	c.close = sync.OnceValue(func() error {
-		close(c.closed)
-		return conn.Close()
-	})
-	return c
-}
-
-func (c *fullConn) Write([]byte) (int, error) {
-	<-c.closed
-	return 0, net.ErrClosed
-}
-
-func (c *fullConn) Close() error { return c.close() }
 
 // Chats that the target would load a model again for are kinds of their own: ten of one
 // model with two num_ctx in turn make it load that once more, and not nine times. Where

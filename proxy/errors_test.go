@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -97,13 +96,7 @@ func TestAnswers(t *testing.T) {
 	small := func(o *Options) { o.MaxBody = 1 << 10 }
 	large := chatBody + strings.Repeat(" ", 1<<10-len(chatBody)+1)
 	// occupy takes the turn before the request comes.
-	occupy := func(t *testing.T, f *front) (undo func()) {
-		turn, err := f.Gate.Enter(t.Context(), gate.Request{Kind: "chat:latest"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return turn.Leave
-	}
+	occupy := func(t *testing.T, f *front) (undo func()) { return f.enter(t).Leave }
 	// speak makes the target answer chats with raw bytes and hang up.
 	speak := func(bytes string) func(*stub) {
 		return func(s *stub) { s.chat = hijacked(bytes) }
@@ -349,40 +342,6 @@ func TestTooLargeEmbedIs413(t *testing.T) {
 	framing := badJSON("the request body is broken off or badly framed")
 	framing.check(t, "/api/embed", f.raw(t, "POST /api/embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{}", true))
 	framing.check(t, "/api/embed", f.raw(t, "POST /api/embed HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n{}", false))
-}
-
-func TestSlowUploadIs408(t *testing.T) {
-	for _, path := range dialects {
-		synctest.Test(t, func(t *testing.T) {
-			stub, f := timedFront(t, nil)
-			c, err := f.client.Transport.(*http.Transport).DialContext(t.Context(), "", "")
-			if err != nil {
-				t.Fatal(err)
-			}
-			var uploading sync.WaitGroup
-			defer uploading.Wait()
-			defer c.Close()
-			fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n", path)
-			uploading.Go(func() {
-				for range 1000 {
-					if _, err := io.WriteString(c, " "); err != nil {
-						return
-					}
-					time.Sleep(time.Second)
-				}
-			})
-			began := time.Now()
-			a := readAnswer(t, c)
-			refusal{408, "the request body came too slowly", invalid}.check(t, path, a)
-			if got := time.Since(began); got < uploadPatience || got > uploadPatience+time.Second {
-				t.Errorf("408 after %v; want %v", got, uploadPatience)
-			}
-			if got := stub.seen(); len(got) > 0 {
-				t.Errorf("at the target: %q; want nothing", got)
-			}
-			f.expectIdle(t)
-		})
-	}
 }
 
 // TestSteadyUploadIsNotSlow: 64 KiB/s for two minutes is a large body on a poor

@@ -159,7 +159,6 @@ func TestFaultHalfABodyForForemanItself(t *testing.T) {
 			f.Inventory.Refresh()
 			time.Sleep(inventoryMisses)
 			c := connectIn(t, network)
-			c.SetDeadline(time.Time{})
 			c.send(t, request+" HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\n\r\n")
 			began := time.Now()
 			resp, err := http.ReadResponse(c.in, nil)

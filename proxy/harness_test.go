@@ -242,6 +242,16 @@ func post(t testing.TB, url, body string) (*http.Response, string) {
 	return resp, string(b)
 }
 
+// enter joins the line as a chat does, and waits for its turn.
+func (f *front) enter(t testing.TB) *gate.Turn {
+	t.Helper()
+	turn, err := f.Gate.Enter(t.Context(), gate.Request{Kind: "chat:latest"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return turn
+}
+
 // expectIdle waits for all handlers to return, and fails the test if the turn or
 // memory for bodies is not free then.
 func (f *front) expectIdle(t testing.TB) {
@@ -440,13 +450,15 @@ func reset(c net.Conn) {
 	c.Close()
 }
 
-// connectIn opens a client's connection in a bubble.
+// connectIn opens a client's connection in a bubble, with a deadline that only a failure
+// of foreman's lets come.
 func connectIn(t testing.TB, m *memory) *wire {
 	t.Helper()
 	c, err := m.dial(t.Context(), "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.SetDeadline(time.Now().Add(2 * time.Hour))
 	t.Cleanup(func() { c.Close() })
 	return &wire{c, bufio.NewReader(c)}
 }

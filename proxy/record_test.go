@@ -13,7 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"foreman/gate"
 	"foreman/proxy/status"
 )
 
@@ -287,10 +286,7 @@ func TestRecordOfAClientThatLeft(t *testing.T) {
 	t.Run("in line", func(t *testing.T) {
 		stub := newStub(t)
 		f := newFront(t, stub.URL, nil)
-		turn, err := f.Gate.Enter(t.Context(), gate.Request{Kind: "chat:latest"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		turn := f.enter(t)
 		ctx, leave := context.WithCancel(t.Context())
 		left := make(chan error)
 		go func() { left <- f.send(ctx, "/api/chat") }()

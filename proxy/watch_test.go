@@ -465,10 +465,7 @@ func TestFaultLineBehindAHostThatIsGone(t *testing.T) {
 		f, network := newFrontIn(t, target, target.hangDials)
 		var line []*wire
 		for range 10 {
-			c := connectIn(t, network)
-			c.SetDeadline(time.Time{})
-			c.chat(t, "any")
-			line = append(line, c)
+			line = append(line, connectIn(t, network).chat(t, "any"))
 			synctest.Wait()
 		}
 		target.next(t, "any")
@@ -484,29 +481,5 @@ func TestFaultLineBehindAHostThatIsGone(t *testing.T) {
 		target.sleep(false)
 		time.Sleep(10 * time.Second) // Transport goes on with dials that nobody wants any more
 		f.expectIdle(t)
-	})
-}
-
-// The wait that is told is the wait for the turn, not for a connection.
-func TestQueuedIsTheWaitForTheTurn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		target := newHolder(t)
-		slow := false
-		_, network := newFrontIn(t, target, func(o *Options) {
-			dialBy(o, func(dial func() (net.Conn, error)) (net.Conn, error) {
-				if slow {
-					time.Sleep(3 * time.Second)
-				}
-				return dial()
-			})
-		})
-		synctest.Wait()
-		slow = true
-		c := connectIn(t, network).chat(t, "first")
-		target.next(t, "first").finish()
-		resp, _, err := c.answer(t)
-		if got := resp.Header.Get("Server-Timing"); got != "queue;dur=0.000" || err != nil {
-			t.Errorf("Server-Timing %q, %v; want no wait", got, err)
-		}
 	})
 }
