@@ -3,17 +3,17 @@ package proxy
 import (
 	"bufio"
 	"context"
-	"foreman/inventory"
-	"foreman/proxy/ask"
 	"io"
 	"net"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"foreman/inventory"
+	"foreman/proxy/ask"
 )
 
 // The three fakes of the target: a stub answers at once, a holder when the test says
@@ -175,8 +175,7 @@ type holder struct {
 	// A chat so marked gets an answer of size bytes as fast as they are taken, once
 	// the test has seen its header: ReverseProxy flushes that from a goroutine of its
 	// own, and while this waits for a mutex a bubble's time stands still.
-	size  int  // 0: it is held as any other
-	fixed bool // the answer tells its length
+	size  int // 0: it is held as any other
 	begin chan struct{}
 
 	mu     sync.Mutex // guards asleep
@@ -293,9 +292,6 @@ func (h *holder) hangDials(o *Options) {
 
 // stream writes the large answer.
 func (h *holder) stream(w http.ResponseWriter) {
-	if h.fixed {
-		w.Header().Set("Content-Length", strconv.Itoa(h.size))
-	}
 	http.NewResponseController(w).Flush()
 	<-h.begin
 	line := []byte(strings.Repeat("x", 1023) + "\n")

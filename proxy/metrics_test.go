@@ -97,30 +97,16 @@ func TestMetricsTellOfRequests(t *testing.T) {
 }
 
 func TestMetricsTellOfTheLine(t *testing.T) {
-	stub := newStub(t)
-	inside, proceed := make(chan struct{}), make(chan struct{})
-	stub.chat = func(w http.ResponseWriter, r *http.Request) {
-		inside <- struct{}{}
-		<-proceed
-	}
-	f := newFront(t, stub.URL, nil)
-	done := make(chan struct{}, 2)
-	for range 2 {
-		go func() {
-			defer func() { done <- struct{}{} }()
-			if resp, err := http.Post(f.URL+"/api/chat", "", strings.NewReader(`{"model":"chat"}`)); err == nil {
-				resp.Body.Close()
-			}
-		}()
-	}
-	<-inside
+	f, target := newHeldFront(t, nil)
+	first := connect(t, f).chat(t, "first")
+	running := target.next(t, "first")
+	second := connect(t, f).chat(t, "second")
 	await(t, func() bool { n, _ := f.Gate.Len(); return n == 1 })
 	wantSamples(t, f, map[string]string{"foreman_queue_depth": "1", "foreman_chats_in_flight": "1"})
-	proceed <- struct{}{}
-	<-inside
-	proceed <- struct{}{}
-	<-done
-	<-done
+	running.finish()
+	first.expect(t, http.StatusOK, "first chat")
+	target.next(t, "second").finish()
+	second.expect(t, http.StatusOK, "second chat")
 }
 
 func TestMetricsTellOfTheTarget(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -96,37 +95,34 @@ func TestRecords(t *testing.T) {
 func TestTurnsRevoked(t *testing.T) {
 	for _, test := range []struct {
 		reason string
-		target func(testing.TB) *holder
 		status int
-		take   func(t *testing.T, target *holder, c *wire)
+		size   int // of the answer
+		take   func(t *testing.T, target *holder, c *wire, running *held)
 	}{
-		{revokedLeft, newHolder, 499, func(t *testing.T, target *holder, c *wire) {
-			c.chat(t, "large")
-			running := target.next(t, "large")
+		{revokedLeft, 499, 0, func(_ *testing.T, _ *holder, c *wire, running *held) {
 			c.Close()
 			running.gone()
 		}},
-		{revokedStalled, func(t testing.TB) *holder { h := newHolder(t); h.size = 1 << 20; return h }, 200, func(t *testing.T, target *holder, c *wire) {
-			target.large(t, c)
-			time.Sleep(time.Minute)
-		}},
-		{revokedAsleep, newHolder, 504, func(t *testing.T, target *holder, c *wire) {
-			c.chat(t, "large")
-			target.next(t, "large")
+		{revokedStalled, 200, 1 << 20, func(*testing.T, *holder, *wire, *held) { time.Sleep(time.Minute) }},
+		{revokedAsleep, 504, 0, func(t *testing.T, target *holder, c *wire, _ *held) {
 			target.sleep(true)
 			c.status(t)
 		}},
-		{revokedStall, newHolder, 504, func(t *testing.T, target *holder, c *wire) {
-			c.chat(t, "large")
-			target.next(t, "large")
-			c.status(t)
-		}},
+		{revokedStall, 504, 0, func(t *testing.T, _ *holder, c *wire, _ *held) { c.status(t) }},
 	} {
 		inBubble(t, test.reason, func(t *testing.T) {
-			target := test.target(t)
+			target := newHolder(t)
+			target.size = test.size
 			f, network := newFrontIn(t, target, nil)
 			c := connectIn(t, network)
-			test.take(t, target, c)
+			var running *held
+			if test.size > 0 {
+				target.large(t, c)
+			} else {
+				c.chat(t, "any")
+				running = target.next(t, "any")
+			}
+			test.take(t, target, c, running)
 			synctest.Wait()
 			got := f.recent.Latest()
 			if len(got) != 1 || got[0].Err != test.reason || got[0].Status != test.status {
@@ -240,81 +236,37 @@ func (f *front) expectOne(t *testing.T, want map[string]any) {
 
 func TestRecordOfAClientThatLeft(t *testing.T) {
 	for _, path := range []string{"/api/chat", "/v1/chat/completions", "/api/embed", "/api/show"} {
-		t.Run("before the first byte"+path, func(t *testing.T) {
-			stub := newStub(t)
-			barrier := newBarrier()
-			stub.chat, stub.embed, stub.anything = barrier.then(stub.chat), barrier.then(stub.embed), barrier.then(stub.anything)
-			f := newFront(t, stub.URL, nil)
-			ctx, leave := context.WithCancel(t.Context())
-			left := make(chan error)
-			go func() { left <- f.send(ctx, path) }()
-			<-barrier.arrived
-			leave()
-			if err := <-left; err == nil {
-				t.Error("the client that left got an answer")
-			}
-			f.expectOne(t, map[string]any{"status": 499., "cut": nil, "bytes": 0., "first_byte_ms": 0., "err": context.Canceled.Error()})
-			f.expectIdle(t)
-		})
-		t.Run("in mid-stream"+path, func(t *testing.T) {
-			stub := newStub(t)
-			barrier := newBarrier()
-			handler := func(w http.ResponseWriter, r *http.Request) {
-				io.Copy(io.Discard, r.Body)
-				io.WriteString(w, "{}\n")
-				w.(http.Flusher).Flush()
-				barrier.then(refuseWith(200))(w, r)
-			}
-			stub.chat, stub.embed, stub.anything = handler, handler, handler
-			f := newFront(t, stub.URL, nil)
-			ctx, leave := context.WithCancel(t.Context())
-			r, err := http.NewRequestWithContext(ctx, "POST", f.URL+path, strings.NewReader(chatBody))
-			if err != nil {
-				t.Fatal(err)
-			}
-			resp, err := f.client.Do(r)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer resp.Body.Close()
-			<-barrier.arrived
-			leave()
-			f.expectOne(t, map[string]any{"status": 499., "cut": true, "bytes": 3., "err": context.Canceled.Error()})
-			f.expectIdle(t)
-		})
+		for _, when := range []string{"before the first byte", "in mid-stream"} {
+			t.Run(when+path, func(t *testing.T) {
+				f, target := newHeldFront(t, nil)
+				c := connect(t, f).post(t, path, "leaver")
+				running := target.next(t, "leaver")
+				want := map[string]any{"status": 499., "cut": nil, "bytes": 0., "first_byte_ms": 0., "err": context.Canceled.Error()}
+				if when == "in mid-stream" {
+					running.say(t, "{}\n")
+					if _, err := c.in.ReadString('}'); err != nil {
+						t.Fatal(err)
+					}
+					want["cut"], want["bytes"] = true, 3.
+					delete(want, "first_byte_ms")
+				}
+				c.Close()
+				f.expectOne(t, want)
+				f.expectIdle(t)
+			})
+		}
 	}
 	t.Run("in line", func(t *testing.T) {
-		stub := newStub(t)
-		f := newFront(t, stub.URL, nil)
+		f, target := newHeldFront(t, nil)
 		turn := f.enter(t)
-		ctx, leave := context.WithCancel(t.Context())
-		left := make(chan error)
-		go func() { left <- f.send(ctx, "/api/chat") }()
-		for waiting := 0; waiting == 0; waiting, _ = f.Gate.Len() {
-			runtime.Gosched() // the gate tells nobody who comes
-		}
-		leave()
-		<-left
+		c := connect(t, f).chat(t, "leaver")
+		await(t, func() bool { waiting, _ := f.Gate.Len(); return waiting == 1 })
+		c.Close()
 		f.expectOne(t, map[string]any{"status": 499., "cut": nil, "bytes": 0., "model": "chat:latest", "err": context.Canceled.Error()})
-		if got := stub.seen(); len(got) > 0 {
-			t.Errorf("at the target: %q; want nothing", got)
-		}
+		target.none(t)
 		turn.Leave()
 		f.expectIdle(t)
 	})
-}
-
-// send posts a chat and returns what went wrong.
-func (f *front) send(ctx context.Context, path string) error {
-	r, err := http.NewRequestWithContext(ctx, "POST", f.URL+path, strings.NewReader(chatBody))
-	if err != nil {
-		return err
-	}
-	resp, err := f.client.Do(r)
-	if err != nil {
-		return err
-	}
-	return resp.Body.Close()
 }
 
 func TestRecordOfACutAnswer(t *testing.T) {
