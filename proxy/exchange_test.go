@@ -60,17 +60,13 @@ func TestFaultClientStopsReading(t *testing.T) {
 
 // The target has said all it has to say: the turn does not wait for the client.
 func TestFaultClientStopsReadingBehindTheTargetsEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		stub := newStubOn(t, newMemory(11434))
-		stub.chat = answerWith("application/json", strings.Repeat("{}\n", 1000)) // its length is known
-		_, network := newFrontIn(t, stub, nil)
-		readUntil(t, connectIn(t, network).chat(t, "stuck"), "\r\n\r\n")
-		stopped := time.Now()
-		connectIn(t, network).chat(t, "next").expect(t, http.StatusOK, "next chat")
-		if took := time.Since(stopped); took != 0 {
-			t.Errorf("next chat: answered after %v; want it at once", took)
-		}
-	})
+	stub := newStubOn(t, newMemory(11434))
+	stub.chat = answerWith("application/json", strings.Repeat("{}\n", 1000)) // its length is known
+	_, network := newFrontIn(t, stub, nil)
+	readUntil(t, connectIn(t, network).chat(t, "stuck"), "\r\n\r\n")
+	next := connectIn(t, network).chat(t, "next")
+	next.SetDeadline(time.Now().Add(20 * time.Second)) // before the client that is stuck is cut
+	next.expect(t, http.StatusOK, "next chat")
 }
 
 func TestFaultClientReadsSlowly(t *testing.T) {
