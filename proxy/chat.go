@@ -153,7 +153,13 @@ func (p *Proxy) send(c *call, r *http.Request) (*http.Response, error) {
 				return nil, err
 			}
 		}
-		ctx = target.WithHold(c.ctx, func() error { return p.awaitTurn(c, since) })
+		ctx = target.WithHold(c.ctx, func() error {
+			err := p.awaitTurn(c, since)
+			if err == nil && c.x.sent.IsZero() {
+				c.x.sent = time.Now()
+			}
+			return err
+		})
 	}
 	return p.Target.RoundTrip(r.WithContext(ctx))
 }

@@ -39,15 +39,17 @@ type exchange struct {
 	turn     *gate.Turn      // of a chat that is next, or has its turn
 	patience context.Context // ends when that chat has waited too long for its turn
 	call     *call           // nil until the target may be asked: for a chat, until its turn
+	sent     time.Time       // when a chat that has its turn went to the target; zero: it did not
 	failure  error           // what ReverseProxy could not do
 
-	renewed   time.Time // when the write deadline was set
-	admitted  bool      // the request was let in
-	bodyRead  bool      // its body was read to its end
-	sized     bool      // the answer's length is known
-	answered  bool      // the target's last byte has come
-	stalled   bool      // the client took no byte for too long
-	completed bool      // the handler came to its end; false: the answer was cut
+	renewed   time.Time     // when the write deadline was set
+	admitted  bool          // the request was let in
+	bodyRead  bool          // its body was read to its end
+	sized     bool          // the answer's length is known
+	answered  bool          // the target's last byte has come
+	answering time.Duration // from the target's header to that byte
+	stalled   bool          // the client took no byte for too long
+	completed bool          // the handler came to its end; false: the answer was cut
 }
 
 func newExchange(w http.ResponseWriter, r *http.Request, rt *route, class class) *exchange {
@@ -210,6 +212,11 @@ func (x *exchange) sumUp() {
 	if x.hadTurn() {
 		x.Held = x.turn.Held()
 	}
+	if x.turn != nil { // it may have had its turn and no connection
+		if x.Idle = x.turn.Held(); !x.sent.IsZero() {
+			x.Idle = max(x.sent.Sub(x.joined)-x.Queued, 0)
+		}
+	}
 	if !x.joined.IsZero() {
 		x.Arriving = x.joined.Sub(x.Began)
 	}
@@ -221,6 +228,12 @@ func (x *exchange) sumUp() {
 	}
 	if x.Status == 0 || x.Err == context.Canceled {
 		x.Status = statusClientLeft
+	}
+	if x.answered && x.Class == worker && x.Status == http.StatusOK {
+		x.Usage = x.call.tail.Usage()
+		if u := x.Usage; u.CompletionTokens > 0 && u.Completion == 0 && x.asked.Stream { // only Ollama's own API says it
+			x.Usage.Completion = x.answering
+		}
 	}
 	if x.hadTurn() && !x.answered {
 		switch {

@@ -27,7 +27,16 @@ type instruments struct {
 	rejected  *metrics.Counter
 	revoked   *metrics.Counter
 	early     *metrics.Counter
+	tokens    *metrics.Counter
+	load      *metrics.Histogram
+	idle      *metrics.Counter
 }
+
+// Values of the label kind.
+const (
+	promptTokens     = "prompt"
+	completionTokens = "completion"
+)
 
 // newInstruments returns the metrics of a proxy. Series whose labels are known
 // beforehand stand at 0 from the start, so that their first increase is one.
@@ -44,6 +53,13 @@ func newInstruments(p *Proxy) *instruments {
 	}
 	m.early = s.Counter("foreman_early_answers_total", "Answers whose header went out with a heartbeat, before the target had begun.")
 	m.early.Init()
+	m.tokens = s.Counter("foreman_tokens_total", "Tokens of chats, as the target says where it does: prompt, as read, and completion, as made.", "kind")
+	m.tokens.Init(promptTokens)
+	m.tokens.Init(completionTokens)
+	m.load = s.Histogram("foreman_model_load_seconds", "Time until a chat's model was loaded, as the target says where it does; milliseconds where it was resident.", bounds)
+	m.load.Init()
+	m.idle = s.Counter("foreman_target_idle_seconds_total", "Time for which the target had nothing to do although a chat waited to be sent.")
+	m.idle.Init()
 	m.queueWait.Init()
 	for _, reason := range reasons {
 		m.rejected.Init(reason)
@@ -125,6 +141,12 @@ func (m *instruments) ended(rec *record) {
 	if rec.Early {
 		m.early.Inc()
 	}
+	m.tokens.Add(float64(rec.Usage.PromptTokens), promptTokens)
+	m.tokens.Add(float64(rec.Usage.CompletionTokens), completionTokens)
+	if rec.Usage.Load > 0 {
+		m.load.Observe(rec.Usage.Load)
+	}
+	m.idle.Add(rec.Idle.Seconds())
 	if rec.Reason != "" {
 		m.rejected.Inc(rec.Reason)
 	}

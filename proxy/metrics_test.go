@@ -206,7 +206,7 @@ func TestLabelsAreClosedSets(t *testing.T) {
 		"reason": append(slices.Clone(reasons), revokedLeft, revokedStalled, revokedAsleep, revokedStall),
 		"result": {"ok", "failed", inventory.Unreachable, inventory.Unauthorized, inventory.BadAnswer},
 		"le":     {"+Inf"}, "quantile": {"0", "0.25", "0.5", "0.75", "1"},
-		"client": {"other"}, "version": {"v1.2.3", runtime.Version()}, "goversion": {runtime.Version()},
+		"client": {"other"}, "kind": {promptTokens, completionTokens}, "version": {"v1.2.3", runtime.Version()}, "goversion": {runtime.Version()},
 	}
 	for _, rt := range routes {
 		sets["route"] = append(sets["route"], rt.path)

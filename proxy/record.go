@@ -5,9 +5,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"time"
 
 	"foreman/proxy/status"
+	"foreman/proxy/usage"
 )
 
 // A record describes a request that has ended, for the log, the metrics and the
@@ -30,6 +32,8 @@ type record struct {
 	Arriving  time.Duration // from Began until a chat joined the line: its body came and its model was looked up
 	Queued    time.Duration // a chat's wait for its turn, from then on
 	Held      time.Duration // for how long it had its turn
+	Idle      time.Duration // from when it had its turn until it was sent: the target had nothing to do
+	Usage     usage.Usage   // of a chat whose answer came to its end: what the target says of it
 	FirstByte time.Duration // from Began to the answer's header; 0: there was none
 	Duration  time.Duration
 	Bytes     int64  // of the answer's body
@@ -70,7 +74,7 @@ func (rec *record) write(ctx context.Context, log *slog.Logger) {
 	if !log.Enabled(ctx, rec.level()) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 16)
+	attrs := make([]slog.Attr, 0, 20)
 	attrs = append(attrs, slog.String("method", rec.Method), slog.String("route", rec.Route))
 	if rec.Path != "" {
 		attrs = append(attrs, slog.String("path", rec.Path))
@@ -82,6 +86,7 @@ func (rec *record) write(ctx context.Context, log *slog.Logger) {
 	if rec.Beside != "" {
 		attrs = append(attrs, slog.String("beside", rec.Beside))
 	}
+	attrs = rec.appendUsage(attrs)
 	attrs = append(attrs,
 		slog.Float64("first_byte_ms", milliseconds(rec.FirstByte)),
 		slog.Float64("ms", milliseconds(rec.Duration)),
@@ -102,6 +107,27 @@ func (rec *record) write(ctx context.Context, log *slog.Logger) {
 	log.LogAttrs(ctx, rec.level(), "request", attrs...)
 }
 
+// appendUsage appends what the target told of a chat.
+func (rec *record) appendUsage(attrs []slog.Attr) []slog.Attr {
+	u := rec.Usage
+	if u.Load > 0 {
+		attrs = append(attrs, slog.Float64("load_ms", milliseconds(u.Load)))
+	}
+	if u.Prompt > 0 {
+		attrs = append(attrs, slog.Float64("prompt_ms", milliseconds(u.Prompt)))
+	}
+	if u.PromptTokens > 0 {
+		attrs = append(attrs, slog.Int64("prompt_tokens", u.PromptTokens))
+	}
+	if u.CompletionTokens > 0 {
+		attrs = append(attrs, slog.Int64("completion_tokens", u.CompletionTokens))
+	}
+	if rate := u.TokensPerSecond(); rate > 0 {
+		attrs = append(attrs, slog.Float64("tokens_per_s", math.Round(rate*10)/10))
+	}
+	return attrs
+}
+
 func milliseconds(d time.Duration) float64 {
 	return float64(d.Microseconds()) / 1000
 }
@@ -117,6 +143,7 @@ func (rec *record) row() status.Request {
 		Client:    rec.Client,
 		Named:     rec.Named,
 		Held:      rec.Held,
+		Usage:     rec.Usage,
 		Beside:    rec.Beside,
 		Status:    rec.Status,
 		Early:     rec.Early,

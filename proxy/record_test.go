@@ -180,8 +180,11 @@ func TestAccessRecords(t *testing.T) {
 		header             []string
 		want               map[string]any
 	}{
-		{"POST", "/api/chat", chatBody, token, map[string]any{"route": "/api/chat", "status": 200., "model": "chat:latest"}},
-		{"POST", "/v1/messages", chatBody, token, map[string]any{"route": "/v1/messages", "status": 200., "model": "chat:latest"}},
+		{"POST", "/api/chat", chatBody, token, map[string]any{
+			"route": "/api/chat", "status": 200., "model": "chat:latest",
+			"load_ms": 1.334, "prompt_ms": 342.546, "prompt_tokens": 26., "completion_tokens": 4., "tokens_per_s": .9,
+		}},
+		{"POST", "/api/generate", `{"model":"unknown"}`, token, map[string]any{"route": "/api/generate", "status": 404., "model": "unknown", "err": `model "unknown": not found on the target`}},
 		{"POST", "/api/embed", embedBody, token, map[string]any{"route": "/api/embed", "status": 200.}},
 		{"GET", "/v1/models/" + secret, "", token, map[string]any{"route": "/v1/models/{model...}", "status": 200.}},
 		{"GET", "/unknown?" + secret, "", token, map[string]any{"route": "other", "path": "/unknown", "status": 404., "err": `no such path: "/unknown"`}},

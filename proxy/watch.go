@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"foreman/proxy/target"
+	"foreman/proxy/usage"
 )
 
 const (
@@ -38,6 +39,7 @@ type call struct {
 	answered atomic.Int64 // when its first byte came; 0: not yet
 
 	received atomic.Int64 // bytes of the answer's body
+	tail     usage.Tail   // of a chat's answer
 }
 
 // notWaiting is for a call while the client is to take what the target has said.
@@ -177,11 +179,15 @@ func (f *followed) Read(b []byte) (int, error) {
 	n, err := f.ReadCloser.Read(b)
 	f.c.waiting.Store(notWaiting)
 	f.c.received.Add(int64(n))
+	if f.c.x.Class == worker {
+		f.c.tail.Add(b[:n])
+	}
 	switch err {
 	case nil:
 	case io.EOF:
 		f.c.x.answered = true
 		f.p.endCall(f.c)
+		f.c.x.answering = f.c.elapsed() - time.Duration(f.c.answered.Load())
 	default:
 		f.p.brokeOff(f.c.x, target.Classify(f.c.ctx, err))
 	}

@@ -53,7 +53,7 @@ type family struct {
 }
 
 type series struct {
-	total   uint64
+	total   uint64 // observations
 	sum     float64
 	buckets []uint64 // not cumulative; observations above all bounds are only in total
 }
@@ -104,7 +104,7 @@ func (f *family) Init(values ...string) {
 	f.seriesLocked(values)
 }
 
-// A Counter counts events.
+// A Counter counts events, or what they come to.
 type Counter struct{ *family }
 
 // Counter registers a counter with at most two labels. It panics if the name is taken.
@@ -114,10 +114,14 @@ func (s *Set) Counter(name, help string, labels ...string) *Counter {
 
 // Inc adds 1 to the series with these label values. It panics if there is not one
 // value for each label.
-func (c *Counter) Inc(values ...string) {
+func (c *Counter) Inc(values ...string) { c.Add(1, values...) }
+
+// Add adds n, which is not negative, to the series with these label values. It panics
+// if there is not one value for each label.
+func (c *Counter) Add(n float64, values ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.seriesLocked(values).total++
+	c.seriesLocked(values).sum += n
 }
 
 // A Histogram counts durations in buckets.
@@ -195,11 +199,11 @@ func (f *family) writeSeries(b *bytes.Buffer) {
 	f.writeHeader(b)
 	for _, key := range slices.SortedFunc(maps.Keys(f.series), func(a, b [maxLabels]string) int { return slices.Compare(a[:], b[:]) }) {
 		s, values := f.series[key], key[:len(f.labels)]
-		total := strconv.FormatUint(s.total, 10)
 		if f.kind != histogramKind {
-			writeSample(b, f.name, f.labels, values, total)
+			writeSample(b, f.name, f.labels, values, formatFloat(s.sum))
 			continue
 		}
+		total := strconv.FormatUint(s.total, 10)
 		withLE, cumulative := append(slices.Clone(f.labels), "le"), uint64(0)
 		for i, bound := range f.bounds {
 			cumulative += s.buckets[i]
@@ -233,4 +237,12 @@ func writeSample(b *bytes.Buffer, name string, labels, values []string, value st
 	b.WriteString(" " + value + "\n")
 }
 
-func formatFloat(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
+// formatFloat returns a number without an exponent, as encoding/json does: unless it
+// is very large or very small.
+func formatFloat(v float64) string {
+	format := byte('f')
+	if size := math.Abs(v); size != 0 && (size < 1e-6 || size >= 1e21) {
+		format = 'e'
+	}
+	return strconv.FormatFloat(v, format, -1, 64)
+}

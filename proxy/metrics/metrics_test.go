@@ -65,6 +65,9 @@ func TestWrite(t *testing.T) {
 	requests.Inc("/a", "404")
 	requests.Init("/a", "200")
 	requests.Init("/b", "200") // does not reset the series
+	seconds := s.Counter("seconds_total", "Time.")
+	seconds.Add(0.25)
+	seconds.Add(123456789)
 	requests.Inc("/b", "200")
 	for _, d := range []time.Duration{0, time.Millisecond, 2 * time.Millisecond, time.Hour} {
 		wait.Observe(d)
@@ -105,6 +108,9 @@ first_seconds_sum{route="/z"} 1
 first_seconds_count{route="/z"} 1
 # HELP empty_total No series yet.
 # TYPE empty_total counter
+# HELP seconds_total Time.
+# TYPE seconds_total counter
+seconds_total 123456789.25
 `)
 }
 

@@ -13,6 +13,8 @@ import (
 	"net"
 	"slices"
 	"time"
+
+	"foreman/proxy/usage"
 )
 
 // The page and its parts. Script and style are inline, so that one request fetches
@@ -95,6 +97,7 @@ type Request struct {
 	Cut               bool          // the answer did not come to its end
 	Err               string        // why it failed, in a few words; empty: it did not fail, or the target's answer says why
 	Ended             time.Time
+	Usage             usage.Usage // of a chat: what the target says of it
 
 	Arriving  time.Duration // from its start until it joined the line
 	Queued    time.Duration // in line, after Arriving

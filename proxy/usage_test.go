@@ -1,0 +1,141 @@
+package proxy
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"foreman/proxy/usage"
+)
+
+// TestUsage: what the target says that a chat took is in the log, in the metrics and in
+// the row for the page, for chats whose answer came to its end; and no byte of the answer
+// differs.
+func TestUsage(t *testing.T) {
+	native := string(fixture(t, "chat.ndjson"))
+	openAI := "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":6}}\n\ndata: [DONE]\n\n"
+	for _, test := range []struct {
+		name, path, body, answer string
+		size                     int // of the answer as it is announced; 0: in chunks
+		want                     usage.Usage
+	}{
+		{"native", "/api/chat", chatBody, native, 0, usage.Usage{
+			PromptTokens: 26, CompletionTokens: 4, Load: 1334875, Prompt: 342546000, Completion: 4535599000,
+		}},
+		{"of 10 MB", "/api/chat", chatBody, `{"message":{"content":"` + strings.Repeat("x", 10<<20) + `"},"done":true,"total_duration":9,"load_duration":8000,"eval_count":7,"eval_duration":6}`, 0, usage.Usage{CompletionTokens: 7, Load: 8000, Completion: 6}},
+		{"no last chunk", "/api/chat", chatBody, strings.SplitAfter(native, "\n")[0], 0, usage.Usage{}},
+		{"cut", "/api/chat", chatBody, native, len(native) + 1, usage.Usage{}},
+		{"OpenAI", "/v1/chat/completions", `{"model":"chat","stream":true}`, openAI, 0, usage.Usage{PromptTokens: 7, CompletionTokens: 6}},
+		{"an embedding", "/api/embed", embedBody, native, 0, usage.Usage{}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			stub := newStub(t)
+			stub.chat = func(w http.ResponseWriter, r *http.Request) {
+				io.Copy(io.Discard, r.Body)
+				if test.size > 0 {
+					w.Header().Set("Content-Length", strconv.Itoa(test.size))
+				}
+				io.WriteString(w, test.answer)
+			}
+			stub.embed = stub.chat
+			f := newFront(t, stub.URL, nil)
+			if a := f.do(t, "POST", test.path, test.body); a.body != test.answer || (a.err != nil) != (test.size > 0) {
+				t.Errorf("%d bytes came, %v; want %d", len(a.body), a.err, len(test.answer))
+			}
+			f.expectIdle(t)
+			record := f.log.access(t, 1)[0]
+			got := f.recent.Latest()[0].Usage
+			if test.name == "OpenAI" { // it does not say for how long: foreman measures it
+				if got.Completion <= 0 || record["tokens_per_s"] == nil {
+					t.Errorf("made in %v, %v tokens a second; want what foreman has measured", got.Completion, record["tokens_per_s"])
+				}
+				got.Completion = 0
+			}
+			if got != test.want {
+				t.Errorf("got %+v; want %+v", got, test.want)
+			}
+			wantField(t, record, "prompt_tokens", float64(test.want.PromptTokens))
+			wantField(t, record, "completion_tokens", float64(test.want.CompletionTokens))
+			wantField(t, record, "load_ms", milliseconds(test.want.Load))
+			loads := "0"
+			if test.want.Load > 0 {
+				loads = "1"
+			}
+			wantSamples(t, f, map[string]string{
+				`foreman_tokens_total{kind="prompt"}`:     strconv.Itoa(int(test.want.PromptTokens)),
+				`foreman_tokens_total{kind="completion"}`: strconv.Itoa(int(test.want.CompletionTokens)),
+				`foreman_model_load_seconds_count`:        loads,
+			})
+		})
+	}
+}
+
+// wantField checks a number in a record; 0: it has none.
+func wantField(t *testing.T, record map[string]any, name string, want float64) {
+	t.Helper()
+	got, ok := record[name].(float64)
+	if got != want || ok != (want != 0) {
+		t.Errorf("%s: got %v; want %v", name, record[name], want)
+	}
+}
+
+// TestTargetIdle: the target has nothing to do while a chat that has its turn has no
+// connection.
+func TestTargetIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		var slow atomic.Bool
+		f, network := newFrontIn(t, target, func(o *Options) {
+			target.hangDials(o)
+			dial := o.Target.Dial
+			o.Target.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if slow.Load() {
+					time.Sleep(3 * time.Second)
+				}
+				return dial(ctx, network, addr)
+			}
+		})
+		idle := func(want string) {
+			t.Helper()
+			synctest.Wait()
+			wantSamples(t, f, map[string]string{"foreman_target_idle_seconds_total": want})
+		}
+		first, second := connectIn(t, network), connectIn(t, network)
+		first.send(t, postOf("/api/chat", marked("first"), ""))
+		running := target.next(t, "first")
+		second.send(t, postOf("/api/chat", marked("second"), "")) // its connection is open from now on
+		time.Sleep(time.Second)
+		running.finish()
+		first.status(t)
+		running = target.next(t, "second")
+		running.finish()
+		second.status(t)
+		idle("0")
+
+		target.sleep(true)
+		f.Target.CloseIdleConnections()
+		first.send(t, postOf("/api/chat", marked("third"), ""))
+		if got := first.status(t); got != http.StatusServiceUnavailable {
+			t.Errorf("got %d; want 503", got)
+		}
+		idle("4")
+
+		target.sleep(false)
+		time.Sleep(10 * time.Second) // polls find it awake
+		f.Target.CloseIdleConnections()
+		slow.Store(true)
+		first.send(t, postOf("/api/chat", marked("fourth"), ""))
+		running = target.next(t, "fourth")
+		time.Sleep(time.Second)
+		running.finish()
+		first.status(t)
+		idle("7")
+	})
+}
