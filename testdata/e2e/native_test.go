@@ -30,6 +30,7 @@ var realInference = []string{
 	"TestPageAborts",
 	"TestChatsOneAtATimeEmbedsTogether",
 	"TestStreamComesAsItIsMade",
+	"TestUsage",
 	"TestSameAsDirect",
 	"TestDifferential",
 	"TestDifferentialManage",

@@ -27,7 +27,7 @@ type Foreman struct {
 	proc *process
 }
 
-var listening = regexp.MustCompile(`msg=listening .*\baddr=(\S+)`)
+var listening = regexp.MustCompile(`\blistening\b.*\baddr"?[=:]"?([^"\s]+)`) // in text or JSON
 
 // StartForeman starts the binary with nothing in its environment but env, its
 // log in a file under dir, and waits until it listens. The address is a free
