@@ -159,7 +159,7 @@ func (p *Proxy) fail(x *exchange, err error) {
 		x.Header().Set("Allow", string(method))
 	}
 	if x.Class != own && x.Class != none && v.status != http.StatusUnauthorized && v.status != http.StatusForbidden {
-		p.cors.apply(x.request.Header.Get("Origin"), x.Header())
+		p.cors.Apply(x.request.Header.Get("Origin"), x.Header())
 	}
 	p.refuse(x, v)
 }

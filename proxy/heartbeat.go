@@ -61,7 +61,7 @@ func (p *Proxy) beat(x *exchange) error {
 		h.Set("X-Request-Id", x.ID)
 		h.Set("Cache-Control", "no-transform") // RFC 9111, section 5.2.2.6: a proxy that compresses would hold the beats back
 		h.Set("X-Accel-Buffering", "no")       // nginx: pass them on as they come
-		p.cors.apply(x.request.Header.Get("Origin"), h)
+		p.cors.Apply(x.request.Header.Get("Origin"), h)
 		x.ResponseWriter.WriteHeader(http.StatusOK)
 	}
 	b := dialect.Beat{Path: x.Route, Model: x.asked.Model, Now: now, Waited: now.Sub(x.joined)}

@@ -133,7 +133,7 @@ func TestHeartbeats(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			target := newHolder(t)
 			f, leave := newBeatFront(t, target, nil)
-			f.cors.note("http://page.example", http.Header{"Access-Control-Allow-Origin": {"*"}})
+			f.cors.Note("http://page.example", http.Header{"Access-Control-Allow-Origin": {"*"}})
 			h := f.hear(t.Context(), t, test.path, test.body)
 			time.Sleep(20*time.Second - 1)
 			h.want(t, false)

@@ -71,7 +71,7 @@ func (p *Proxy) serveLast(x *exchange, answer inventory.Answer) {
 	h.Set("Content-Length", strconv.Itoa(len(answer.Body)))
 	h.Set("Age", strconv.Itoa(int(time.Since(answer.Read).Seconds()))) // RFC 9111, section 5.1
 	h.Set("X-Request-Id", x.ID)
-	p.cors.apply(x.request.Header.Get("Origin"), h)
+	p.cors.Apply(x.request.Header.Get("Origin"), h)
 	x.Write(answer.Body)
 }
 
@@ -84,7 +84,7 @@ func (p *Proxy) serveRedirect(x *exchange, r *http.Request) error {
 	}
 	x.abandonBody()
 	x.Header().Set("X-Request-Id", x.ID)
-	p.cors.apply(r.Header.Get("Origin"), x.Header())
+	p.cors.Apply(r.Header.Get("Origin"), x.Header())
 	to := url.URL{Path: strings.TrimSuffix(r.URL.Path, "/"), RawQuery: r.URL.RawQuery}
 	http.Redirect(x, r, to.String(), status)
 	return nil

@@ -22,6 +22,7 @@ import (
 
 	"foreman/gate"
 	"foreman/inventory"
+	"foreman/proxy/cors"
 	"foreman/proxy/status"
 	"foreman/proxy/target"
 	"foreman/proxy/tokens"
@@ -59,7 +60,7 @@ type Proxy struct {
 	calls   calls
 	metrics *instruments
 	recent  status.Recent
-	cors    corsMemory
+	cors    cors.Memory
 }
 
 // New returns a handler.
@@ -225,7 +226,7 @@ func (p *Proxy) modify(resp *http.Response) error {
 		c.x.answered = true
 		return readTargetError(resp)
 	}
-	p.cors.note(c.x.request.Header.Get("Origin"), resp.Header)
+	p.cors.Note(c.x.request.Header.Get("Origin"), resp.Header)
 	resp.Header.Set("X-Request-Id", c.x.ID)
 	// RFC 9112, section 6.3: without a length and without chunks an answer ends
 	// where the connection does, and its end looks like a cut.
