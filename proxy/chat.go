@@ -63,7 +63,9 @@ func (p *Proxy) serveChat(x *exchange, r *http.Request) error {
 	patience, cancel := p.patience(r.Context())
 	defer cancel()
 	x.patience = patience
-	turn, err := p.Gate.Join(gate.Request{Kind: c.kind(), Client: c.Client, ID: c.ID})
+	x.key = p.underway.join(x)
+	defer p.underway.leave(x.key)
+	turn, err := p.Gate.Join(gate.Request{Kind: c.kind(), Client: c.Client, ID: x.key})
 	if err == nil {
 		defer turn.Leave()
 		x.turn = turn
@@ -144,7 +146,7 @@ func (p *Proxy) send(c *call, r *http.Request) (*http.Response, error) {
 	// target's informational answers on to a client that has asked for none.
 	ctx := c.ctx
 	if c.x.turn == nil {
-		p.beginCall(c)
+		p.underway.begin(c)
 	} else {
 		state := p.Inventory.State()
 		since := state.Since
@@ -181,7 +183,7 @@ func (p *Proxy) awaitTurn(c *call, since time.Time) error {
 	if c.x.token != nil && c.x.token.Revoked().Err() != nil {
 		return errRevoked // the chat that had the turn may have ended by the same change, and sooner
 	}
-	p.beginCall(c)
+	p.underway.begin(c)
 	p.noteOptions(c.x)
 	if p.Inventory.State().Unanswered >= asleepAfter {
 		return inventory.ErrUnreachable
@@ -198,16 +200,10 @@ func (p *Proxy) awaitTurn(c *call, since time.Time) error {
 // noteOptions warns, once for each model, when the options with which it is asked for
 // keep changing: the target loads it again each time.
 func (p *Proxy) noteOptions(x *exchange) {
-	if before, flips := p.calls.noteOptions(x.Model, x.asked.Options); flips {
+	if before, flips := p.underway.noteOptions(x.Model, x.asked.Options); flips {
 		p.Log.Warn("the load options of a model keep changing, and each time the target loads it again: have all clients ask for the same, or make a model of its own for each (ollama create)",
 			"model", x.Model, "options", x.asked.Options, "before", before)
 	}
-}
-
-// beginCall notes that a call may be sent from now on.
-func (p *Proxy) beginCall(c *call) {
-	c.x.call = c
-	p.calls.begin(c)
 }
 
 // leftLine notes how long a chat has waited for its turn, which has come or, for err,
@@ -224,7 +220,7 @@ func (p *Proxy) leftLine(x *exchange, err error) {
 
 // endCall ends a call, and a chat's turn with it. It may be called twice.
 func (p *Proxy) endCall(c *call) {
-	p.calls.end(c)
+	p.underway.end(c)
 	if c.x.turn != nil {
 		c.x.turn.Leave()
 		runtime.Gosched() // the next chat goes first: what is left to do for this one can wait

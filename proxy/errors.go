@@ -24,6 +24,7 @@ var ErrShuttingDown = errors.New("shutting down")
 var (
 	errNoRoute       = errors.New("no such path")
 	errHost          = errors.New("host not accepted")
+	errCrossOrigin   = errors.New("request from another site")
 	errToken         = errors.New("token missing or wrong")
 	errRevoked       = errors.New("token taken out of FOREMAN_TOKENS_FILE")
 	errNotPolled     = errors.New("no good poll yet")
@@ -38,7 +39,16 @@ var (
 	errStall         = errors.New("target silent for FOREMAN_STALL_TIMEOUT")
 	errBrokenOff     = errors.New("target broke its answer off")
 	errClientStalled = errors.New("client took no byte for too long")
+	errNotStoppable  = errors.New("no such chat in line or running")
 )
+
+// A stopError is why a chat ends that somebody has stopped on the status page.
+type stopError struct {
+	by    string // see [Proxy.clientOf]
+	named bool   // that is the name of a token
+}
+
+func (e *stopError) Error() string { return "stopped by " + e.by }
 
 // badRequest is a 400 and its text.
 type badRequest = ask.Error
@@ -68,6 +78,7 @@ func (x *exchange) explain(err error) verdict {
 		method   methodError
 		tooLong  *http.MaxBytesError
 		answered *targetError
+		stop     *stopError
 	)
 	switch {
 	// The client's request.
@@ -85,6 +96,16 @@ func (x *exchange) explain(err error) verdict {
 		return verdict{http.StatusUnauthorized, "token", "a valid token is required, once, as Authorization: Bearer or as x-api-key"}
 	case errors.Is(err, errRevoked):
 		return verdict{http.StatusUnauthorized, "token", "this token is valid no more"}
+	case errors.As(err, &stop): // no status with which clients try again by themselves
+		text := "this chat was stopped on foreman's status page"
+		if stop.named {
+			text += " by " + stop.by
+		}
+		return verdict{http.StatusForbidden, revokedStopped, text}
+	case errors.Is(err, errCrossOrigin):
+		return verdict{http.StatusForbidden, "cross-origin", "this form is not for other sites"}
+	case errors.Is(err, errNotStoppable):
+		return verdict{http.StatusNotFound, "no such chat", "no such chat waits or runs: it may have ended"}
 	case errors.Is(err, errManage):
 		text := "model management is off; whoever runs foreman can turn it on with FOREMAN_MANAGE=true"
 		if x.route.path == "/api/pull" { // what `ollama run` asks for when it does not find the model
@@ -142,7 +163,7 @@ func (x *exchange) explain(err error) verdict {
 var reasons = []string{
 	"bad request", "method", "body too large", "path", "host", "token", "management off", "loop", "content encoding",
 	"slow upload", "unknown model", "shutting down", "queue full", "queue timeout", "bytes waiting", "degraded",
-	revokedAsleep, revokedStall, "unreachable", "bad answer", "defect",
+	revokedAsleep, revokedStall, revokedStopped, "cross-origin", "no such chat", "unreachable", "bad answer", "defect",
 }
 
 // fail ends an exchange with an error.
@@ -193,6 +214,20 @@ func (p *Proxy) refuse(x *exchange, v verdict) {
 		h.Set("Server-Timing", x.serverTiming())
 	}
 	writeJSON(x, v.status, words.Error(failure))
+}
+
+// tellStopped has a client whose stream was stopped in the middle hear why, as an error
+// of its API: a person wants to know. The stream is cut behind it all the same, for
+// clients that do not look.
+func (p *Proxy) tellStopped(x *exchange) {
+	stop, ok := errors.AsType[*stopError](x.Err)
+	words := dialect.Of(x.Route)
+	if !ok || !x.hadTurn() || !x.asked.Stream || x.sized || !x.call.tail.EndsWith(words.Separator()) {
+		return
+	}
+	v := x.explain(stop)
+	x.Write(words.StreamError(dialect.Failure{Status: v.status, Text: v.text}))
+	x.FlushError() // whoever does not take it gets the cut alone
 }
 
 // retryAfter is the value of the Retry-After field of a 503 (RFC 9110, section 10.2.3):

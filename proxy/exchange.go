@@ -29,16 +29,18 @@ const clientStall = 30 * time.Second
 type exchange struct {
 	http.ResponseWriter
 	record
-	request *http.Request // as it came in
+	request *http.Request           // as it came in
+	cancel  context.CancelCauseFunc // ends its context; only of a chat or with a token of its own
 	route   *route
 
 	token    *tokens.Token   // that the request has; nil: none with a name
 	asked    ask.Ask         // of a chat
 	joined   time.Time       // when a chat joined the line, or passed beside it; zero: it never did
 	beats    *time.Timer     // when its client is to hear from foreman next; nil: not before the answer
+	key      string          // of a chat that stands in line or has its turn; see [underway]
 	turn     *gate.Turn      // of a chat that is next, or has its turn
 	patience context.Context // ends when that chat has waited too long for its turn
-	call     *call           // nil until the target may be asked: for a chat, until its turn
+	call     *call           // set by underway.begin; nil until the target may be asked: for a chat, until its turn
 	sent     time.Time       // when a chat that has its turn went to the target; zero: it did not
 	failure  error           // what ReverseProxy could not do
 
@@ -48,6 +50,7 @@ type exchange struct {
 	sized     bool          // the answer's length is known
 	answered  bool          // the target's last byte has come
 	answering time.Duration // from the target's header to that byte
+	stopped   bool          // somebody has stopped it; underway.mu guards this
 	stalled   bool          // the client took no byte for too long
 	completed bool          // the handler came to its end; false: the answer was cut
 }
@@ -59,6 +62,7 @@ func newExchange(w http.ResponseWriter, r *http.Request, rt *route, class class)
 		Class:  class,
 		Client: addressOf(r),
 		Addr:   r.RemoteAddr,
+		Agent:  fmt.Sprintf("%.200s", r.UserAgent()),
 		ID:     r.Header.Get("X-Request-Id"),
 		Began:  time.Now(),
 	}}
@@ -186,6 +190,7 @@ func (p *Proxy) end(x *exchange) {
 	case e == nil:
 	case e == http.ErrAbortHandler:
 		defer x.cut()
+		p.tellStopped(x)
 	default: // a defect of foreman's own
 		x.Err = fmt.Errorf("panic: %v", e)
 		p.Log.Error("panic", "err", e, "id", x.ID, "stack", string(debug.Stack()))
@@ -245,6 +250,8 @@ func (x *exchange) sumUp() {
 			x.Revoked = revokedAsleep
 		case errors.Is(x.Err, errStall):
 			x.Revoked = revokedStall
+		case errors.As(x.Err, new(*stopError)):
+			x.Revoked = revokedStopped
 		}
 	}
 }

@@ -203,7 +203,7 @@ func TestLabelsAreClosedSets(t *testing.T) {
 	}
 	sets := map[string][]string{
 		"route":  {nowhere.path},
-		"reason": append(slices.Clone(reasons), revokedLeft, revokedStalled, revokedAsleep, revokedStall),
+		"reason": append(slices.Clone(reasons), revokedLeft, revokedStalled, revokedAsleep, revokedStall, revokedStopped),
 		"result": {"ok", "failed", inventory.Unreachable, inventory.Unauthorized, inventory.BadAnswer},
 		"le":     {"+Inf"}, "quantile": {"0", "0.25", "0.5", "0.75", "1"},
 		"client": {"other"}, "kind": {promptTokens, completionTokens}, "version": {"v1.2.3", runtime.Version()}, "goversion": {runtime.Version()},
@@ -233,7 +233,7 @@ func TestLabelsAreClosedSets(t *testing.T) {
 func TestReasonsAreAClosedSet(t *testing.T) {
 	x := &exchange{route: &nowhere}
 	for _, err := range []error{
-		badRequest(""), methodError(""), &http.MaxBytesError{}, errNoRoute, errHost, errToken, errManage, target.ErrLoop, errEncoding, errSlowUpload,
+		badRequest(""), methodError(""), &http.MaxBytesError{}, errNoRoute, errHost, errToken, &stopError{}, errCrossOrigin, errNotStoppable, errManage, target.ErrLoop, errEncoding, errSlowUpload,
 		inventory.ErrNotFound, ErrShuttingDown, errQueueTimeout, errNoRoom, inventory.ErrDegraded, errNotPolled, errAsleep, errStall, errUpload,
 		inventory.ErrUnreachable, errSwitched, io.ErrNoProgress,
 	} {

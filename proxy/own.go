@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -10,9 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"foreman/gate"
 	"foreman/inventory"
-	"foreman/proxy/status"
 )
 
 // serveTags answers with the target's models as last polled. A web page's request
@@ -111,9 +108,12 @@ type health struct {
 }
 
 // serveOwn answers the paths that are foreman's own.
-func (p *Proxy) serveOwn(x *exchange) error {
-	x.abandonBody()
+func (p *Proxy) serveOwn(x *exchange, r *http.Request) error {
 	x.Header().Set("X-Request-Id", x.ID)
+	if r.Method == http.MethodPost {
+		return p.serveStop(x, r)
+	}
+	x.abandonBody()
 	switch x.route.path {
 	case metricsPath:
 		return p.serveMetrics(x)
@@ -153,81 +153,4 @@ func (p *Proxy) serveHealth(x *exchange) error {
 	}
 	writeJSON(x, status, append(body, '\n'))
 	return nil
-}
-
-// residentStale is how old the list of resident models may be on the page, before
-// foreman asks for it again.
-const residentStale = 5 * time.Second
-
-// serveStatus answers /status: a page or, for a program that asks for it, JSON.
-func (p *Proxy) serveStatus(x *exchange) error {
-	write, contentType := (*status.Page).Write, "text/html; charset=utf-8"
-	if accept := strings.Join(x.request.Header["Accept"], ","); strings.Contains(accept, "application/json") && !strings.Contains(accept, "text/html") {
-		write, contentType = (*status.Page).WriteJSON, "application/json; charset=utf-8"
-	}
-	var b bytes.Buffer
-	if err := write(p.page(), &b); err != nil {
-		return err
-	}
-	h := x.Header()
-	h.Set("Content-Type", contentType)
-	h.Set("Vary", "Accept")
-	h.Set("Content-Security-Policy", status.ContentSecurityPolicy)
-	h.Set("Referrer-Policy", "no-referrer")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Cache-Control", "no-store")
-	x.WriteHeader(http.StatusOK)
-	x.Write(b.Bytes())
-	return nil
-}
-
-// page returns what the status page shows now.
-func (p *Proxy) page() *status.Page {
-	state := p.Inventory.State()
-	if time.Since(state.ResidentRead) > residentStale {
-		p.Inventory.Refresh() // for the next time that the page is loaded
-	}
-	page := &status.Page{
-		Version:         p.Version,
-		Now:             time.Now(),
-		Target:          p.Target.String(),
-		Reason:          state.Reason,
-		Since:           state.Since,
-		LastPoll:        state.LastPoll,
-		Embedder:        p.EmbedModel,
-		ResidentUnknown: state.ResidentRead.IsZero(),
-		Recent:          p.recent.Latest(),
-		Today:           p.recent.Today(time.Now()),
-	}
-	holder, waiting := p.Gate.Line()
-	if holder != nil {
-		running := newChat(*holder)
-		page.Running = &running
-		if c := p.calls.chat(); c != nil && c.x.ID == holder.ID {
-			page.Running.Bytes, page.Running.Answering = c.received.Load(), c.answered.Load() > 0
-		}
-	}
-	for _, place := range waiting {
-		chat := newChat(place)
-		if pace := p.Gate.Pace(); pace > 0 && holder != nil {
-			estimate := max(pace*time.Duration(place.Position)-time.Since(holder.Since), 0)
-			chat.Estimate = &estimate
-		}
-		page.Waiting = append(page.Waiting, chat)
-	}
-	for _, m := range state.Models() {
-		page.Models = append(page.Models, status.Model{
-			Name: m.Name, Resident: state.IsResident(m.Name), Embedder: inventory.Same(m.Name, p.EmbedModel), Remote: m.Remote,
-		})
-	}
-	return page
-}
-
-// newChat returns a chat as the page has it.
-func newChat(place gate.Place) status.Chat {
-	model, options, _ := strings.Cut(place.Kind, " ") // see chat.kind
-	return status.Chat{
-		ID: place.ID, Model: model, Options: options, Client: place.Client,
-		Since: place.Since, Position: place.Position, Next: place.Next,
-	}
 }

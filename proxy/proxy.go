@@ -55,12 +55,12 @@ type Options struct {
 // A Proxy is the handler of everything that foreman answers. Make one with [New].
 type Proxy struct {
 	Options
-	reverse *httputil.ReverseProxy
-	bodies  budget // for bodies in memory
-	calls   calls
-	metrics *instruments
-	recent  status.Recent
-	cors    cors.Memory
+	reverse  *httputil.ReverseProxy
+	bodies   budget // for bodies in memory
+	underway underway
+	metrics  *instruments
+	recent   status.Recent
+	cors     cors.Memory
 }
 
 // New returns a handler.
@@ -97,12 +97,14 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	} else {
 		x.admitted, x.Client = true, p.clientOf(r, token)
 	}
+	if token != nil || class == worker {
+		ctx, cancel := context.WithCancelCause(r.Context()) // which ends with the request
+		r = r.WithContext(ctx)
+		x.request, x.cancel = r, cancel
+	}
 	if token != nil {
 		x.token, x.Named = token, true
-		ctx, cancel := context.WithCancelCause(r.Context()) // which ends with the request
-		defer context.AfterFunc(token.Revoked(), func() { cancel(errRevoked) })()
-		r = r.WithContext(ctx)
-		x.request = r
+		defer context.AfterFunc(token.Revoked(), func() { x.cancel(errRevoked) })()
 	}
 	if err == nil {
 		err = p.serve(x, r)
@@ -127,7 +129,7 @@ func (p *Proxy) serve(x *exchange, r *http.Request) error {
 	case manage:
 		return p.serveManage(x, r)
 	case own:
-		return p.serveOwn(x)
+		return p.serveOwn(x, r)
 	case redirect:
 		return p.serveRedirect(x, r)
 	case preflight:

@@ -24,6 +24,7 @@ type record struct {
 	Client    string // who asks; see [Proxy.clientOf]
 	Named     bool   // that is the name of a token
 	Addr      string // from where, with port
+	Agent     string // User-Agent
 	ID        string // X-Request-Id
 	Model     string // of a chat: as asked, or as the target spells it, once it is known to hold it
 	Beside    string // why a chat needed no turn, from a closed set; empty: it did
@@ -48,6 +49,7 @@ const (
 	revokedStalled = "client stalled"
 	revokedAsleep  = "host asleep"
 	revokedStall   = "stall timeout"
+	revokedStopped = "stopped"
 )
 
 // Why a chat needs no turn: the target does no work for it.
@@ -62,7 +64,7 @@ func (rec *record) level() slog.Level {
 	switch {
 	case rec.Class == own && rec.Reason == "": // also where /readyz is 503
 		return slog.LevelDebug
-	case rec.Status >= 500, rec.Cut && rec.Status != statusClientLeft:
+	case rec.Status >= 500, rec.Cut && rec.Status != statusClientLeft && rec.Revoked != revokedStopped:
 		return slog.LevelWarn
 	default:
 		return slog.LevelInfo
@@ -93,8 +95,11 @@ func (rec *record) write(ctx context.Context, log *slog.Logger) {
 		slog.Int64("bytes", rec.Bytes),
 		slog.String("client", rec.Client),
 		slog.String("addr", rec.Addr),
-		slog.String("id", rec.ID),
 	)
+	if rec.Agent != "" {
+		attrs = append(attrs, slog.String("agent", rec.Agent))
+	}
+	attrs = append(attrs, slog.String("id", rec.ID))
 	if rec.Early {
 		attrs = append(attrs, slog.Bool("early", true))
 	}
@@ -141,6 +146,7 @@ func (rec *record) row() status.Request {
 		Class:     string(rec.Class),
 		Model:     rec.Model,
 		Client:    rec.Client,
+		Agent:     rec.Agent,
 		Named:     rec.Named,
 		Held:      rec.Held,
 		Usage:     rec.Usage,

@@ -199,11 +199,12 @@ func TestAccessRecords(t *testing.T) {
 		{"GET", "/metrics", "", token, map[string]any{"route": "/metrics", "status": 200., "level": "DEBUG"}},
 		{"GET", "/metrics", "", nil, map[string]any{"route": "/metrics", "status": 401., "err": "token missing or wrong"}},
 		{"GET", "/status", "", nil, map[string]any{"route": "/status", "status": 401., "err": "token missing or wrong"}},
+		{"POST", "/status", "stop=1", nil, map[string]any{"route": "/status", "status": 401., "err": "token missing or wrong"}},
 		{"GET", "/healthz", "", []string{"Host", "evil.example"}, map[string]any{"route": "/healthz", "status": 403., "err": "host not accepted"}},
 	} {
 		a := f.do(t, test.method, test.path, test.body, append([]string{"X-Request-Id", "id-7"}, test.header...)...)
 		got := f.log.access(t, i+1)[i]
-		want := map[string]any{"level": "INFO", "msg": "request", "method": test.method, "id": "id-7", "bytes": float64(len(a.body))}
+		want := map[string]any{"level": "INFO", "msg": "request", "method": test.method, "agent": "Go-http-client/1.1", "id": "id-7", "bytes": float64(len(a.body))}
 		maps.Copy(want, test.want)
 		for _, name := range []string{"time", "client", "addr", "ms", "first_byte_ms", "queue_ms"} {
 			value, ok := got[name]

@@ -68,7 +68,7 @@ var routes = []route{
 	{healthPath, "GET HEAD", own},
 	{readyPath, "GET HEAD", own},
 	{metricsPath, "GET HEAD", own},
-	{statusPath, "GET HEAD", own},
+	{statusPath, "GET HEAD POST", own},
 }
 
 // nowhere is where a request goes that has no route.

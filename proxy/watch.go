@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,11 +56,59 @@ func (c *call) silence() time.Duration {
 	return 0
 }
 
-// calls are those that are under way.
-type calls struct {
+// underway is what is going on: the calls, and the chats that wait for their turn or have
+// it.
+type underway struct {
 	mu      sync.Mutex // guards what follows
-	open    map[*call]struct{}
+	calls   map[*call]struct{}
+	chats   map[string]*exchange    // by the key with which they stand at the gate
+	last    int                     // key that was given away
 	options map[string]*lastOptions // by model
+}
+
+// join notes a chat that is about to stand in line, and returns a key for it that no
+// other has: clients choose the ids of their requests.
+func (u *underway) join(x *exchange) (key string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.chats == nil {
+		u.chats = map[string]*exchange{}
+	}
+	u.last++
+	key = strconv.Itoa(u.last)
+	u.chats[key] = x
+	return key
+}
+
+// leave notes that a chat stands in line no more and has no turn.
+func (u *underway) leave(key string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.chats, key)
+}
+
+// chat returns the chat with a key, and its call; nil: it is gone, or has none yet.
+func (u *underway) chat(key string) (*exchange, *call) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if x := u.chats[key]; x != nil {
+		return x, x.call
+	}
+	return nil, nil
+}
+
+// stop ends the chat with a key for a reason, and returns it; nil: it is gone. First
+// reports whether nobody has stopped it before.
+func (u *underway) stop(key string, why error) (x *exchange, first bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if x = u.chats[key]; x == nil {
+		return nil, false
+	}
+	first = !x.stopped
+	x.stopped = true
+	x.cancel(why)
+	return x, first
 }
 
 // lastOptions are the load options with which a model was asked for.
@@ -70,15 +119,15 @@ type lastOptions struct {
 
 // noteOptions notes the load options of a chat that has its turn. It returns those of the
 // chat before for the same model, and whether they have just changed for the second time.
-func (cs *calls) noteOptions(model, options string) (before string, flips bool) {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	last := cs.options[model]
+func (u *underway) noteOptions(model, options string) (before string, flips bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	last := u.options[model]
 	if last == nil {
-		if cs.options == nil {
-			cs.options = map[string]*lastOptions{}
+		if u.options == nil {
+			u.options = map[string]*lastOptions{}
 		}
-		cs.options[model] = &lastOptions{options: options}
+		u.options[model] = &lastOptions{options: options}
 		return options, false
 	}
 	before = last.options
@@ -90,32 +139,24 @@ func (cs *calls) noteOptions(model, options string) (before string, flips bool) 
 }
 
 // begin notes that a call may be sent from now on.
-func (cs *calls) begin(c *call) {
+func (u *underway) begin(c *call) {
 	c.began = time.Now()
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	if cs.open == nil {
-		cs.open = map[*call]struct{}{}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.calls == nil {
+		u.calls = map[*call]struct{}{}
 	}
-	cs.open[c] = struct{}{}
+	u.calls[c] = struct{}{}
+	c.x.call = c
 }
 
-func (cs *calls) end(c *call) {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	delete(cs.open, c)
-}
-
-// chat returns the call of the chat that has the turn; nil: there is none.
-func (cs *calls) chat() *call {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	for c := range cs.open {
-		if c.x.turn != nil {
-			return c
-		}
-	}
-	return nil
+// end notes that a call is over. So is a chat then, but for what its client has still to
+// take.
+func (u *underway) end(c *call) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.calls, c)
+	delete(u.chats, c.x.key)
 }
 
 // Run watches over all calls until ctx ends. A call is cancelled if the target is
@@ -143,9 +184,9 @@ func (p *Proxy) Run(ctx context.Context) {
 // it has been silent to any other for so long that it should be polled.
 func (p *Proxy) cancelSilent() (poll bool) {
 	asleep := p.Inventory.State().Unanswered >= asleepAfter
-	p.calls.mu.Lock()
-	defer p.calls.mu.Unlock()
-	for c := range p.calls.open {
+	p.underway.mu.Lock()
+	defer p.underway.mu.Unlock()
+	for c := range p.underway.calls {
 		switch silence := c.silence(); {
 		case c.stall > 0 && silence >= c.stall:
 			c.cancel(errStall)

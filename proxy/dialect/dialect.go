@@ -96,6 +96,14 @@ func (d Dialect) ContentType() string {
 	return "text/event-stream"
 }
 
+// Separator is what stands behind each chunk of a stream.
+func (d Dialect) Separator() string {
+	if d == native {
+		return "\n"
+	}
+	return "\n\n"
+}
+
 // A Beat tells a client that its request waits.
 type Beat struct {
 	Path     string    // of the request

@@ -57,6 +57,8 @@ type Page struct {
 	Models          []Model
 	ResidentUnknown bool // which models are resident could not be read
 
+	Notice string // what to tell whoever has pressed a button; empty: nothing
+
 	Recent []Request // latest first
 	Today  []Usage   // most first
 }
@@ -64,6 +66,8 @@ type Page struct {
 // A Chat is one that has the turn, or waits for it.
 type Chat struct {
 	ID, Model, Client string
+	Agent             string    // User-Agent
+	Key               string    // with which it can be stopped
 	Options           string    // with which its model is loaded; empty: the model's own
 	Since             time.Time // when it got the turn, or joined the line
 	Bytes             int64     // of the answer so far
@@ -89,6 +93,7 @@ type Request struct {
 	Route             string        // path in the route table; the requested path where there is no route
 	Model             string        // that the client asked for, known or not
 	Client            string        // name, or address; the page leaves out its port
+	Agent             string        // User-Agent
 	Named             bool          // the name is that of a token
 	Held              time.Duration // how long it had the turn; 0: it had none
 	Beside            string        // why a chat needed no turn; empty: it did

@@ -54,9 +54,9 @@ func (t *Tail) Add(b []byte) {
 	t.end = append(t.end, b...)
 }
 
-// EndsLine reports whether the answer so far ends with the end of a line, so that
-// another may follow.
-func (t *Tail) EndsLine() bool { return bytes.HasSuffix(t.end, []byte("\n")) }
+// EndsWith reports whether the answer so far ends with what stands between two chunks,
+// so that another may follow.
+func (t *Tail) EndsWith(separator string) bool { return bytes.HasSuffix(t.end, []byte(separator)) }
 
 // Usage returns what the answer took, once it has come to its end.
 func (t *Tail) Usage() Usage {

@@ -69,8 +69,10 @@ func TestUsage(t *testing.T) {
 				if got := tail.Usage(); got != test.want {
 					t.Errorf("in pieces of %d bytes: got %+v; want %+v", size, got, test.want)
 				}
-				if got, want := tail.EndsLine(), strings.HasSuffix(test.answer, "\n"); got != want {
-					t.Errorf("ends a line: got %t; want %t", got, want)
+				for _, separator := range []string{"\n", "\n\n"} {
+					if got, want := tail.EndsWith(separator), strings.HasSuffix(test.answer, separator); got != want {
+						t.Errorf("ends with %q: got %t; want %t", separator, got, want)
+					}
 				}
 			}
 		})
