@@ -229,6 +229,9 @@ func (inv *Inventory) runPolls(ctx context.Context, good chan bool) {
 			interval = min(interval, degradedInterval)
 		}
 		timer.Reset(interval - time.Since(began))
+		inv.mu.Lock()
+		inv.state.NextPoll = began.Add(interval)
+		inv.mu.Unlock()
 	}
 }
 

@@ -566,7 +566,7 @@ func TestCheckCloud(t *testing.T) {
 		b.wantCheck("chat:cloud", ErrCloud)
 		b.wantPolls(minInterval)
 		b.tags(`{"models":[{"name":"chat:cloud","remote_host":"https://ollama.com:443"}]}`, nil)
-		if model, err := b.Check(limited(t), " chat:Cloud"); model != (Model{"chat:cloud", true}) || err != nil {
+		if model, err := b.Check(limited(t), " chat:Cloud"); model != (Model{Name: "chat:cloud", Remote: true}) || err != nil {
 			t.Errorf("got %v, %v; want the model that was pulled", model, err)
 		}
 		b.wantPolls(2 * minInterval)
@@ -689,4 +689,22 @@ func TestRunEnds(t *testing.T) {
 			b.wantLog(`level=INFO msg="target ready" models=1`)
 		})
 	}
+}
+
+// TestNextPoll: the state says when the next poll is due.
+func TestNextPoll(t *testing.T) {
+	inBed(t, time.Minute, none, nil, func(t *testing.T, b *bed) {
+		want := func(in time.Duration) {
+			t.Helper()
+			if got := time.Until(b.State().NextPoll); got != in {
+				t.Errorf("next poll in %v; want %v", got, in)
+			}
+		}
+		want(time.Minute)
+		sleep(10 * time.Second)
+		want(50 * time.Second)
+		b.tags("", ErrUnreachable)
+		sleep(51 * time.Second)
+		want(4 * time.Second)
+	})
 }

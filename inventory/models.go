@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -12,6 +13,7 @@ import (
 type Model struct {
 	Name   string // as the target spells it
 	Remote bool   // another host runs it, and the target only passes requests on
+	Size   int64  // bytes on the target's disk; 0: the target did not say
 }
 
 // models is the set of models in one answer to GET /api/tags.
@@ -34,21 +36,34 @@ func readModels(tags []byte) (models, error) {
 		Name       string `json:"name"`
 		Model      string `json:"model"`
 		RemoteHost string `json:"remote_host"` // only cloud models have one
+		Size       size   `json:"size"`
 	}
 	if err := unmarshalModels(tags, &list); err != nil {
 		return models{}, err
 	}
 	m := models{byName: make(map[string]Model, len(list))}
 	for _, entry := range list {
-		remote := entry.RemoteHost != ""
-		m.listed = append(m.listed, Model{cmp.Or(entry.Name, entry.Model), remote})
+		model := Model{Name: cmp.Or(entry.Name, entry.Model), Remote: entry.RemoteHost != "", Size: int64(entry.Size)}
+		m.listed = append(m.listed, model)
 		for _, name := range []string{entry.Model, entry.Name} {
 			if key, ok := canonical(name); ok {
-				m.byName[key] = Model{name, remote}
+				model.Name = name
+				m.byName[key] = model
 			}
 		}
 	}
 	return m, nil
+}
+
+// A size is a number of bytes, or 0 where the target says something else: which models it
+// holds matters more.
+type size int64
+
+func (s *size) UnmarshalJSON(b []byte) error {
+	if n, err := strconv.ParseInt(string(b), 10, 64); err == nil && n > 0 {
+		*s = size(n)
+	}
+	return nil
 }
 
 // readResident reads an answer to GET /api/ps.

@@ -12,14 +12,19 @@ import (
 
 // Names are spelt as the target spells them, however they are asked for.
 func TestFind(t *testing.T) {
-	m, err := readModels([]byte(` {"x":1,"models":[{"name":"B:7b","model":"b:7B","size":1e99,"details":{"name":"no"}},{"model":"hf.co/x/Y:Z"},{"name":"a"},
+	m, err := readModels([]byte(` {"x":1,"models":[{"name":"B:7b","model":"b:7B","size":1e99,"details":{"name":"no"}},{"model":"hf.co/x/Y:Z"},{"name":"a","size":42},
 		{"name":"gpt-oss:120b-cloud","remote_host":"https://ollama.com:443"},{"name":"new:cloud","remote_host":"https://ollama.com:443"},
 		{"name":"old:x-cloud"},{"name":"odd:local"},{"name":"one","model":"two"},{"name":"not a name"},{}]}` + "\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	here := func(name string) Model { return Model{Name: name} }
-	remote := func(name string) Model { return Model{name, true} }
+	here := func(name string) Model {
+		if name == "a" {
+			return Model{Name: name, Size: 42}
+		}
+		return Model{Name: name}
+	}
+	remote := func(name string) Model { return Model{Name: name, Remote: true} }
 	state := State{models: m}
 	want := []Model{
 		here("B:7b"), here("hf.co/x/Y:Z"), here("a"), remote("gpt-oss:120b-cloud"), remote("new:cloud"),

@@ -19,6 +19,7 @@ type State struct {
 	Seq        uint64            // grows with every change that [Inventory.Next] reports; 0 before the first
 	Tags       []byte            // the target's last good answer to GET /api/tags; nil before the first
 	LastPoll   time.Time         // when Tags was read
+	NextPoll   time.Time         // when the next poll is due, unless somebody asks for one before; zero: the first is under way
 	Kept       map[string]Answer // the target's last good answers to GET, by kept path
 	Reason     string            // why the state is degraded; empty: it is not
 	Since      time.Time         // when the state became, or ceased to be, degraded

@@ -39,7 +39,7 @@ func TestWhatNeedsNoTurn(t *testing.T) {
 			t.Errorf("%s %s: %d %s, Server-Timing %q; want 200 and no wait", test.path, test.body, a.status, a.body, a.header.Get("Server-Timing"))
 		}
 		f.log.await(t, `"queue_ms":0,"beside":"`+test.beside+`"`)
-		if row := f.recent.Latest()[0]; row.Beside != test.beside {
+		if row := latest(f)[0]; row.Beside != test.beside {
 			t.Errorf("%s %s: on the page %q; want %q", test.path, test.body, row.Beside, test.beside)
 		}
 	}

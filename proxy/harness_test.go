@@ -22,6 +22,7 @@ import (
 
 	"foreman/gate"
 	"foreman/inventory"
+	"foreman/proxy/status"
 	"foreman/proxy/target"
 )
 
@@ -250,6 +251,14 @@ func (f *front) enter(t testing.TB) *gate.Turn {
 		t.Fatal(err)
 	}
 	return turn
+}
+
+// latest returns the requests that have ended, the latest first.
+func latest(f *front) []status.Request {
+	chats, others := f.recent.Latest()
+	all := append(chats, others...)
+	slices.SortStableFunc(all, func(a, b status.Request) int { return b.Ended.Compare(a.Ended) })
+	return all
 }
 
 // expectIdle waits for all handlers to return, and fails the test if the turn or

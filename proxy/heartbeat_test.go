@@ -324,7 +324,7 @@ func TestHeartbeatFindsTheDead(t *testing.T) {
 				t.Errorf("in line: %v: %d wait, busy %v after the first beat; want it gone", inLine, wait, busy)
 			}
 			f.log.await(t, `"status":499`)
-			if row := f.recent.Latest()[0]; !row.Early || !row.Cut {
+			if row := latest(f)[0]; !row.Early || !row.Cut {
 				t.Errorf("in line: %v: recorded as %+v; want it early, and cut", inLine, row)
 			}
 			if !inLine {

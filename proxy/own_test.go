@@ -250,10 +250,10 @@ func TestStatusTellsTheWaitInLine(t *testing.T) {
 		target.next(t, "slow").finish()
 		slow.status(t)
 		synctest.Wait()
-		if !slices.ContainsFunc(f.recent.Latest(), func(r status.Request) bool {
+		if !slices.ContainsFunc(latest(f), func(r status.Request) bool {
 			return r.Arriving == 20*time.Second && r.Queued == 1500*time.Millisecond
 		}) {
-			t.Errorf("last requests: %+v; want one that arrived for 20 s and waited for 1.5 s", f.recent.Latest())
+			t.Errorf("last requests: %+v; want one that arrived for 20 s and waited for 1.5 s", latest(f))
 		}
 	})
 }
@@ -421,7 +421,7 @@ func TestStatusShowsAdmittedRequestsOnly(t *testing.T) {
 		f.do(t, "OPTIONS", "/api/chat", "", "Origin", "http://page.example", "Access-Control-Request-Method", "POST")
 	}
 	f.expectIdle(t)
-	got := f.recent.Latest()
+	got := latest(f)
 	if len(got) != 2 || got[1].ID != "mine" || got[0].Route != "/nowhere/at/all" {
 		t.Errorf("on the page: %+v; want the chat and the unknown path", got)
 	}

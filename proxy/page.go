@@ -63,11 +63,12 @@ func (p *Proxy) page() *status.Page {
 		Reason:          state.Reason,
 		Since:           state.Since,
 		LastPoll:        state.LastPoll,
+		NextPoll:        state.NextPoll,
 		Embedder:        p.EmbedModel,
 		ResidentUnknown: state.ResidentRead.IsZero(),
-		Recent:          p.recent.Latest(),
 		Today:           p.recent.Today(time.Now()),
 	}
+	page.Chats, page.Others = p.recent.Latest()
 	holder, waiting := p.Gate.Line()
 	if holder != nil {
 		running := p.newChat(*holder)
@@ -82,8 +83,10 @@ func (p *Proxy) page() *status.Page {
 		page.Waiting = append(page.Waiting, chat)
 	}
 	for _, m := range state.Models() {
+		expires, resident := state.Expires(m.Name)
 		page.Models = append(page.Models, status.Model{
-			Name: m.Name, Resident: state.IsResident(m.Name), Embedder: inventory.Same(m.Name, p.EmbedModel), Remote: m.Remote,
+			Name: m.Name, Size: m.Size, Resident: resident, Expires: expires,
+			Embedder: inventory.Same(m.Name, p.EmbedModel), Remote: m.Remote,
 		})
 	}
 	return page

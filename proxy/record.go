@@ -143,7 +143,7 @@ func (rec *record) row() status.Request {
 		ID:        rec.ID,
 		Method:    rec.Method,
 		Route:     rec.Route,
-		Class:     string(rec.Class),
+		IsChat:    rec.Class == worker,
 		Model:     rec.Model,
 		Client:    rec.Client,
 		Agent:     rec.Agent,

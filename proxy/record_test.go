@@ -56,13 +56,13 @@ func TestRecords(t *testing.T) {
 
 		const s = time.Second
 		want := []status.Request{ // latest first
-			{Route: "/v1/chat/completions", Class: "worker", Status: 200, ID: "2", Model: "chat:latest", Queued: 3 * s, Held: 6 * s, FirstByte: 5 * s, Duration: 9 * s},
-			{Route: "/api/chat", Class: "worker", Status: 200, ID: "1", Model: "chat:latest", Held: 3 * s, FirstByte: 3 * s, Duration: 3 * s},
-			{Route: "/api/embed", Class: "embed", Status: 200, ID: "5", Ended: began.Add(s)},
-			{Route: "/api/chat", Class: "worker", Status: 404, ID: "4", Model: "unknown", Ended: began.Add(s), Err: "unknown model"},
-			{Route: "/api/chat", Class: "worker", Status: 499, ID: "3", Model: "chat:latest", Queued: s, Duration: s},
+			{Route: "/v1/chat/completions", IsChat: true, Status: 200, ID: "2", Model: "chat:latest", Queued: 3 * s, Held: 6 * s, FirstByte: 5 * s, Duration: 9 * s},
+			{Route: "/api/chat", IsChat: true, Status: 200, ID: "1", Model: "chat:latest", Held: 3 * s, FirstByte: 3 * s, Duration: 3 * s},
+			{Route: "/api/chat", IsChat: true, Status: 404, ID: "4", Model: "unknown", Ended: began.Add(s), Err: "unknown model"},
+			{Route: "/api/chat", IsChat: true, Status: 499, ID: "3", Model: "chat:latest", Queued: s, Duration: s},
+			{Route: "/api/embed", Status: 200, ID: "5", Ended: began.Add(s)},
 		}
-		got := f.recent.Latest()
+		got := latest(f)
 		if len(got) != len(want) {
 			t.Fatalf("%d requests; want %d: %v", len(got), len(want), got)
 		}
@@ -124,7 +124,7 @@ func TestTurnsRevoked(t *testing.T) {
 			}
 			test.take(t, target, c, running)
 			synctest.Wait()
-			got := f.recent.Latest()
+			got := latest(f)
 			if len(got) != 1 || got[0].Err != test.reason || got[0].Status != test.status {
 				t.Errorf("got %+v; want one record of a turn revoked for %q, status %d", got, test.reason, test.status)
 			}

@@ -51,7 +51,7 @@ func TestUsage(t *testing.T) {
 			}
 			f.expectIdle(t)
 			record := f.log.access(t, 1)[0]
-			got := f.recent.Latest()[0].Usage
+			got := latest(f)[0].Usage
 			if test.name == "OpenAI" { // it does not say for how long: foreman measures it
 				if got.Completion <= 0 || record["tokens_per_s"] == nil {
 					t.Errorf("made in %v, %v tokens a second; want what foreman has measured", got.Completion, record["tokens_per_s"])

@@ -3,6 +3,7 @@ package status
 import (
 	"encoding/json"
 	"io"
+	"math"
 	"time"
 )
 
@@ -14,14 +15,24 @@ type document struct {
 	Running *chatJSON     `json:"running"`
 	Waiting []chatJSON    `json:"waiting"`
 	Models  []modelJSON   `json:"models"`
-	Today   []usageJSON   `json:"today"`
+	Today   []shareJSON   `json:"today"`
+	Totals  totalsJSON    `json:"totals"`
 	Recent  []requestJSON `json:"recent"`
+	Others  []requestJSON `json:"others"`
 }
 
-type usageJSON struct {
+type shareJSON struct {
 	Client string `json:"client"`
 	Chats  int    `json:"chats"`
 	HeldMS int64  `json:"held_ms"`
+}
+
+type totalsJSON struct {
+	Chats            int   `json:"chats"`
+	HeldMS           int64 `json:"held_ms"`
+	PromptTokens     int64 `json:"prompt_tokens"`
+	CompletionTokens int64 `json:"completion_tokens"`
+	Others           int   `json:"others"`
 }
 
 type hostJSON struct {
@@ -30,6 +41,7 @@ type hostJSON struct {
 	Reason   string     `json:"reason,omitempty"`
 	Since    time.Time  `json:"since"`
 	LastPoll *time.Time `json:"last_poll"`
+	NextPoll *time.Time `json:"next_poll"`
 }
 
 type chatJSON struct {
@@ -37,6 +49,8 @@ type chatJSON struct {
 	Model      string    `json:"model"`
 	Options    string    `json:"options,omitempty"`
 	Client     string    `json:"client"`
+	Agent      string    `json:"agent,omitempty"`
+	Stop       string    `json:"stop"`
 	Since      time.Time `json:"since"`
 	Answering  bool      `json:"answering,omitempty"`
 	Bytes      int64     `json:"bytes,omitempty"`
@@ -46,10 +60,12 @@ type chatJSON struct {
 }
 
 type modelJSON struct {
-	Name     string `json:"name"`
-	Resident *bool  `json:"resident"`
-	Embedder bool   `json:"embedder,omitempty"`
-	Remote   bool   `json:"remote,omitempty"`
+	Name     string     `json:"name"`
+	Size     int64      `json:"size,omitempty"`
+	Resident *bool      `json:"resident"`
+	Expires  *time.Time `json:"expires,omitempty"`
+	Embedder bool       `json:"embedder,omitempty"`
+	Remote   bool       `json:"remote,omitempty"`
 }
 
 type requestJSON struct {
@@ -58,6 +74,7 @@ type requestJSON struct {
 	Route       string    `json:"route"`
 	Model       string    `json:"model,omitempty"`
 	Client      string    `json:"client"`
+	Agent       string    `json:"agent,omitempty"`
 	Beside      string    `json:"beside,omitempty"`
 	Status      int       `json:"status"`
 	Early       bool      `json:"early,omitempty"`
@@ -67,6 +84,12 @@ type requestJSON struct {
 	QueueMS     int64     `json:"queue_ms"`
 	FirstByteMS int64     `json:"first_byte_ms"`
 	MS          int64     `json:"ms"`
+
+	LoadMS           int64   `json:"load_ms,omitempty"`
+	PromptMS         int64   `json:"prompt_ms,omitempty"`
+	PromptTokens     int64   `json:"prompt_tokens,omitempty"`
+	CompletionTokens int64   `json:"completion_tokens,omitempty"`
+	TokensPerS       float64 `json:"tokens_per_s,omitempty"`
 }
 
 // WriteJSON writes the page as JSON. Its errors are those of w.
@@ -77,16 +100,17 @@ func (p *Page) WriteJSON(w io.Writer) error {
 		Host:    hostJSON{URL: p.Target, Status: "up", Reason: p.Reason, Since: p.Since.UTC()},
 		Waiting: []chatJSON{},
 		Models:  []modelJSON{},
-		Today:   []usageJSON{},
-		Recent:  []requestJSON{},
+		Today:   []shareJSON{},
+		Totals: totalsJSON{
+			p.Today.Chats, p.Today.Held.Milliseconds(), p.Today.PromptTokens, p.Today.CompletionTokens, p.Today.Others,
+		},
+		Recent: requestsJSON(p.Chats),
+		Others: requestsJSON(p.Others),
 	}
 	if p.Reason != "" {
 		d.Host.Status = "degraded"
 	}
-	if !p.LastPoll.IsZero() {
-		last := p.LastPoll.UTC()
-		d.Host.LastPoll = &last
-	}
+	d.Host.LastPoll, d.Host.NextPoll = timeJSON(p.LastPoll), timeJSON(p.NextPoll)
 	if p.Running != nil {
 		running := p.Running.json()
 		d.Running = &running
@@ -99,25 +123,41 @@ func (p *Page) WriteJSON(w io.Writer) error {
 		if p.ResidentUnknown {
 			resident = nil
 		}
-		d.Models = append(d.Models, modelJSON{m.Name, resident, m.Embedder, m.Remote})
+		d.Models = append(d.Models, modelJSON{m.Name, m.Size, resident, timeJSON(m.Expires), m.Embedder, m.Remote})
 	}
-	for _, u := range p.Today {
-		d.Today = append(d.Today, usageJSON{u.Client, u.Chats, u.Today.Milliseconds()})
-	}
-	for _, r := range p.Recent {
-		d.Recent = append(d.Recent, requestJSON{
-			r.ID, r.Method, r.Route, r.Model, r.Client, r.Beside, r.Status, r.Early, r.Cut, r.Err,
-			r.Ended.UTC(), r.Queued.Milliseconds(), r.FirstByte.Milliseconds(), r.Duration.Milliseconds(),
-		})
+	for _, s := range p.Today.Shares {
+		d.Today = append(d.Today, shareJSON{s.Client, s.Chats, s.Held.Milliseconds()})
 	}
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	return e.Encode(d)
 }
 
+// timeJSON returns a time as it is written; nil: it is zero.
+func timeJSON(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+func requestsJSON(requests []Request) []requestJSON {
+	list := []requestJSON{}
+	for _, r := range requests {
+		list = append(list, requestJSON{
+			r.ID, r.Method, r.Route, r.Model, r.Client, r.Agent, r.Beside, r.Status, r.Early, r.Cut, r.Err,
+			r.Ended.UTC(), r.Queued.Milliseconds(), r.FirstByte.Milliseconds(), r.Duration.Milliseconds(),
+			r.Usage.Load.Milliseconds(), r.Usage.Prompt.Milliseconds(), r.Usage.PromptTokens, r.Usage.CompletionTokens,
+			math.Round(r.Usage.TokensPerSecond()*10) / 10,
+		})
+	}
+	return list
+}
+
 func (c Chat) json() chatJSON {
 	j := chatJSON{
-		ID: c.ID, Model: c.Model, Options: c.Options, Client: c.Client, Since: c.Since.UTC(),
+		ID: c.ID, Model: c.Model, Options: c.Options, Client: c.Client, Agent: c.Agent, Stop: c.Key, Since: c.Since.UTC(),
 		Answering: c.Answering, Bytes: c.Bytes, Position: c.Position, Next: c.Next,
 	}
 	if c.Estimate != nil {

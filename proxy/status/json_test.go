@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"foreman/proxy/usage"
 )
 
 var update = flag.Bool("update", false, "write the example in README.md anew")
@@ -15,19 +17,27 @@ func TestJSON(t *testing.T) {
 	at := time.Date(2026, 11, 26, 23, 0, 0, 0, time.FixedZone("", 3600))
 	estimate := 95 * time.Second
 	p := &Page{
-		Version: "v1.2.3", Now: at, Target: "http://gpu.lan:11434", Since: at.Add(-time.Hour), LastPoll: at.Add(-7 * time.Second),
-		Running: &Chat{ID: "7K3Q", Model: "llama3.2:latest", Client: "192.0.2.7:50312", Since: at.Add(-25 * time.Second), Bytes: 4096, Answering: true},
-		Waiting: []Chat{{ID: "9BXA", Model: "qwen3:8b", Client: "192.0.2.8:41100", Options: "num_ctx=8192", Since: at.Add(-4 * time.Second), Position: 1, Next: true, Estimate: &estimate}},
+		Version: "v1.2.3", Now: at, Target: "http://gpu.lan:11434", Since: at.Add(-time.Hour), LastPoll: at.Add(-7 * time.Second), NextPoll: at.Add(23 * time.Second),
+		Running: &Chat{ID: "7K3Q", Model: "llama3.2:latest", Key: "41", Client: "192.0.2.7", Agent: "ollama-js/0.6.4", Since: at.Add(-25 * time.Second), Bytes: 4096, Answering: true},
+		Waiting: []Chat{{ID: "9BXA", Model: "qwen3:8b", Key: "42", Client: "ann", Options: "num_ctx=8192", Since: at.Add(-4 * time.Second), Position: 1, Next: true, Estimate: &estimate}},
 		Models: []Model{
-			{Name: "llama3.2:latest", Resident: true},
+			{Name: "llama3.2:latest", Size: 2019393189, Resident: true, Expires: at.Add(5 * time.Minute)},
 			{Name: "nomic-embed-text:latest", Resident: true, Embedder: true},
 			{Name: "gpt-oss:120b-cloud", Remote: true},
 		},
-		Today: []Usage{{"192.0.2.7", 12, 3 * time.Minute}, {"192.0.2.8", 1, 4 * time.Second}},
-		Recent: []Request{{
-			ID: "5MZD", Method: "POST", Route: "/api/chat", Model: "llama3.2:latest", Client: "192.0.2.8:41096", Status: 503, Early: true, Err: "queue timeout",
+		Today: Day{
+			Shares: []Share{{"192.0.2.7", 12, 3 * time.Minute}, {"ann", 1, 4 * time.Second}},
+			Chats:  13, Held: 184 * time.Second, PromptTokens: 20431, CompletionTokens: 3870, Others: 512,
+		},
+		Chats: []Request{{
+			ID: "6QQA", Method: "POST", Route: "/api/chat", Model: "llama3.2:latest", Client: "192.0.2.7", Agent: "ollama-js/0.6.4", Status: 200,
+			Ended: at.Add(-25 * time.Second), Queued: 2 * time.Second, FirstByte: 5 * time.Second, Duration: 9 * time.Second,
+			Usage: usage.Usage{PromptTokens: 812, CompletionTokens: 160, Load: 2 * time.Second, Prompt: time.Second, Completion: 4 * time.Second},
+		}, {
+			ID: "5MZD", Method: "POST", Route: "/api/chat", Model: "llama3.2:latest", Client: "ann", Status: 503, Early: true, Err: "queue timeout",
 			Ended: at.Add(-30 * time.Second), Queued: time.Minute, FirstByte: 20 * time.Second, Duration: time.Minute,
 		}},
+		Others: []Request{{ID: "5MZC", Method: "POST", Route: "/api/embed", Client: "192.0.2.9", Status: 200, Ended: at.Add(-time.Second), FirstByte: 19 * time.Millisecond, Duration: 19 * time.Millisecond}},
 	}
 	write := func() string {
 		t.Helper()
@@ -54,7 +64,7 @@ func TestJSON(t *testing.T) {
 
 	// What is not known is null, and lists are never.
 	p = &Page{Now: at, Since: at, Reason: "starting", ResidentUnknown: true, Models: p.Models[:1]}
-	for _, want := range []string{`"status": "degraded"`, `"reason": "starting"`, `"last_poll": null`, `"running": null`, `"waiting": []`, `"resident": null`, `"recent": []`} {
+	for _, want := range []string{`"status": "degraded"`, `"reason": "starting"`, `"last_poll": null`, `"running": null`, `"waiting": []`, `"resident": null`, `"recent": []`, `"others": []`} {
 		if got := write(); !strings.Contains(got, want) {
 			t.Errorf("got\n%s; want %s in it", got, want)
 		}

@@ -17,28 +17,37 @@ func statuses(requests []Request) []int {
 	return all
 }
 
-func TestRecentKeepsTheLast20(t *testing.T) {
+// TestRecentKeepsTheLast: twenty chats and five others, whatever else comes.
+func TestRecentKeepsTheLast(t *testing.T) {
 	var recent Recent
-	var want []int // the latest first
-	for n := range 65 {
-		if got := statuses(recent.Latest()); !slices.Equal(got, want) {
-			t.Fatalf("after %d requests: got %v; want %v", n, got, want)
+	var chats, others []int // the latest first
+	for n := range 200 {
+		gotChats, gotOthers := recent.Latest()
+		if !slices.Equal(statuses(gotChats), chats) || !slices.Equal(statuses(gotOthers), others) {
+			t.Fatalf("after %d requests: got %v and %v; want %v and %v", n, statuses(gotChats), statuses(gotOthers), chats, others)
 		}
-		recent.Add(Request{Status: n})
-		want = slices.Insert(want, 0, n)[:min(n+1, 20)]
+		isChat := n%30 == 0 || n > 150 && n%2 == 0
+		recent.Add(Request{Status: n, IsChat: isChat})
+		if isChat {
+			chats = slices.Insert(chats, 0, n)[:min(len(chats)+1, 20)]
+		} else {
+			others = slices.Insert(others, 0, n)[:min(len(others)+1, 5)]
+		}
 	}
 }
 
 func TestLatestIsTheCallersOwn(t *testing.T) {
 	var recent Recent
 	recent.Add(Request{Status: 1})
-	before := recent.Latest()
-	for range recentLimit {
+	_, before := recent.Latest()
+	for range othersLimit {
 		recent.Add(Request{Status: 2})
 	}
-	recent.Latest()[0].Status = 3
-	if before[0].Status != 1 || recent.Latest()[0].Status != 2 {
-		t.Errorf("got %v before, and %v now; want 1, and 2", statuses(before), statuses(recent.Latest()))
+	_, now := recent.Latest()
+	now[0].Status = 3
+	_, now = recent.Latest()
+	if before[0].Status != 1 || now[0].Status != 2 {
+		t.Errorf("got %v before, and %v now; want 1, and 2", statuses(before), statuses(now))
 	}
 }
 
@@ -60,8 +69,8 @@ func TestRecentTogether(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if got := len(recent.Latest()); got != recentLimit {
-		t.Errorf("%d requests; want %d", got, recentLimit)
+	if _, got := recent.Latest(); len(got) != othersLimit {
+		t.Errorf("%d requests; want %d", len(got), othersLimit)
 	}
 }
 
@@ -70,7 +79,8 @@ func TestRecentKeepsNoLongTexts(t *testing.T) {
 	long := strings.Repeat("é", 1<<20)
 	var recent Recent
 	recent.Add(Request{Route: long, Model: long})
-	got := recent.Latest()[0]
+	_, latest := recent.Latest()
+	got := latest[0]
 	for _, text := range []string{got.Route, got.Model} {
 		if n := utf8.RuneCountInString(text); n != textLimit+1 || !strings.HasSuffix(text, "é…") {
 			t.Errorf("%d characters; want %d and an ellipsis", n, textLimit)

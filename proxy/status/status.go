@@ -31,7 +31,7 @@ var (
 )
 
 // ContentSecurityPolicy is the value of the header field that the page needs.
-var ContentSecurityPolicy = fmt.Sprintf("default-src 'none'; style-src '%s'; script-src '%s'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+var ContentSecurityPolicy = fmt.Sprintf("default-src 'none'; style-src '%s'; script-src '%s'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
 	sourceHash(string(style)), sourceHash(string(script)))
 
 // sourceHash returns how a Content-Security-Policy names an inline script or style.
@@ -49,6 +49,7 @@ type Page struct {
 	Reason   string    // why it is degraded; empty: it is up
 	Since    time.Time // when that last changed
 	LastPoll time.Time // the last good poll; zero: none yet
+	NextPoll time.Time // when the next is due; zero: it is under way
 
 	Running *Chat  // nil: no chat has the turn
 	Waiting []Chat // in order of arrival
@@ -59,8 +60,9 @@ type Page struct {
 
 	Notice string // what to tell whoever has pressed a button; empty: nothing
 
-	Recent []Request // latest first
-	Today  []Usage   // most first
+	Chats  []Request // that have ended, latest first
+	Others []Request // that were no chats
+	Today  Day
 }
 
 // A Chat is one that has the turn, or waits for it.
@@ -83,26 +85,29 @@ type Chat struct {
 // A Model is one that the target holds.
 type Model struct {
 	Name               string
+	Size               int64 // bytes on disk; 0: not known
 	Resident, Embedder bool
-	Remote             bool // another host runs it
+	Expires            time.Time // when a resident one is unloaded if nobody uses it; zero: not known
+	Remote             bool      // another host runs it
 }
 
 // A Request is one that has ended, and the parts of its time.
 type Request struct {
-	ID, Method, Class string
-	Route             string        // path in the route table; the requested path where there is no route
-	Model             string        // that the client asked for, known or not
-	Client            string        // name, or address; the page leaves out its port
-	Agent             string        // User-Agent
-	Named             bool          // the name is that of a token
-	Held              time.Duration // how long it had the turn; 0: it had none
-	Beside            string        // why a chat needed no turn; empty: it did
-	Status            int           // 499: the client left
-	Early             bool          // the client got the header of its answer with a heartbeat
-	Cut               bool          // the answer did not come to its end
-	Err               string        // why it failed, in a few words; empty: it did not fail, or the target's answer says why
-	Ended             time.Time
-	Usage             usage.Usage // of a chat: what the target says of it
+	ID, Method string
+	IsChat     bool
+	Route      string        // path in the route table; the requested path where there is no route
+	Model      string        // that the client asked for, known or not
+	Client     string        // name, or address; the page leaves out its port
+	Agent      string        // User-Agent
+	Named      bool          // the name is that of a token
+	Held       time.Duration // how long it had the turn; 0: it had none
+	Beside     string        // why a chat needed no turn; empty: it did
+	Status     int           // 499: the client left
+	Early      bool          // the client got the header of its answer with a heartbeat
+	Cut        bool          // the answer did not come to its end
+	Err        string        // why it failed, in a few words; empty: it did not fail, or the target's answer says why
+	Ended      time.Time
+	Usage      usage.Usage // of a chat: what the target says of it
 
 	Arriving  time.Duration // from its start until it joined the line
 	Queued    time.Duration // in line, after Arriving
@@ -130,7 +135,7 @@ type view struct {
 	Waiting         []chatRow
 	Overtaking      bool // the next chat is not the first in line
 	EmbedderMissing bool // unless ResidentUnknown: there is an embedder, and it is not resident
-	Recent          []requestRow
+	Chats           []requestRow
 	Today           []usageRow
 	MoreToday       int // clients beyond those in Today
 }
@@ -193,16 +198,17 @@ func (p *Page) view() *view {
 		!slices.ContainsFunc(p.Models, func(m Model) bool { return m.Embedder && m.Resident })
 
 	longest := time.Duration(1) // not 0: it divides
-	for _, r := range p.Recent {
+	for _, r := range p.Chats {
 		longest = max(longest, r.Duration)
 	}
-	for _, r := range p.Recent {
-		v.Recent = append(v.Recent, newRequestRow(r, p.Now, longest))
+	for _, r := range p.Chats {
+		v.Chats = append(v.Chats, newRequestRow(r, p.Now, longest))
 	}
-	for _, u := range p.Today[:min(len(p.Today), todayLimit)] {
-		v.Today = append(v.Today, usageRow{u.Client, formatDuration(u.Today), u.Chats})
+	shares := p.Today.Shares
+	for _, s := range shares[:min(len(shares), todayLimit)] {
+		v.Today = append(v.Today, usageRow{s.Client, formatDuration(s.Held), s.Chats})
 	}
-	v.MoreToday = len(p.Today) - len(v.Today)
+	v.MoreToday = len(shares) - len(v.Today)
 	return v
 }
 
@@ -223,17 +229,24 @@ func newRequestRow(r Request, now time.Time, longest time.Duration) requestRow {
 
 // barParts returns the parts of a request's time that are long enough to see.
 func barParts(r Request, longest time.Duration) []barPart {
-	first := r.FirstByte
-	if first == 0 { // no answer: the wait for it took the rest of the time
-		first = r.Duration
+	type part struct {
+		class string
+		end   time.Duration // from the request's start
+	}
+	turn := r.Arriving + r.Queued
+	ends := []part{{"arriving", r.Arriving}, {"queue", turn}}
+	if u := r.Usage; u.Load > 0 || u.Prompt > 0 { // the target says where its time went
+		prompt := turn + u.Load + u.Prompt
+		ends = append(ends, part{"load", turn + u.Load}, part{"prompt", prompt}, part{"words", prompt + u.Completion}, part{"other", r.Duration})
+	} else if r.FirstByte > 0 {
+		ends = append(ends, part{"first", r.FirstByte}, part{"words", r.Duration})
+	} else { // no answer: the wait for it took the rest of the time
+		ends = append(ends, part{"first", r.Duration})
 	}
 	var parts []barPart
 	x := 0
-	for _, part := range []struct {
-		class string
-		end   time.Duration // from the request's start
-	}{{"arriving", r.Arriving}, {"queue", r.Arriving + r.Queued}, {"first", first}, {"rest", r.Duration}} {
-		if end := int(barWidth * part.end / longest); end > x {
+	for _, part := range ends {
+		if end := int(barWidth * min(part.end, r.Duration) / longest); end > x {
 			parts = append(parts, barPart{part.class, x, end - x})
 			x = end
 		}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"foreman/proxy/usage"
 )
 
 var now = time.Date(2026, 7, 14, 12, 30, 0, 0, time.FixedZone("", 2*60*60))
@@ -33,7 +35,7 @@ func busyPage() *Page {
 		},
 		Embedder: "embed:latest",
 		Models:   []Model{{Name: "chat:latest"}, {Name: "embed:latest", Resident: true, Embedder: true}},
-		Recent: []Request{
+		Chats: []Request{
 			{
 				Route: "/api/chat", Model: "chat:latest", Client: "192.0.2.4:1004", Status: 200, Ended: ago(5 * time.Second),
 				Arriving: time.Second, Queued: 2 * time.Second, FirstByte: 4 * time.Second, Duration: 70 * time.Second,
@@ -121,7 +123,7 @@ func TestPageShows(t *testing.T) {
 			"/api/chat chat:latest 2001:db8::5 499 cut client left | 1.0 s | | 1.0 s | | 0 ms ago | " +
 			"/api/chat absent @ 404 unknown model | | 1 ms | 1 ms | | 0 ms ago | " +
 			"/" + strings.Repeat("é", 59) + "… 192.0.2.6 404 | | | < 1 ms | | 0 ms ago |"},
-		{"no requests", "recent", func(p *Page) { p.Recent = nil }, "None yet."},
+		{"no requests", "recent", func(p *Page) { p.Chats = nil }, "None yet."},
 		{"UTC", "foot", nil, "foreman v1.2.3, 2026-07-14 10:30:00 UTC"},
 	} {
 		p := busyPage()
@@ -155,10 +157,10 @@ func TestPageHasAllPartsAlways(t *testing.T) {
 // page with harmless texts, and people see each text as it is.
 func TestPageEscapesTexts(t *testing.T) {
 	pageOf := func(s string) string {
-		chat := Chat{ID: s, Model: s, Client: s, Next: true}
+		chat := Chat{ID: s, Key: s, Agent: s, Options: s, Model: s, Client: s, Next: true}
 		return render(t, &Page{
 			Version: s, Now: now, Target: s, Reason: s, Running: &chat, Waiting: []Chat{chat}, Embedder: s, Models: []Model{{Name: s}},
-			Recent: []Request{{ID: s, Method: s, Route: s, Class: s, Model: s, Client: s, Status: 404, Err: s}},
+			Chats: []Request{{ID: s, Method: s, Route: s, Model: s, Agent: s, Client: s, Status: 404, Err: s}},
 		})
 	}
 	harmless := pageOf("harmless")
@@ -183,7 +185,7 @@ func TestPolicyAllowsTheInlineScriptAndStyle(t *testing.T) {
 		return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 	}
 	want := "default-src 'none'; style-src " + hash(between(t, page, "<style>", "</style>")) + "; script-src " + hash(between(t, page, "<script>", "</script>")) +
-		"; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+		"; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 	if ContentSecurityPolicy != want {
 		t.Errorf("got  %s\nwant %s", ContentSecurityPolicy, want)
 	}
@@ -195,19 +197,23 @@ func TestPolicyAllowsTheInlineScriptAndStyle(t *testing.T) {
 func TestBarsHaveOneScale(t *testing.T) {
 	rect := regexp.MustCompile(`<rect class="(\w+)" x="(\d+)" width="(\d+)" height="10"/>`)
 	const second = time.Second
-	p := &Page{Now: now, Recent: []Request{
+	p := &Page{Now: now, Chats: []Request{
 		{Duration: 200 * second, FirstByte: 200 * second}, // refused, never in line
 		{Duration: 100 * second, FirstByte: 40 * second, Queued: 20 * second, Arriving: 10 * second},
 		{Duration: 100 * second, Arriving: 10 * second, Queued: 20 * second}, // no answer
 		{Duration: 10 * second, Queued: 10 * second},                         // left while in line
 		{Duration: second / 10}, // too short to see
+		{Duration: 100 * second, Arriving: 10 * second, Queued: 20 * second, FirstByte: 70 * second, Usage: usage.Usage{Load: 20 * second, Prompt: 10 * second, Completion: 30 * second}},
+		{Duration: 10 * second, FirstByte: second, Usage: usage.Usage{Load: 20 * second, Prompt: 10 * second}}, // by a clock that is wrong
 	}}
 	want := []string{
 		"first 0 1000",
-		"arriving 0 50, queue 50 100, first 150 50, rest 200 300",
+		"arriving 0 50, queue 50 100, first 150 50, words 200 300",
 		"arriving 0 50, queue 50 100, first 150 350",
 		"queue 0 50",
 		"",
+		"arriving 0 50, queue 50 100, load 150 100, prompt 250 50, words 300 150, other 450 50",
+		"load 0 50",
 	}
 	bars := strings.Split(render(t, p), `<svg viewBox="0 0 1000 10"`)[1:]
 	if len(bars) != len(want) {
@@ -222,7 +228,7 @@ func TestBarsHaveOneScale(t *testing.T) {
 			t.Errorf("bar %d: %q; want %q", i, got, want[i])
 		}
 	}
-	render(t, &Page{Recent: []Request{{}}}) // a scale of nothing
+	render(t, &Page{Chats: []Request{{}}}) // a scale of nothing
 }
 
 func TestWriteReturnsTheWritersError(t *testing.T) {

@@ -1,0 +1,77 @@
+package status
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"foreman/proxy/usage"
+)
+
+// What clients have had is told for the day, and for those with a name since the start.
+func TestDay(t *testing.T) {
+	var r Recent
+	noon := time.Date(2026, 11, 26, 12, 0, 0, 0, time.Local)
+	add := func(client string, named bool, held time.Duration, ended time.Time) {
+		r.Add(Request{IsChat: true, Client: client, Named: named, Held: held, Ended: ended})
+	}
+	add("ann", true, 2*time.Second, noon)
+	add("192.0.2.1", false, 5*time.Second, noon)
+	add("ann", true, 2*time.Second, noon.Add(time.Hour))
+	add("192.0.2.2", false, 0, noon) // no chat, or none that had its turn
+	want := func(at time.Time, want ...Share) {
+		t.Helper()
+		if got := r.Today(at).Shares; !slices.Equal(got, want) {
+			t.Errorf("got %v; want %v", got, want)
+		}
+	}
+	want(noon, Share{"192.0.2.1", 1, 5 * time.Second}, Share{"ann", 2, 4 * time.Second})
+	want(noon.Add(12 * time.Hour)) // midnight
+	add("ann", true, time.Second, noon.Add(13*time.Hour))
+	want(noon.Add(14*time.Hour), Share{"ann", 1, time.Second})
+	named, other := r.Totals()
+	if len(named) != 1 || named["ann"] != 5*time.Second || other != 5*time.Second {
+		t.Errorf("got %v and %v; want 5s of ann and 5s", named, other)
+	}
+
+	for i := range 2 * sharesLimit { // nobody can fill the memory with addresses
+		add(fmt.Sprint("client ", i), false, time.Second, noon.Add(14*time.Hour))
+	}
+	if got := r.Today(noon.Add(14 * time.Hour)).Shares; len(got) != sharesLimit+1 || got[0].Client != others || got[0].Chats != sharesLimit+1 {
+		t.Errorf("got %d clients, first %v; want %d and what is beyond", len(got), got[0], sharesLimit+1)
+	}
+}
+
+// The totals are of all that has ended today, whoever asked.
+func TestDayTotals(t *testing.T) {
+	var r Recent
+	noon := time.Date(2026, 11, 26, 12, 0, 0, 0, time.Local)
+	add := func(isChat bool, held time.Duration, u usage.Usage) {
+		r.Add(Request{IsChat: isChat, Held: held, Usage: u, Ended: noon})
+	}
+	add(true, time.Second, usage.Usage{PromptTokens: 20, CompletionTokens: 3})
+	add(true, 2*time.Second, usage.Usage{PromptTokens: 20})
+	add(true, 0, usage.Usage{CompletionTokens: 7}) // beside the line
+	add(false, 0, usage.Usage{})
+	got, want := r.Today(noon), Day{Chats: 2, Held: 3 * time.Second, PromptTokens: 40, CompletionTokens: 10, Others: 1}
+	if got.Shares = nil; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v; want %+v", got, want)
+	}
+	if got := r.Today(noon.Add(12 * time.Hour)); !reflect.DeepEqual(got, Day{}) {
+		t.Errorf("after midnight: got %+v; want nothing", got)
+	}
+}
+
+func TestPageShowsToday(t *testing.T) {
+	p := busyPage()
+	for i := range 12 {
+		p.Today.Shares = append(p.Today.Shares, Share{fmt.Sprint("client", i), i + 1, time.Duration(100-i) * time.Second})
+	}
+	got := text(between(t, render(t, p), live["today"][0], live["today"][1]))
+	if want := "client0: 1 min 40 s of the host, 1 chat client1: 1 min 39 s of the host, 2 chats"; !strings.HasPrefix(got, want) || !strings.HasSuffix(got, "10 chats and 2 more") {
+		t.Errorf("got %q; want %q and so on, and 2 more", got, want)
+	}
+}
