@@ -552,7 +552,7 @@ func TestFaultDoubleRelease(t *testing.T) {
 	first, second, third := connect(t, f), connect(t, f), connect(t, f)
 	first.chat(t, "first")
 	running := target.next(t, "first")
-	_, c := f.underway.chat("1")
+	_, c := f.underway.chat(f.page().Running.Key)
 	second.chat(t, "second")
 	f.endCall(c) // the first release; ReverseProxy is still at it
 	held := target.next(t, "second")

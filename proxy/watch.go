@@ -2,9 +2,9 @@ package proxy
 
 import (
 	"context"
+	"crypto/rand"
 	"io"
 	"net/http"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,20 +62,18 @@ type underway struct {
 	mu      sync.Mutex // guards what follows
 	calls   map[*call]struct{}
 	chats   map[string]*exchange    // by the key with which they stand at the gate
-	last    int                     // key that was given away
 	options map[string]*lastOptions // by model
 }
 
 // join notes a chat that is about to stand in line, and returns a key for it that no
-// other has: clients choose the ids of their requests.
+// other has, also of another run of foreman. Clients choose the ids of their requests.
 func (u *underway) join(x *exchange) (key string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.chats == nil {
 		u.chats = map[string]*exchange{}
 	}
-	u.last++
-	key = strconv.Itoa(u.last)
+	key = rand.Text()
 	u.chats[key] = x
 	return key
 }

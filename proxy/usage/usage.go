@@ -46,13 +46,16 @@ type Tail struct {
 
 // Add notes bytes of the answer.
 func (t *Tail) Add(b []byte) {
-	if keep := tailSize - len(b); len(t.end)+len(b) > 2*tailSize {
-		t.end = append(t.end[:0], t.end[len(t.end)-min(max(keep, 0), len(t.end)):]...)
-		b = b[max(-keep, 0):]
+	if len(t.end)+len(b) > 2*tailSize {
+		b = last(b, tailSize)
+		t.end = append(t.end[:0], last(t.end, tailSize-len(b))...)
 		t.cut = true
 	}
 	t.end = append(t.end, b...)
 }
+
+// last returns the last n bytes of b, or all if it has fewer.
+func last(b []byte, n int) []byte { return b[max(0, len(b)-n):] }
 
 // EndsWith reports whether the answer so far ends with what stands between two chunks,
 // so that another may follow.
