@@ -155,12 +155,9 @@ func (p *Proxy) send(c *call, r *http.Request) (*http.Response, error) {
 				return nil, err
 			}
 		}
-		ctx = target.WithHold(c.ctx, func() error {
-			err := p.awaitTurn(c, since)
-			if err == nil && c.x.sent.IsZero() {
-				c.x.sent = time.Now()
-			}
-			return err
+		ctx = target.WithHold(c.ctx, target.Hold{
+			Wait: func() error { return p.awaitTurn(c, since) },
+			Sent: func() { c.x.sent = time.Now() },
 		})
 	}
 	return p.Target.RoundTrip(r.WithContext(ctx))

@@ -125,7 +125,7 @@ func TestTargetIdle(t *testing.T) {
 		if got := first.status(t); got != http.StatusServiceUnavailable {
 			t.Errorf("got %d; want 503", got)
 		}
-		idle("4")
+		idle("8") // two connections were tried
 
 		target.sleep(false)
 		time.Sleep(10 * time.Second) // polls find it awake
@@ -136,6 +136,6 @@ func TestTargetIdle(t *testing.T) {
 		time.Sleep(time.Second)
 		running.finish()
 		first.status(t)
-		idle("7")
+		idle("11")
 	})
 }

@@ -47,7 +47,7 @@ func (a *attempt) send(transport *http.Transport, r *http.Request) (*http.Respon
 		GotConn: func(info httptrace.GotConnInfo) { // on this goroutine
 			began := time.Now()
 			if hold != nil {
-				a.holdErr = hold()
+				a.holdErr = hold.Wait()
 			}
 			a.conn, a.sent = info.Conn, time.Now()
 			a.kept = info.Reused || a.sent.Sub(began) >= keptFrom
@@ -56,6 +56,8 @@ func (a *attempt) send(transport *http.Transport, r *http.Request) (*http.Respon
 				// writes nothing, which is not documented, and to a closed connection it cannot.
 				stop(a.holdErr)
 				info.Conn.Close()
+			} else if hold != nil {
+				hold.Sent()
 			}
 		},
 		GotFirstResponseByte: func() { a.answered.Store(true) },

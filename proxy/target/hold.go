@@ -11,17 +11,25 @@ var ErrStale = errors.New("the connection is stale")
 
 type holdKey struct{}
 
-// WithHold returns a context whose request is held before anything of it is sent:
-// RoundTrip opens a connection, or takes one that was kept, and then calls hold, on
-// its own goroutine. It sends the request when hold returns nil, and returns hold's
-// error if that is another than [ErrStale]. It may call hold again where it takes
-// another connection.
-func WithHold(ctx context.Context, hold func() error) context.Context {
-	return context.WithValue(ctx, holdKey{}, hold)
+// A Hold holds a request before anything of it is sent.
+type Hold struct {
+	// Wait is called when there is a connection for the request. It is sent when Wait
+	// returns nil. Wait may be called again, where another connection is taken.
+	Wait func() error
+	// Sent is called when the request is about to be sent: once more if it is sent once
+	// more.
+	Sent func()
+}
+
+// WithHold returns a context whose request is held: RoundTrip opens a connection, or
+// takes one that was kept, and then calls h.Wait, on its own goroutine. It returns
+// Wait's error if that is another than [ErrStale].
+func WithHold(ctx context.Context, h Hold) context.Context {
+	return context.WithValue(ctx, holdKey{}, &h)
 }
 
 // holdOf returns the hold of a request's context; nil: it has none.
-func holdOf(ctx context.Context) func() error {
-	hold, _ := ctx.Value(holdKey{}).(func() error)
+func holdOf(ctx context.Context) *Hold {
+	hold, _ := ctx.Value(holdKey{}).(*Hold)
 	return hold
 }

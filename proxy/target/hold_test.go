@@ -17,7 +17,7 @@ func TestHoldRefuses(t *testing.T) {
 			}
 			close(ended)
 		})
-		r := h.request(WithHold(t.Context(), func() error { return refused }), "never")
+		r := h.request(WithHold(t.Context(), Hold{Wait: func() error { return refused }}), "never")
 		if _, err := h.RoundTrip(r); err != refused {
 			t.Errorf("got %v; want %v", err, refused)
 		}

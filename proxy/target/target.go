@@ -114,7 +114,7 @@ func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
 	case first.holdErr != nil:
 		return nil, first.holdErr
 	case first.conn == nil && hold != nil: // there may be a connection when it is not held any more
-		if err := hold(); err != nil && err != ErrStale {
+		if err := hold.Wait(); err != nil && err != ErrStale {
 			return nil, err
 		}
 	case first.mayBeRepeated(r):
