@@ -262,7 +262,7 @@ func latest(f *front) []status.Request {
 }
 
 // expectIdle waits for all handlers to return, and fails the test if the turn or
-// memory for bodies is not free then.
+// memory for bodies is not free then, or anything is still noted as under way.
 func (f *front) expectIdle(t testing.TB) {
 	t.Helper()
 	f.mu.Lock()
@@ -273,6 +273,11 @@ func (f *front) expectIdle(t testing.TB) {
 	}
 	if got := f.bodies.used.Load(); got != 0 {
 		t.Errorf("%d bytes of bodies held; want 0", got)
+	}
+	f.underway.mu.Lock()
+	defer f.underway.mu.Unlock()
+	if calls, chats := len(f.underway.calls), len(f.underway.chats); calls != 0 || chats != 0 {
+		t.Errorf("under way: %d calls, %d chats; want none", calls, chats)
 	}
 }
 
