@@ -100,7 +100,7 @@ func TestStopInLine(t *testing.T) {
 				}
 			})
 			var line []*wire
-			for _, body := range []string{marked("first"), `{"model":"chat","stream":true}`, marked("last")} {
+			for _, body := range []string{marked("first"), marked("next"), `{"model":"chat","stream":true}`} {
 				c := connectIn(t, network)
 				c.send(t, postOf("/v1/chat/completions", body, "X-Request-Id: same\r\n"))
 				synctest.Wait()
@@ -111,29 +111,29 @@ func TestStopInLine(t *testing.T) {
 			var body string
 			var err error
 			victim := make(chan struct{})
-			go func() { defer close(victim); resp, body, err = line[1].answer(t) }()
+			go func() { defer close(victim); resp, body, err = line[2].answer(t) }()
 			time.Sleep(time.Second)
 			page := f.page()
-			if len(page.Waiting) != 2 || page.Waiting[0].ID != "same" {
+			if len(page.Waiting) != 2 || page.Waiting[1].ID != "same" {
 				t.Fatalf("waiting: %+v; want two", page.Waiting)
 			}
-			if a := f.stop(t, page.Waiting[0].Key); a.status != http.StatusSeeOther {
+			if a := f.stop(t, page.Waiting[1].Key); a.status != http.StatusSeeOther {
 				t.Errorf("stop: got %d; want 303", a.status)
 			}
 			<-victim
 			want, prefix := http.StatusForbidden, `{"error":{"message":"this chat was stopped`
 			if beats {
-				want, prefix = http.StatusOK, ": {\"queue\":{\"position\":1,\"waited_ms\":700}}\ndata: {\"error\":{\"message\":\"this chat was stopped"
+				want, prefix = http.StatusOK, ": {\"queue\":{\"position\":2,\"waited_ms\":700}}\ndata: {\"error\":{\"message\":\"this chat was stopped"
 			}
 			if resp.StatusCode != want || !strings.HasPrefix(body, prefix) || err != nil {
 				t.Errorf("got %d %q, %v; want %d and %s", resp.StatusCode, body, err, want, prefix)
 			}
 			if waiting, busy := f.Gate.Len(); waiting != 1 || !busy {
-				t.Errorf("%d wait, busy %t; want the last, behind the first", waiting, busy)
+				t.Errorf("%d wait, busy %t; want the next, behind the first", waiting, busy)
 			}
 			running.finish()
-			target.next(t, "last").finish()
-			for _, c := range []*wire{line[0], line[2]} {
+			target.next(t, "next").finish()
+			for _, c := range []*wire{line[0], line[1]} {
 				c.expect(t, http.StatusOK, "another's chat")
 			}
 			f.expectIdle(t)
