@@ -4,32 +4,55 @@ const page = location.origin + location.pathname; // without the password in the
 const stale = document.getElementById("stale");
 const live = document.getElementById("live");
 live.hidden = false;
+localise(document);
 
 async function refresh() {
 	if (!document.hidden && live.firstChild.checked) {
 		try {
 			const answer = await fetch(page, { cache: "no-store", signal: AbortSignal.timeout(5000) });
 			if (!answer.ok) throw new Error(answer.statusText);
-			const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-			for (const part of fresh.querySelectorAll("[data-live]")) update(document.getElementById(part.id), part);
-			stale.hidden = true;
+			show(new DOMParser().parseFromString(await answer.text(), "text/html"));
+			setStale(false);
 		} catch {
-			stale.hidden = false;
+			setStale(true);
 		}
 	}
 	setTimeout(refresh, 1000);
 }
 
+function setStale(isStale) {
+	stale.hidden = !isStale;
+	document.body.classList.toggle("stale", isStale);
+	if (isStale) document.title = "foreman does not answer";
+}
+
+function show(fresh) {
+	localise(fresh);
+	document.title = fresh.title;
+	for (const part of fresh.querySelectorAll("[data-live]")) {
+		const node = document.getElementById(part.id);
+		if (!node.querySelector("button:hover")) update(node, part); // nothing moves under a pointer that is about to press
+	}
+}
+
+// Times are told by the clock of whoever looks.
+function localise(root) {
+	for (const time of root.querySelectorAll("time")) time.textContent = new Date(time.dateTime).toLocaleTimeString();
+}
+
 // Makes node equal to fresh and leaves equal nodes alone, so that updates keep a
-// selection and screen readers read only what has changed.
+// selection and the focus, and screen readers read only what has changed. A node with an
+// id never becomes another one: no button stops another chat than before.
 function update(node, fresh) {
 	if (node.isEqualNode(fresh)) return;
-	if (node.nodeName !== fresh.nodeName) return node.replaceWith(fresh);
+	if (node.nodeName !== fresh.nodeName || node.id !== fresh.id) return node.replaceWith(fresh.cloneNode(true));
 	if (node.nodeType === Node.TEXT_NODE) return void (node.data = fresh.data);
-	for (const { name } of [...node.attributes]) if (!fresh.hasAttribute(name)) node.removeAttribute(name);
+	for (const { name } of [...node.attributes]) if (!fresh.hasAttribute(name) && name !== "open") node.removeAttribute(name);
 	for (const { name, value } of fresh.attributes) if (node.getAttribute(name) !== value) node.setAttribute(name, value);
-	const old = [...node.childNodes], wanted = [...fresh.childNodes];
-	wanted.forEach((child, i) => i < old.length ? update(old[i], child) : node.append(child));
-	old.slice(wanted.length).forEach(child => child.remove());
+	const ids = new Set([...fresh.children].map(child => child.id));
+	for (const child of [...node.children]) if (child.id && !ids.has(child.id)) child.remove();
+	const wanted = [...fresh.childNodes];
+	wanted.forEach((child, i) => i < node.childNodes.length ? update(node.childNodes[i], child) : node.append(child.cloneNode(true)));
+	[...node.childNodes].slice(wanted.length).forEach(child => child.remove());
 }
 setTimeout(refresh, 1000);

@@ -7,56 +7,67 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 )
 
-// A crowd stands in for an Ollama with many models, some of long names. A chat
-// that has "hold" in it is answered at length and never comes to its end.
+// A crowd stands in for an Ollama with many models, some of long names, and tells where
+// the time of a chat went. A chat that has "hold" in it is answered at length and never
+// comes to its end.
 type crowd struct{ models, resident []string }
 
 func (c crowd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	list := func(names []string) {
-		var models []map[string]string
+	list := func(names []string, more map[string]any) {
+		models := []map[string]any{}
 		for _, name := range names {
-			models = append(models, map[string]string{"name": name, "model": name})
+			model := map[string]any{"name": name, "model": name}
+			maps.Copy(model, more)
+			models = append(models, model)
 		}
 		json.NewEncoder(w).Encode(map[string]any{"models": models})
 	}
 	body, _ := io.ReadAll(r.Body)
 	switch {
 	case r.URL.Path == "/api/tags":
-		list(c.models)
+		list(c.models, map[string]any{"size": 19_851_337_640})
 	case r.URL.Path == "/api/ps":
-		list(c.resident)
+		list(c.resident, map[string]any{"expires_at": time.Now().Add(5 * time.Minute)})
 	case strings.Contains(string(body), "hold"):
 		io.WriteString(w, strings.Repeat(strings.Repeat("x", 1023)+"\n", 12_345))
 		http.NewResponseController(w).Flush()
 		<-r.Context().Done()
-	default:
-		io.WriteString(w, "{}")
+	case strings.HasPrefix(r.URL.Path, "/v1/"):
+		io.WriteString(w, `{"usage":{"prompt_tokens":1234,"completion_tokens":56}}`)
+	default: // the times are shares of what the chat takes in foreman's eyes
+		time.Sleep(20 * time.Millisecond)
+		io.WriteString(w, `{"done":true,"total_duration":20000000,"load_duration":4000000,"prompt_eval_count":20431,"prompt_eval_duration":6000000,"eval_count":160,"eval_duration":8000000}`)
 	}
 }
 
 var pictures = flag.String("pictures", "", "directory for pictures of the status page; empty: keep none")
 
-// TestStatusPageLooks fills the page, checks it in light and dark, wide and
-// narrow, and takes pictures of it for whoever wants to look:
+// TestStatusPageLooks brings the page into each of its states, checks it in light and
+// dark, wide and narrow, and takes pictures of it for whoever wants to look:
 //
 //	go -C testdata/e2e test -run StatusPageLooks -pictures /tmp/pictures
 func TestStatusPageLooks(t *testing.T) {
 	const long = "hf.co/bartowski/DeepSeek-R1-Distill-Qwen-32B-abliterated-SomebodysFineTune-v2.1-GGUF:IQ4_XS"
 	tab := startBrowser(t)
 	host := crowd{
-		models:   []string{"llama3.2:latest", long, "qwen3:30b-a3b-instruct-2507-q4_K_M", "nomic-embed-text:latest", "gemma3:27b", "mistral-small3.2:24b"},
+		models: []string{
+			"llama3.2:latest", long, "qwen3:30b-a3b-instruct-2507-q4_K_M", "nomic-embed-text:latest",
+			"gemma3:27b", "mistral-small3.2:24b", "gpt-oss:20b", "phi4:latest",
+		},
 		resident: []string{"nomic-embed-text:latest", long},
 	}
 	target := httptest.NewServer(host)
@@ -64,64 +75,93 @@ func TestStatusPageLooks(t *testing.T) {
 	t.Cleanup(target.CloseClientConnections)
 	foreman := startForeman(t, target.URL, "FOREMAN_EMBED_MODEL=nomic-embed-text")
 
-	for i := range 4 { // 20 requests of all kinds
-		post(t, foreman.URL+"/api/chat", `{"model":"`+host.models[i]+`"}`)
-		post(t, foreman.URL+"/v1/chat/completions", `{"model":"`+long+`"}`)
-		post(t, foreman.URL+"/api/embed", `{"model":"nomic-embed-text"}`)
-		post(t, foreman.URL+"/api/chat", `{"model":"absent"}`)
-		get(t, foreman.URL+"/v1/models/"+long)
-	}
-	const waiting = 30
-	call(t, foreman.URL+"/api/chat", "", `{"model":"`+long+`","prompt":"hold"}`)
-	eventually(t, func() error { return wantWaiting(foreman.URL, 0) })
-	for i := range waiting {
-		call(t, foreman.URL+"/api/chat", "", `{"model":"`+host.models[i%len(host.models)]+`"}`)
-	}
-	navigate(t, tab, foreman.URL+"/status")
-	shows(t, tab, "#now", long, "12.6 MB so far", fmt.Sprint(waiting, " waiting"))
-
 	album := cmp.Or(*pictures, t.TempDir())
 	if err := os.MkdirAll(album, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	look := func(name, scheme string, width int64) {
+	look := func(state string, widths ...int64) {
 		t.Helper()
-		media := emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}
-		if err := chromedp.Do(tab, chromedp.EmulateViewport(width, 900), func(ctx context.Context, target *chromedp.Target) (none chromedp.Void, err error) {
-			_, err = cdp.Call(ctx, target, emulation.SetEmulatedMedia, media)
-			return none, err
-		}); err != nil {
-			t.Fatal(err)
-		}
-		for _, problem := range inPage[[]string](t, tab, problems, scheme) {
-			t.Errorf("%s: %s", name, problem)
-		}
-		picture, err := chromedp.Run(tab, chromedp.FullScreenshot(100))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(album, name+".png"), picture, 0o600); err != nil {
-			t.Fatal(err)
+		for _, scheme := range []string{"light", "dark"} {
+			media := emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}
+			for _, width := range widths {
+				name := fmt.Sprint(state, "-", width, "-", scheme)
+				if err := chromedp.Do(tab, chromedp.EmulateViewport(width, 900), func(ctx context.Context, target *chromedp.Target) (none chromedp.Void, err error) {
+					_, err = cdp.Call(ctx, target, emulation.SetEmulatedMedia, media)
+					return none, err
+				}); err != nil {
+					t.Fatal(err)
+				}
+				for _, problem := range inPage[[]string](t, tab, problems, scheme) {
+					t.Errorf("%s: %s", name, problem)
+				}
+				picture, err := chromedp.Run(tab, chromedp.FullScreenshot(100))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(album, name+".png"), picture, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
 		}
 	}
-	look("light", "light", 1280)
-	look("dark", "dark", 1280)
-	look("narrow", "light", 360)
-	look("narrow-dark", "dark", 360)
-	look("narrowest", "light", 320) // 1280 pixels at four times the size: WCAG 1.4.10
-	look("middle", "light", 768)
+
+	navigate(t, tab, foreman.URL+"/status")
+	shows(t, tab, "#chats", "None yet.")
+	look("empty", 1200, 800, 390)
+
+	for i := range 5 { // of all kinds
+		post(t, foreman.URL+"/api/chat", `{"model":"`+host.models[i]+`"}`)
+		post(t, foreman.URL+"/v1/chat/completions", `{"model":"`+long+`"}`)
+		post(t, foreman.URL+"/api/chat", `{"model":"absent"}`)
+		get(t, foreman.URL+"/v1/models/"+long)
+	}
+	for range 30 { // which do not wash the chats away
+		post(t, foreman.URL+"/api/embed", `{"model":"nomic-embed-text"}`)
+	}
+	leaver := call(t, foreman.URL+"/api/chat", "", `{"model":"`+long+`","prompt":"hold"}`)
+	eventually(t, func() error { return wantWaiting(foreman.URL, 0) })
+	leaver.leave()
+	shows(t, tab, "#chats", "client left", "absent", "404 unknown model", "20,431 tokens read", "160 written")
+	shows(t, tab, "#today", "35 other requests")
+	shows(t, tab, "#others", "POST /api/embed")
+	if n := value[int](t, tab, `document.querySelectorAll("#chats tbody tr").length`); n != 16 {
+		t.Errorf("%d chats are on the page; want 16", n)
+	}
+
+	call(t, foreman.URL+"/api/chat", "", `{"model":"`+long+`","prompt":"hold"}`)
+	eventually(t, func() error { return wantWaiting(foreman.URL, 0) })
+	wait := func(from, to int) {
+		t.Helper()
+		for i := from; i < to; i++ {
+			call(t, foreman.URL+"/api/chat", "", `{"model":"`+host.models[i%len(host.models)]+`","options":{"num_ctx":8192}}`)
+		}
+		shows(t, tab, "#now", long, "12.6 MB so far", fmt.Sprint(to, " waiting"))
+		if got, want := value[string](t, tab, `document.title`), fmt.Sprint(to, " waiting · foreman"); got != want {
+			t.Errorf("title: got %q; want %q", got, want)
+		}
+	}
+	wait(0, 2)
+	look("busy", 1200, 800, 390)
+	wait(2, 40)
+	look("line", 1200, 800, 390)
+	look("line", 320) // 1280 pixels at four times the size: WCAG 1.4.10
+	value[bool](t, tab, `document.querySelector("#more summary").click(), true`)
+	look("whole-line", 1200, 390)
+	inPage[bool](t, tab, `ms => new Promise(done => setTimeout(done, ms, true))`, 2500) // two updates
+	if !value[bool](t, tab, `document.querySelector("#more").open`) {
+		t.Error("an update has closed the rest of the line")
+	}
 
 	target.CloseClientConnections()
 	target.Close()
 	shows(t, tab, "#host", "degraded: unreachable")
+	shows(t, tab, "#host-since", "next poll in", "Is the machine on")
 	shows(t, tab, "#now", "No chat is running.", "Nobody waits.")
-	look("degraded", "light", 1280)
-	look("degraded-dark", "dark", 360)
+	look("degraded", 1200, 800, 390)
 	if err := foreman.Stop(); err != nil {
 		t.Error(err)
 	}
 	shows(t, tab, "header", "old")
-	look("stale", "light", 1280)
 }
 
 // problems is run in the page and returns what keeps people from reading it:
@@ -141,9 +181,14 @@ const problems = `async scheme => {
 	}
 	for (const e of $("[aria-labelledby]")) must(document.getElementById(e.getAttribute("aria-labelledby"))?.textContent, "no label: " + show(e));
 	must($("section").every(e => e.hasAttribute("aria-labelledby")), "a section has no name");
-	must($("table").length === 1 && $("thead th").length > 3, "no table of requests");
+	must($("table").length === 1 && $("thead th").length > 3 || $("#chats > p").length === 1, "no table of chats");
 	must($("th").every(e => ["col", "row"].includes(e.scope)), "a table's header has no scope");
 	must($("svg").every(e => e.getAttribute("aria-hidden") === "true"), "a drawing is read out");
+	const names = $("button, summary, input:not([type=hidden])").map(e => e.getAttribute("aria-label") ?? e.closest("label")?.textContent.trim() ?? e.textContent.trim());
+	must(names.every(name => name), "a control has no name: " + names);
+	const stops = $("form button").map(e => e.getAttribute("aria-label"));
+	must(stops.every(name => /^Stop the chat of \S+ with \S+$/.test(name)) && stops.length === $(".chats li").length, "not a button for each chat: " + stops);
+	must($("form").every(e => e.method === "post" && e.action === location.href), "a form that does not post to the page");
 	must(new Set($("[id]").map(e => e.id)).size === $("[id]").length, "an id stands twice");
 	must($("[tabindex]").every(e => e.tabIndex === 0), "an order of focus of its own");
 	must($("#host[role=status], #stale[role=alert]").length === 2, "changes are not read out");
@@ -182,7 +227,17 @@ const problems = `async scheme => {
 		must(ratio >= 4.5, "contrast " + ratio.toFixed(1) + ": " + show(e));
 		seen++;
 	}
-	must(seen > 100, "only " + seen + " texts");
+	must(seen > 25, "only " + seen + " texts");
+	const contrast = (a, b) => { const [l, d] = [luminance(a), luminance(b)].sort((a, b) => b - a); return (l + 0.05) / (d + 0.05) };
+	for (const e of $("rect")) {
+		const ratio = contrast(getComputedStyle(e).fill, getComputedStyle(e.parentElement).backgroundColor);
+		must(ratio >= 3, "contrast " + ratio.toFixed(1) + " in a bar: " + show(e));
+	}
+	for (const e of $("button, .key")) {
+		const ratio = contrast(getComputedStyle(e)[e.matches(".key") ? "backgroundColor" : "borderTopColor"], ground(e.parentElement));
+		must(ratio >= 3, "contrast " + ratio.toFixed(1) + " of a control or key: " + show(e));
+	}
+	for (const e of $("button, summary")) must(!e.checkVisibility() || e.getBoundingClientRect().height >= 24, "too small to press: " + show(e)); // WCAG 2.5.8
 	must(scheme === "dark" === luminance(ground(document.body)) < 0.1, "the wrong scheme");
 	return found;
 }`
