@@ -104,7 +104,7 @@ func value[T any](t *testing.T, tab context.Context, expression string) T {
 func shows(t *testing.T, tab context.Context, selector string, want ...string) {
 	t.Helper()
 	eventually(t, func() error {
-		text := inPage[string](t, tab, `selector => document.querySelector(selector).innerText`, selector)
+		text := inPage[string](t, tab, `selector => document.querySelector(selector)?.innerText ?? ""`, selector)
 		rest := text
 		for _, part := range want {
 			_, after, ok := strings.Cut(rest, part)
