@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
@@ -84,7 +85,8 @@ func (s *stoppable) wantStopped(t *testing.T, chat int) {
 		if want := `{"error":"this chat was stopped on foreman's status page by boss"}` + "\n"; a.StatusCode != http.StatusForbidden || a.body != want {
 			t.Errorf("chat %d: got %d %s; want 403 %s", chat, a.StatusCode, a.body, want)
 		}
-	case <-t.Context().Done():
+	case <-time.After(30 * time.Second):
+		t.Errorf("chat %d was not stopped", chat)
 	}
 }
 
