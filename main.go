@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -70,7 +71,8 @@ func command(ctx context.Context, args []string) error {
 	case flags.NArg() > 0:
 		return usageError{fmt.Errorf("unexpected argument %q: foreman is configured by environment variables, see foreman -h", flags.Arg(0))}
 	case *showVersion:
-		_, err := fmt.Println("foreman", version())
+		version, commit := build()
+		_, err := fmt.Printf("foreman %s (commit %s, %s, %s/%s)\n", version, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		return err
 	case *healthcheck:
 		return checkHealth(ctx, os.Getenv)
@@ -86,7 +88,8 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 		return usageError{err}
 	}
 	log := newLogger(cfg, stderr)
-	log.Info("starting", "version", version(), "config", cfg)
+	version, commit := build()
+	log.Info("starting", "version", version, "commit", commit, "config", cfg)
 	for _, name := range config.Unknown(environ) {
 		log.Warn("variable unknown to foreman", "name", name)
 	}
@@ -115,7 +118,7 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 		Gate:         line,
 		Warmer:       warmer,
 		Log:          log,
-		Version:      version(),
+		Version:      version,
 		Token:        cfg.Token,
 		Tokens:       named,
 		ClientHeader: cfg.ClientHeader,
@@ -203,16 +206,30 @@ func isLoopback(addr net.Addr) bool {
 	return err == nil && ap.Addr().IsLoopback()
 }
 
-// release is set by the Dockerfile, whose build does not see the repository.
-var release string
+// release and revision are set by the Dockerfile, whose build does not see the repository.
+var release, revision string
 
-// version is the release, or else what go build recorded: a tag or a commit.
-func version() string {
+// build returns the version and the commit that foreman was built from.
+func build() (version, commit string) {
 	info, ok := debug.ReadBuildInfo()
-	if release != "" || !ok {
-		return release
+	if !ok {
+		info = new(debug.BuildInfo)
 	}
-	return info.Main.Version
+	return builtFrom(release, revision, info)
+}
+
+// builtFrom returns the release and the revision, or, where they are empty, what go
+// build recorded of the version and the commit.
+func builtFrom(release, revision string, info *debug.BuildInfo) (version, commit string) {
+	recorded := map[string]string{}
+	for _, s := range info.Settings {
+		recorded[s.Key] = s.Value
+	}
+	commit = recorded["vcs.revision"]
+	if recorded["vcs.modified"] == "true" {
+		commit += "-dirty"
+	}
+	return cmp.Or(release, info.Main.Version, "unknown"), cmp.Or(revision, commit, "unknown")
 }
 
 func usage(w io.Writer, getenv func(string) string, environ []string) error {
@@ -221,7 +238,7 @@ func usage(w io.Writer, getenv func(string) string, environ []string) error {
 foreman is a proxy in front of one Ollama host: one chat at a time, embeddings at once.
 
   -h            print this, with the values in force
-  -version      print the version
+  -version      print the version and the commit
   -healthcheck  ask the foreman that runs here for its /healthz; exit status 0 if it is alive
 
 It is configured by environment variables; an empty one is an unset one:

@@ -15,6 +15,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -331,7 +333,7 @@ func TestServes(t *testing.T) {
 	i.end(t)
 	log := i.log.String()
 	for _, want := range []string{
-		"level=INFO msg=starting version=", " config.addr=127.0.0.1:0 config.ollama_url=" + o.URL + " config.ollama_token=(set) config.embed_model=embed ",
+		"level=INFO msg=starting version=", " commit=", " config.addr=127.0.0.1:0 config.ollama_url=" + o.URL + " config.ollama_token=(set) config.embed_model=embed ",
 		"level=WARN msg=\"variable unknown to foreman\" name=FOREMAN_TOKN\n",
 		"level=INFO msg=drained\n",
 	} {
@@ -595,6 +597,32 @@ func TestIsLoopback(t *testing.T) {
 	}
 }
 
+func TestBuiltFrom(t *testing.T) {
+	recorded := func(settings ...debug.BuildSetting) *debug.BuildInfo {
+		return &debug.BuildInfo{Main: debug.Module{Version: "v1.2.3"}, Settings: settings}
+	}
+	abc, clean, dirty := debug.BuildSetting{Key: "vcs.revision", Value: "abc"}, debug.BuildSetting{Key: "vcs.modified", Value: "false"}, debug.BuildSetting{Key: "vcs.modified", Value: "true"}
+	for _, tt := range []struct {
+		release, revision string
+		info              *debug.BuildInfo
+		version, commit   string
+	}{
+		{"", "", new(debug.BuildInfo), "unknown", "unknown"},
+		{"", "", recorded(), "v1.2.3", "unknown"},
+		{"", "", recorded(abc, clean), "v1.2.3", "abc"},
+		{"", "", recorded(abc, dirty), "v1.2.3", "abc-dirty"},
+		{"v4", "def", new(debug.BuildInfo), "v4", "def"},
+		{"v4", "def", recorded(abc, dirty), "v4", "def"},
+		{"v4", "", recorded(abc, dirty), "v4", "abc-dirty"},
+		{"", "def", recorded(abc, clean), "v1.2.3", "def"},
+	} {
+		version, commit := builtFrom(tt.release, tt.revision, tt.info)
+		if version != tt.version || commit != tt.commit {
+			t.Errorf("release %q, revision %q, recorded %v: got %s, %s; want %s, %s", tt.release, tt.revision, tt.info, version, commit, tt.version, tt.commit)
+		}
+	}
+}
+
 const badConfiguration = `FOREMAN_ADDR="nowhere": expected HOST:PORT or :PORT
 FOREMAN_TOKEN="(set)": expected visible ASCII characters and no space
 FOREMAN_MANAGE="perhaps": expected true or false
@@ -655,6 +683,7 @@ func TestBinary(t *testing.T) {
 
 	t.Run("status and output", func(t *testing.T) {
 		none := "FOREMAN_ADDR=127.0.0.1:1"
+		version := `foreman \S+ \(commit (?:unknown|[0-9a-f]{40}(?:-dirty)?), ` + regexp.QuoteMeta(fmt.Sprintf("%s, %s/%s)\n", runtime.Version(), runtime.GOOS, runtime.GOARCH))
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -668,8 +697,8 @@ func TestBinary(t *testing.T) {
 		}{
 			{nil, []string{"FOREMAN_ADDR=nowhere", "FOREMAN_MANAGE=perhaps", "FOREMAN_TOKEN=hunter 2"}, 2, "", regexp.QuoteMeta(badConfiguration)},
 			{nil, []string{"FOREMAN_TOKENS_FILE=main.go"}, 2, "", `(?s).*\nFOREMAN_TOKENS_FILE: main.go:1: expected a name and a token, (?s:.*)\nmain.go: and \d+ problems more\n`},
-			{[]string{"-version"}, nil, 0, `foreman \S+\n`, ""},
-			{[]string{"-version"}, []string{"FOREMAN_ADDR=nowhere"}, 0, `foreman \S+\n`, ""},
+			{[]string{"-version"}, nil, 0, version, ""},
+			{[]string{"-version"}, []string{"FOREMAN_ADDR=nowhere"}, 0, version, ""},
 			{[]string{"-h"}, []string{"FOREMAN_TOKEN=hunter2"}, 0, `usage: foreman \[-h \| -version \| -healthcheck\]\n[^U]+\nVARIABLE +IN FORCE +DEFAULT\nFOREMAN_ADDR +127\.0\.0\.1:0 +:8080\n    address to listen on\n(?s:.*)\nFOREMAN_TOKEN +\(set\) +-\n(?s:.*)`, ""},
 			{[]string{"-h"}, []string{"FOREMAN_ADDR=nowhere", "FOREMAN_TOKN=hunter2"}, 0, `usage: foreman (?s:.*)\n
 Not usable, so that foreman does not start:

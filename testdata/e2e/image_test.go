@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -83,7 +84,7 @@ func TestImage(t *testing.T) {
 		return cmd
 	}
 	version, err := in("-version").Output()
-	if got, want := string(version), "foreman v0.0.0-test\n"; err != nil || got != want {
+	if got, want := string(version), fmt.Sprintf("foreman v0.0.0-test (commit unknown, %s, %s/%s)\n", runtime.Version(), runtime.GOOS, runtime.GOARCH); err != nil || got != want {
 		t.Errorf("-version: got %q, %v; want %q", got, err, want)
 	}
 	foreman, err := lab.StartForemanAs(t.Context(), in(), t.TempDir(), "FOREMAN_OLLAMA_URL="+ollama.URL)
