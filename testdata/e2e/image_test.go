@@ -33,7 +33,7 @@ func TestImage(t *testing.T) {
 		}
 		return match[1]
 	}
-	build := find(`RUN (CGO_ENABLED=0 go build .*)`)
+	build := find(`RUN (CGO_ENABLED=0 .*go build .*)`)
 	user := find(`USER (\d+:\d+)`)
 	certificates := find(`COPY --from=build (\S+) \S+`)
 	find(`(FROM scratch)`)
@@ -49,7 +49,7 @@ func TestImage(t *testing.T) {
 	binary := filepath.Join(root, "foreman")
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", strings.Replace(build, "-o /foreman", "-o "+binary, 1))
 	cmd.Dir = context
-	cmd.Env = append(os.Environ(), "VERSION=v0.0.0-test", "GOFLAGS=-buildvcs=false")
+	cmd.Env = append(os.Environ(), "VERSION=v0.0.0-test", "COMMIT=abc", "GOFLAGS=-buildvcs=false")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", build, err, out)
 	}
@@ -84,7 +84,7 @@ func TestImage(t *testing.T) {
 		return cmd
 	}
 	version, err := in("-version").Output()
-	if got, want := string(version), fmt.Sprintf("foreman v0.0.0-test (commit unknown, %s, %s/%s)\n", runtime.Version(), runtime.GOOS, runtime.GOARCH); err != nil || got != want {
+	if got, want := string(version), fmt.Sprintf("foreman v0.0.0-test (commit abc, %s, %s/%s)\n", runtime.Version(), runtime.GOOS, runtime.GOARCH); err != nil || got != want {
 		t.Errorf("-version: got %q, %v; want %q", got, err, want)
 	}
 	foreman, err := lab.StartForemanAs(t.Context(), in(), t.TempDir(), "FOREMAN_OLLAMA_URL="+ollama.URL)
