@@ -49,26 +49,44 @@ type image struct {
 	}
 }
 
-// TestImage builds the Dockerfile's image for each platform. Images for this machine
-// are run from their layers.
+// TestImage builds the image as the README says: for this machine without a word more,
+// and for each platform of its command for releases, with its arguments. Images for
+// this machine are run from their layers.
 func TestImage(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := regexp.MustCompile(`docker buildx build --platform (\S+) (?:.*\\\n)*.* --push \.\n`).FindSubmatch(readme)
+	if command == nil {
+		t.Fatal("the README has no command for images of several platforms")
+	}
+	var args []string
+	for _, match := range regexp.MustCompile(`--build-arg (\w+)=`).FindAllSubmatch(command[0], -1) {
+		name := string(match[1])
+		value, ok := map[string]string{"VERSION": imageVersion, "COMMIT": imageCommit}[name]
+		if !ok {
+			t.Fatalf("the README has the build argument %s; want VERSION and COMMIT", name)
+		}
+		args = append(args, "--build-arg="+name+"="+value)
+	}
+
+	type build struct {
+		name, architecture, version, commit string
+		args                                []string
+	}
+	builds := []build{{"this machine", runtime.GOARCH, "unknown", "unknown", nil}}
+	for platform := range strings.SplitSeq(string(command[1]), ",") {
+		builds = append(builds, build{platform, path.Base(platform), imageVersion, imageCommit, append([]string{"--platform=" + platform}, args...)})
+	}
+
 	b := newBuildah(t)
 	b.makeBase(t)
-	for _, tt := range []struct{ platform, version, commit string }{
-		{"", "unknown", "unknown"}, // nobody said any
-		{"linux/amd64", imageVersion, imageCommit},
-		{"linux/arm64", imageVersion, imageCommit},
-	} {
-		name, architecture := "no arguments", runtime.GOARCH
-		var args []string
-		if tt.platform != "" {
-			name, architecture = tt.platform, path.Base(tt.platform)
-			args = []string{"--platform=" + tt.platform, "--build-arg=VERSION=" + tt.version, "--build-arg=COMMIT=" + tt.commit}
-		}
-		t.Run(name, func(t *testing.T) {
-			i := b.build(t, args...)
-			if i.OS != "linux" || i.Architecture != architecture {
-				t.Errorf("got an image for %s/%s; want linux/%s", i.OS, i.Architecture, architecture)
+	for _, tt := range builds {
+		t.Run(tt.name, func(t *testing.T) {
+			i := b.build(t, tt.args...)
+			if i.OS != "linux" || i.Architecture != tt.architecture {
+				t.Errorf("got an image for %s/%s; want linux/%s", i.OS, i.Architecture, tt.architecture)
 			}
 			delete(i.Config.Labels, "io.buildah.version")
 			if want := (map[string]string{
@@ -82,8 +100,8 @@ func TestImage(t *testing.T) {
 			if _, ok := i.Config.ExposedPorts["8080/tcp"]; !ok || len(i.Config.ExposedPorts) != 1 {
 				t.Errorf("got ports %v; want 8080/tcp", i.Config.ExposedPorts)
 			}
-			i.checkFiles(t, architecture)
-			if architecture == runtime.GOARCH {
+			i.checkFiles(t, tt.architecture)
+			if tt.architecture == runtime.GOARCH {
 				i.run(t, tt.version, tt.commit)
 			}
 		})

@@ -5,23 +5,35 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
 )
 
-// TestInstall installs foreman from a clone, as its users do, and asks it what it is.
+// TestInstall installs and starts foreman in a clone, with the README's command, and has
+// it say what it is.
 func TestInstall(t *testing.T) {
 	need(t, "apt-get install git", "git")
 	source, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	origin, clone, bin := filepath.Join(t.TempDir(), "origin"), filepath.Join(t.TempDir(), "foreman"), t.TempDir()
-	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "GIT_") }) // a hook of git has some
-	env = append(env, "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1",
-		"GOENV=off", "GOFLAGS=", "GOWORK=off", "GOPROXY=off", "GOTOOLCHAIN=local", "GOBIN="+bin)
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := regexp.MustCompile("`(go install [^`]+)`").FindSubmatch(readme)
+	if command == nil {
+		t.Fatal("the README does not say how to install foreman")
+	}
+	origin, clone := filepath.Join(t.TempDir(), "origin"), filepath.Join(t.TempDir(), "foreman")
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool { // a hook of git has its variables
+		return strings.HasPrefix(v, "GIT_") || strings.HasPrefix(v, "GOPATH=") || strings.HasPrefix(v, "GOBIN=")
+	})
+	env = append(env, "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1", "HOME="+t.TempDir(), "GOCACHE="+goEnv(t, "GOCACHE"),
+		"GOENV=off", "GOFLAGS=", "GOWORK=off", "GOPROXY=off", "GOTOOLCHAIN=local")
 	run := func(dir, program string, args ...string) string {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), program, args...)
@@ -34,8 +46,7 @@ func TestInstall(t *testing.T) {
 	}
 	check := func(state, version, commit string) {
 		t.Helper()
-		run(clone, "go", "install", ".")
-		got := run(bin, filepath.Join(bin, "foreman"), "-version")
+		got := run(clone, "sh", "-c", string(command[1])+" -version")
 		if want := fmt.Sprintf("foreman %s (commit %s, %s, %s/%s)", version, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH); got != want {
 			t.Errorf("%s: got %s; want %s", state, got, want)
 		}
