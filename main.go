@@ -168,17 +168,18 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 		return err
 	case <-ctx.Done():
 	}
-	return drain(ctx, srv, line, cut, cfg.DrainTimeout, log)
+	return drain(ctx, srv, handler, cut, cfg.DrainTimeout, log)
 }
 
-// drain turns the waiting chats away at once, gives the running one its time,
-// and then cuts what still runs.
-func drain(ctx context.Context, srv *http.Server, line *gate.Gate, cut context.CancelCauseFunc, limit time.Duration, log *slog.Logger) error {
-	waiting, busy := line.Len()
+// drain turns the waiting chats away at once, and whoever comes later, gives the
+// running one its time, and then cuts what still runs.
+func drain(ctx context.Context, srv *http.Server, handler *proxy.Proxy, cut context.CancelCauseFunc, limit time.Duration, log *slog.Logger) error {
+	waiting, busy := handler.Gate.Len()
 	log.Info("shutting down", "waiting_chats_turned_away", waiting, "chat_running", busy, "drain_timeout", limit.String())
-	line.Close()
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
+	handler.Close()
+	handler.AwaitBalancer(limited)
 	if err := srv.Shutdown(limited); err == nil {
 		log.Info("drained")
 		return nil

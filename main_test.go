@@ -508,6 +508,58 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// While a load balancer asks for /readyz, foreman goes on listening: whoever opens a
+// connection gets an answer on it.
+func TestDrainListens(t *testing.T) {
+	o := newOllama(t)
+	i := start(t, o.URL, "FOREMAN_DRAIN_TIMEOUT=2s") // else 3 s
+	awaitAnswer(t, i.URL+"/readyz", `"status":"ok"`)
+	asked, stop := make(chan answer), make(chan struct{})
+	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: limit}
+	ask := func() (a answer) {
+		resp, err := c.Get(i.URL + "/api/ps")
+		if err != nil {
+			return answer{err: err}
+		}
+		defer resp.Body.Close()
+		a.status = resp.StatusCode
+		_, a.err = io.Copy(io.Discard, resp.Body)
+		return a
+	}
+	var asking sync.WaitGroup
+	for range 4 {
+		asking.Go(func() {
+			for {
+				select {
+				case asked <- ask():
+				case <-stop:
+					return
+				}
+			}
+		})
+	}
+	if got := receive(t, asked); got != (answer{status: 200}) {
+		t.Errorf("before: got %v; want 200", got)
+	}
+	i.signal()
+	for {
+		got := receive(t, asked)
+		if got == (answer{status: 503}) {
+			break
+		}
+		if got != (answer{status: 200}) {
+			t.Errorf("got %v; want 200, and 503 from the signal on", got)
+			break
+		}
+	}
+	if got := send(t, "GET", i.URL+"/readyz", "", ""); got.status != 503 || !strings.Contains(got.body, `"status":"shutting down"`) {
+		t.Errorf("/readyz: got %v; want 503", got)
+	}
+	close(stop)
+	asking.Wait()
+	i.end(t)
+}
+
 func TestDrainTimeout(t *testing.T) {
 	for _, variable := range []string{"FOREMAN_DRAIN_TIMEOUT=0", "FOREMAN_DRAIN_TIMEOUT=1ms"} {
 		o := newOllama(t)

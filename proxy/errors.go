@@ -208,6 +208,9 @@ func (p *Proxy) refuse(x *exchange, v verdict) {
 	case v.status == http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", `Bearer realm="foreman"`)
 	}
+	if v.reason == "shutting down" {
+		h.Set("Connection", "close")
+	}
 	x.abandonBody()
 	h.Set("X-Request-Id", x.ID)
 	if x.hadTurn() {

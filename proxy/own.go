@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -97,7 +98,7 @@ const (
 
 // health is what /healthz and /readyz answer.
 type health struct {
-	Status   string     `json:"status"` // ok or degraded
+	Status   string     `json:"status"` // ok, degraded or shutting down
 	Reason   string     `json:"reason,omitempty"`
 	Since    time.Time  `json:"since"`     // when the status last changed
 	LastPoll *time.Time `json:"last_poll"` // the last good one; null: none yet
@@ -125,7 +126,7 @@ func (p *Proxy) serveOwn(x *exchange, r *http.Request) error {
 }
 
 // serveHealth answers /healthz, which says that foreman lives, and /readyz, which
-// says that its target can be used.
+// says that its target can be used, and that foreman is there to stay.
 func (p *Proxy) serveHealth(x *exchange) error {
 	state := p.Inventory.State()
 	h := health{Status: "ok", Reason: state.Reason, Since: state.Since.UTC(), Models: state.Len(), Version: p.Version}
@@ -138,10 +139,17 @@ func (p *Proxy) serveHealth(x *exchange) error {
 	if busy {
 		h.Running = 1
 	}
-	status := http.StatusOK
-	if state.Degraded() {
+	switch {
+	case p.closed.Load():
+		h.Status = "shutting down"
+	case state.Degraded():
 		h.Status = "degraded"
-		if x.route.path == readyPath {
+	}
+	status := http.StatusOK
+	if x.route.path == readyPath {
+		now := time.Now()
+		p.probed.Store(&now)
+		if h.Status != "ok" {
 			status = http.StatusServiceUnavailable
 			x.Header().Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
 		}
@@ -153,4 +161,35 @@ func (p *Proxy) serveHealth(x *exchange) error {
 	}
 	writeJSON(x, status, append(body, '\n'))
 	return nil
+}
+
+const (
+	// A load balancer asks for /readyz at least so often,
+	probeInterval = 15 * time.Second
+	// and has found out after this time that it is 503.
+	noticeTime = 3 * time.Second
+)
+
+// Close turns away the chats that wait, and from now on whoever asks for something
+// that the target would do: with 503, so that a load balancer asks another foreman.
+// /readyz is 503 too. What the target does already goes on.
+func (p *Proxy) Close() {
+	p.closed.Store(true)
+	p.Gate.Close()
+}
+
+// AwaitBalancer gives a load balancer, if one has asked for /readyz lately, the time to
+// find out that the proxy is closed. Until then it opens connections, and whoever closes
+// the listener may cut one of them off: the balancer would not know whether its request
+// was read, and could not send it to another foreman. The wait ends with ctx at the
+// latest.
+func (p *Proxy) AwaitBalancer(ctx context.Context) {
+	probed := p.probed.Load()
+	if probed == nil || time.Since(*probed) > probeInterval {
+		return
+	}
+	select {
+	case <-time.After(noticeTime):
+	case <-ctx.Done():
+	}
 }

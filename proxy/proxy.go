@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"foreman/gate"
@@ -61,6 +62,9 @@ type Proxy struct {
 	metrics  *instruments
 	recent   status.Recent
 	cors     cors.Memory
+
+	closed atomic.Bool               // see [Proxy.Close]
+	probed atomic.Pointer[time.Time] // when /readyz was asked for last; nil: it never was
 }
 
 // New returns a handler.
@@ -117,6 +121,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // serve serves a request as its class says.
 func (p *Proxy) serve(x *exchange, r *http.Request) error {
+	if p.closed.Load() && x.Class != own && x.Class != redirect {
+		return ErrShuttingDown
+	}
 	switch x.Class {
 	case worker:
 		return p.serveChat(x, r)

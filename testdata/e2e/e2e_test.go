@@ -101,7 +101,7 @@ func startForeman(t *testing.T, target string, env ...string) *lab.Foreman {
 			t.Logf("foreman's log:\n%s", log)
 		}
 	})
-	eventually(t, func() error { return wantStatus(f.URL+"/readyz", http.StatusOK) })
+	eventually(t, func() error { return wantHealth(f.URL, "ok", "") }) // after /readyz it would end later
 	return f
 }
 

@@ -10,7 +10,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"net/http"
 	"os"
 	"os/exec"
 	"path"
@@ -238,7 +237,7 @@ func (i *image) run(t *testing.T, version, commit string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { foreman.Stop() })
-	eventually(t, func() error { return wantStatus(foreman.URL+"/readyz", http.StatusOK) })
+	eventually(t, func() error { return wantHealth(foreman.URL, "ok", "") })
 	test := i.Config.Healthcheck.Test
 	if len(test) < 2 || test[0] != "CMD" {
 		t.Fatalf("got health check %q; want one that is run without a shell", test)

@@ -61,7 +61,7 @@ func TestSoak(t *testing.T) {
 	if err := own.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() error { return wantStatus(foreman.URL+"/readyz", http.StatusOK) })
+	eventually(t, func() error { return wantHealth(foreman.URL, "ok", "") })
 	<-time.After(*soakTime / 3)
 	stopAll()
 	last := time.AfterFunc(time.Minute, cancel) // for what they still wait for
