@@ -24,7 +24,8 @@ func BuildForeman(ctx context.Context, dir string, flags ...string) (string, err
 type Foreman struct {
 	URL string
 
-	proc *process
+	proc   *process
+	killed bool
 }
 
 var listening = regexp.MustCompile(`\blistening\b.*\baddr"?[=:]"?([^"\s]+)`) // in text or JSON
@@ -60,8 +61,25 @@ func StartForemanAs(ctx context.Context, cmd *exec.Cmd, dir string, env ...strin
 }
 
 // Stop asks foreman to end, as an operator would, and returns an error unless
-// it ends well. It may be called twice.
-func (f *Foreman) Stop() error { return f.proc.stop(syscall.SIGTERM, time.Minute) }
+// it ends well, or was killed. It may be called twice.
+func (f *Foreman) Stop() error {
+	if err := f.proc.stop(syscall.SIGTERM, time.Minute); !f.killed {
+		return err
+	}
+	return nil
+}
+
+// Kill ends foreman as a crash would.
+func (f *Foreman) Kill() {
+	f.killed = true
+	f.proc.stop(syscall.SIGKILL, 0)
+}
+
+// Sleep stops foreman as a machine that falls asleep does.
+func (f *Foreman) Sleep() { f.proc.signal(syscall.SIGSTOP) }
+
+// Wake has it go on.
+func (f *Foreman) Wake() { f.proc.signal(syscall.SIGCONT) }
 
 // Log returns what foreman wrote so far.
 func (f *Foreman) Log() string { return f.proc.log() }

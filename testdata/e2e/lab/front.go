@@ -19,7 +19,7 @@ type Front struct {
 // StartFront starts a proxy on a free port, with its log in dir, and waits until it
 // listens. The command is to have it listen on the address.
 func StartFront(ctx context.Context, dir string, command func(addr string) (*exec.Cmd, error)) (*Front, error) {
-	addr, err := freeAddr()
+	addr, err := FreeAddr()
 	if err != nil {
 		return nil, err
 	}

@@ -39,10 +39,10 @@ func here() string {
 	return filepath.Dir(filepath.Dir(file))
 }
 
-// freeAddr returns a free address of 127.0.0.1 below the ports that systems
+// FreeAddr returns a free address of 127.0.0.1 below the ports that systems
 // hand out to outgoing connections: one of those could take the port while its
 // server is down for a restart.
-func freeAddr() (string, error) {
+func FreeAddr() (string, error) {
 	for range 100 {
 		addr := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(10000))
 		if l, err := net.Listen("tcp", addr); err == nil {

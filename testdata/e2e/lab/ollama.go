@@ -28,7 +28,7 @@ type Ollama struct {
 // on the Internet. More environment, or another value for a variable, goes in env:
 // a Pace, for instance.
 func StartOllama(ctx context.Context, binary, dir string, env ...string) (*Ollama, error) {
-	addr, err := freeAddr()
+	addr, err := FreeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -69,6 +69,13 @@ func (o *Ollama) Start(ctx context.Context) error {
 
 // Kill ends Ollama as a crash would: the server and its runners, at once.
 func (o *Ollama) Kill() { o.proc.stop(syscall.SIGKILL, 0) }
+
+// Sleep stops Ollama and its runners as a machine that falls asleep does: connections
+// stay open, and nothing comes back on them.
+func (o *Ollama) Sleep() { o.proc.signal(syscall.SIGSTOP) }
+
+// Wake has them go on.
+func (o *Ollama) Wake() { o.proc.signal(syscall.SIGCONT) }
 
 // Log returns what Ollama wrote so far, over all its starts.
 func (o *Ollama) Log() string { return o.proc.log() }

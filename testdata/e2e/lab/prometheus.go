@@ -26,7 +26,7 @@ type Prometheus struct {
 // writes under dir, and waits until it can be asked. It scrapes /metrics at
 // target, a URL, with the token as bearer unless that is empty.
 func StartPrometheus(ctx context.Context, binary, dir, target, token string) (*Prometheus, error) {
-	addr, err := freeAddr()
+	addr, err := FreeAddr()
 	if err != nil {
 		return nil, err
 	}

@@ -114,6 +114,12 @@ func (s store) addLabModels() error {
 	return nil
 }
 
+// AddModel adds a model that can chat, and differs from those of other seeds. The lab's
+// own have 0 and 1.
+func (o *Ollama) AddModel(name string, seed uint64) error {
+	return store(o.Models()).addModel(name, seed, nil)
+}
+
 // AddCloudModel adds a model that runs elsewhere: a request for it goes to the
 // server at host, under the name of remote. Ollama lists it with remote_host. It
 // refuses to go to a host whose name is not in OLLAMA_REMOTES, or with
