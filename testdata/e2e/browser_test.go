@@ -17,7 +17,7 @@ import (
 )
 
 // startBrowser starts a Chromium for one test and returns the context of its
-// first tab. All names in hosts are names of 127.0.0.1 to it.
+// first tab. All names in hosts are names of 127.0.0.1 to it, see lab.StartBrowser.
 func startBrowser(t *testing.T, hosts ...string) context.Context {
 	t.Helper()
 	binary := need(t, "the browser tests need Chromium (Debian: apt-get install chromium)",

@@ -3,9 +3,16 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	neturl "net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,61 +22,80 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/security"
+	"github.com/chromedp/chromedp"
+
 	"foreman/e2e/lab"
 )
 
 // A front is a proxy that people put in front of foreman, with the lines that foreman's
-// README has for it.
+// README has for it, and TLS. It is called frontName.
 type front struct {
-	program, packageName string
-	file                 string // in testdata's front
+	program string // nginx or haproxy; empty: Caddy, built from source
+	file    string // in testdata's front
 	// config returns a whole configuration: the lines of the file, with foreman's address,
-	// and what any site has around them.
+	// and what any site has around them. The certificate is in foreman.pem, in the
+	// configuration's directory.
 	config func(lines, addr, dir string) string
 	// hurry lowers the time limits of a whole configuration to three seconds.
 	hurry func(config string) string
 	args  func(file string) []string
+	root  string // certificate that clients have to trust, in the configuration's directory
 }
+
+const frontName = "foreman.example"
 
 var fronts = map[string]front{
 	"nginx": {
-		program: "nginx", packageName: "nginx", file: "nginx.conf",
+		program: "nginx", file: "nginx.conf",
 		config: func(lines, addr, dir string) string {
 			return fmt.Sprintf("daemon off;\nmaster_process off;\npid %[1]s/nginx.pid;\nerror_log stderr;\nevents {}\nhttp {\naccess_log off;\n"+
 				"client_body_temp_path %[1]s/body;\nproxy_temp_path %[1]s/proxy;\nfastcgi_temp_path %[1]s/fastcgi;\nuwsgi_temp_path %[1]s/uwsgi;\nscgi_temp_path %[1]s/scgi;\n"+
-				"server {\nlisten %[2]s;\n%[3]s}\n}\n", dir, addr, lines)
+				"server {\nlisten %[2]s ssl http2;\nssl_certificate foreman.pem;\nssl_certificate_key foreman.key;\n%[3]s}\n}\n", dir, addr, lines)
 		},
 		hurry: func(config string) string { return strings.Replace(config, "read_timeout 1h", "read_timeout 3s", 1) },
 		args:  func(file string) []string { return []string{"-e", "stderr", "-p", filepath.Dir(file), "-c", file} },
+		root:  "foreman.pem",
 	},
 	"caddy": {
-		program: "caddy", packageName: "caddy", file: "Caddyfile",
-		config: func(lines, addr, dir string) string {
-			return "{\nadmin off\n}\n" + strings.Replace(lines, "foreman.example", "http://"+addr, 1)
+		file: "Caddyfile",
+		config: func(lines, addr, dir string) string { // the certificates are its own
+			return fmt.Sprintf("{\nadmin off\ndefault_bind 127.0.0.1\nhttps_port %s\nlocal_certs\nskip_install_trust\nauto_https disable_redirects\nservers {\nprotocols h1 h2\n}\n}\n%s",
+				addr[strings.LastIndexByte(addr, ':')+1:], lines)
 		},
 		hurry: func(config string) string { // it has no limit of its own
 			at := strings.LastIndex(config, "\n}")
 			return config[:at] + " {\ntransport http {\nread_timeout 3s\nresponse_header_timeout 3s\n}\n}" + config[at:]
 		},
 		args: func(file string) []string { return []string{"run", "--adapter", "caddyfile", "--config", file} },
+		root: "caddy/pki/authorities/local/root.crt",
 	},
 	"haproxy": {
-		program: "haproxy", packageName: "haproxy", file: "haproxy.cfg",
+		program: "haproxy", file: "haproxy.cfg",
 		config: func(lines, addr, dir string) string {
 			usual := "defaults\nmode http\ntimeout connect 5s\ntimeout client 1m\n"
-			return fmt.Sprintf("%s\nfrontend site\nbind %s\ndefault_backend foreman\n", strings.Replace(lines, "defaults\n", usual, 1), addr)
+			return fmt.Sprintf("%s\nfrontend site\nbind %s ssl crt %s/foreman.pem alpn h2,http/1.1\ndefault_backend foreman\n", strings.Replace(lines, "defaults\n", usual, 1), addr, dir)
 		},
 		hurry: func(config string) string {
 			return strings.NewReplacer("client 1m", "client 3s", "server 1h", "server 3s").Replace(config)
 		},
 		args: func(file string) []string { return []string{"-db", "-f", file} },
+		root: "foreman.pem",
 	},
 }
 
+// A site is a front that runs.
+type site struct {
+	URL  string         // has its name
+	addr string         // where it is
+	root *x509.CertPool // that its certificate is signed by
+}
+
 // start starts the proxy in front of a foreman, as the README has it, or in a hurry.
-func (f front) start(t *testing.T, foreman string, hurry bool) *lab.Front {
+func (f front) start(t *testing.T, foreman string, hurry bool) *site {
 	t.Helper()
-	binary, err := exec.LookPath(f.program)
+	binary, err := f.binary(t)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,6 +109,9 @@ func (f front) start(t *testing.T, foreman string, hurry bool) *lab.Front {
 	}
 	dir := t.TempDir()
 	proxy, err := lab.StartFront(t.Context(), dir, func(addr string) (*exec.Cmd, error) {
+		if err := lab.WriteCertificate(frontName, filepath.Join(dir, "foreman.pem"), filepath.Join(dir, "foreman.key")); err != nil {
+			return nil, err
+		}
 		config := f.config(strings.Replace(string(lines), example, strings.TrimPrefix(foreman, "http://"), 1), addr, dir)
 		if hurry {
 			patient := config
@@ -101,17 +130,70 @@ func (f front) start(t *testing.T, foreman string, hurry bool) *lab.Front {
 	t.Cleanup(func() {
 		proxy.Stop()
 		if t.Failed() {
-			t.Logf("%s's log:\n%s", f.program, proxy.Log())
+			t.Logf("%s's log:\n%s", f.file, proxy.Log())
 		}
 	})
-	return proxy
+	addr := strings.TrimPrefix(proxy.URL, "http://")
+	s := &site{URL: "https://" + frontName, addr: addr, root: x509.NewCertPool()}
+	eventually(t, func() error { // Caddy makes its certificates when it runs
+		root, err := os.ReadFile(filepath.Join(dir, f.root))
+		if err != nil {
+			return err
+		}
+		s.root.AppendCertsFromPEM(root)
+		conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: s.root, ServerName: frontName})
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+	return s
+}
+
+// client returns a client of the site that speaks HTTP/2, or HTTP/1.1.
+func (s *site) client(t *testing.T, http2 bool) *http.Client {
+	t.Helper()
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, s.addr)
+		},
+		TLSClientConfig:   &tls.Config{RootCAs: s.root},
+		ForceAttemptHTTP2: http2,
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: speaks{transport, map[bool]int{true: 2, false: 1}[http2]}}
+}
+
+// speaks fails requests that are answered in another version of HTTP.
+type speaks struct {
+	http.RoundTripper
+	major int
+}
+
+func (s speaks) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := s.RoundTripper.RoundTrip(r)
+	if err == nil && resp.ProtoMajor != s.major {
+		resp.Body.Close()
+		return nil, fmt.Errorf("answered in %s; want HTTP/%d", resp.Proto, s.major)
+	}
+	return resp, err
+}
+
+// binary returns the proxy's program, which is there.
+func (f front) binary(t *testing.T) (string, error) {
+	if f.program == "" {
+		return lab.BuildCaddy(t.Context(), t.TempDir())
+	}
+	return exec.LookPath(f.program)
 }
 
 // needFront returns the proxy if it is installed.
 func needFront(t *testing.T, name string) front {
 	t.Helper()
 	f := fronts[name]
-	need(t, "the tests of proxies in front need nginx, haproxy and caddy (Debian: apt-get install nginx haproxy caddy)", f.program)
+	if f.program != "" {
+		need(t, "the tests of proxies in front need nginx and haproxy (Debian: apt-get install nginx haproxy)", f.program)
+	}
 	return f
 }
 
@@ -131,13 +213,13 @@ type heard struct {
 }
 
 // hear asks for a stream and reads it as it comes, to its end.
-func (h *heard) hear(ctx context.Context, url, body string) {
+func (h *heard) hear(ctx context.Context, client *http.Client, url, body string) {
 	h.err = func() error {
 		r, err := http.NewRequestWithContext(ctx, "POST", url, strings.NewReader(body))
 		if err != nil {
 			return err
 		}
-		resp, err := http.DefaultClient.Do(r)
+		resp, err := client.Do(r)
 		if err != nil {
 			return err
 		}
@@ -165,21 +247,24 @@ func TestFront(t *testing.T) {
 	for name := range fronts {
 		t.Run(name, func(t *testing.T) {
 			front := needFront(t, name)
-			beating, release := holdTurn(t, "FOREMAN_HEARTBEAT=1s")
-			silent, _ := holdTurn(t, "FOREMAN_HEARTBEAT=0")
+			beating, release := holdTurn(t, "FOREMAN_HEARTBEAT=1s", "FOREMAN_HOSTS="+frontName)
+			silent, _ := holdTurn(t, "FOREMAN_HEARTBEAT=0", "FOREMAN_HOSTS="+frontName)
 			var clients sync.WaitGroup
 			t.Cleanup(clients.Wait)
 			var survivors, victims []*heard
-			ask := func(list *[]*heard, what string, proxy *lab.Front) {
+			ask := func(list *[]*heard, what string, site *site, http2 bool) {
+				client := site.client(t, http2)
 				for _, p := range frontPaths {
 					h := &heard{name: what + ", " + p.path}
 					*list = append(*list, h)
-					clients.Go(func() { h.hear(t.Context(), proxy.URL+p.path, p.body) })
+					clients.Go(func() { h.hear(t.Context(), client, site.URL+p.path, p.body) })
 				}
 			}
-			ask(&survivors, "as in the README", front.start(t, beating, false))
-			ask(&survivors, "three seconds", front.start(t, beating, true))
-			ask(&victims, "no heartbeats", front.start(t, silent, true))
+			asInREADME := front.start(t, beating, false)
+			ask(&survivors, "as in the README", asInREADME, true)
+			ask(&survivors, "as in the README, HTTP/1.1", asInREADME, false)
+			ask(&survivors, "three seconds", front.start(t, beating, true), true)
+			ask(&victims, "no heartbeats", front.start(t, silent, true), true)
 
 			eventually(t, func() error { return wantWaiting(beating, len(survivors)) })
 			time.Sleep(10 * time.Second) // in line
@@ -206,21 +291,125 @@ func TestFront(t *testing.T) {
 
 			// A client that leaves is gone for foreman too.
 			eventually(t, func() error { return wantWaiting(silent, 0) })
-			client := call(t, front.start(t, silent, false).URL+"/api/chat", "", frontPaths[0].body)
-			eventually(t, func() error { return wantWaiting(silent, 1) })
-			client.leave()
-			eventually(t, func() error { return wantWaiting(silent, 0) })
+			site := front.start(t, silent, false)
+			for _, http2 := range []bool{true, false} {
+				ctx, leave := context.WithCancel(t.Context())
+				var h heard
+				client := site.client(t, http2)
+				clients.Go(func() { h.hear(ctx, client, site.URL+frontPaths[0].path, frontPaths[0].body) })
+				eventually(t, func() error { return wantWaiting(silent, 1) })
+				leave()
+				eventually(t, func() error { return wantWaiting(silent, 0) })
+			}
 		})
 	}
+}
+
+// TestFrontPassesWordByWord has an Ollama say its next word when the client has the one
+// before, through proxies as foreman's README has them, over HTTP/2.
+func TestFrontPassesWordByWord(t *testing.T) {
+	for name := range fronts {
+		t.Run(name, func(t *testing.T) {
+			front := needFront(t, name)
+			step := make(chan struct{}, 1)
+			step <- struct{}{}
+			site := front.start(t, startForeman(t, stepwise(t, step), "FOREMAN_HOSTS="+frontName).URL, false)
+			client := site.client(t, true)
+			for _, p := range frontPaths {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				r, err := http.NewRequestWithContext(ctx, "POST", site.URL+p.path, strings.NewReader(p.body))
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp, err := client.Do(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				words, last := 0, ""
+				for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+					if lines.Text() != "" {
+						words++
+						last = lines.Text()
+						step <- struct{}{}
+					}
+				}
+				if words < 33 || !strings.Contains(last, p.last) {
+					t.Errorf("%s: got %d lines, the last %q; want 33 or more, and %s", p.path, words, last, p.last)
+				}
+			}
+			resp, err := client.Post(site.URL+"/api/embed", "application/json", strings.NewReader(`{"model":"tiny-embed","input":"hello"}`))
+			if got := read(t, resp, err); got.StatusCode != http.StatusOK || !has("embeddings")(got.body) {
+				t.Errorf("embed: got %d %s; want an embedding", got.StatusCode, got.body)
+			}
+		})
+	}
+}
+
+// stepwise starts a server before the shared Ollama that passes a line of a stream on for
+// each step.
+func stepwise(t *testing.T, step <-chan struct{}) (url string) {
+	t.Helper()
+	target, err := neturl.Parse(ollama.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(target) },
+		FlushInterval: -1,
+		ModifyResponse: func(resp *http.Response) error {
+			if resp.Request.Method == http.MethodPost && resp.ContentLength < 0 {
+				resp.Body = &steps{resp.Body, bufio.NewReader(resp.Body), step, resp.Request.Context()}
+			}
+			return nil
+		},
+	})
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// Steps is a body whose lines that are not empty come one for each step.
+type steps struct {
+	io.Closer
+	in   *bufio.Reader
+	step <-chan struct{}
+	ctx  context.Context
+}
+
+func (s *steps) Read(b []byte) (int, error) {
+	line, err := s.in.ReadSlice('\n')
+	if len(line) > 1 {
+		select {
+		case <-s.step:
+		case <-s.ctx.Done():
+			return 0, s.ctx.Err()
+		}
+	}
+	if len(line) > len(b) {
+		return 0, io.ErrShortBuffer
+	}
+	return copy(b, line), err
 }
 
 // TestFrontBrowser has a page read a stream that waits in line behind nginx, which gives
 // up after three seconds.
 func TestFrontBrowser(t *testing.T) {
 	nginx := needFront(t, "nginx")
-	tab := startBrowser(t)
-	foreman, release := holdTurn(t, "FOREMAN_HEARTBEAT=1s")
-	navigate(t, tab, nginx.start(t, foreman, true).URL+"/api/version")
+	foreman, release := holdTurn(t, "FOREMAN_HEARTBEAT=1s", "FOREMAN_HOSTS="+frontName)
+	site := nginx.start(t, foreman, true)
+	tab := startBrowser(t, frontName+"="+site.addr)
+	if err := chromedp.Do(tab, func(ctx context.Context, target *chromedp.Target) (none chromedp.Void, err error) {
+		_, err = cdp.Call(ctx, target, security.SetIgnoreCertificateErrors, security.SetIgnoreCertificateErrorsParams{Ignore: true})
+		return none, err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	navigate(t, tab, site.URL+"/api/version")
+	const protocol = `async () => performance.getEntriesByType('navigation')[0].nextHopProtocol`
+	if got := inPage[string](t, tab, protocol); got != "h2" {
+		t.Errorf("the page came by %q; want h2", got)
+	}
 	inPage[bool](t, tab, `async (model) => {
 		window.heard = { beats: 0, words: 0 };
 		window.chat = (async () => {

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,7 @@ type hosts struct {
 	a, b *oneHost
 
 	haproxy *lab.Front
+	secure  *site // nil: none
 }
 
 // A oneHost is one of the two.
@@ -48,6 +50,7 @@ type hostsSetup struct {
 	hold    func(*http.Request) // what holds up requests at b's Ollama; nil: nothing
 	foremen []string            // more of the foremen's environment
 	models  []string            // that the Ollamas hold besides
+	tls     bool                // HAProxy listens with TLS too
 }
 
 // startHosts starts them all.
@@ -83,6 +86,11 @@ func startHosts(t *testing.T, setup hostsSetup) *hosts {
 		config, err := hostsConfig(setup.variant, addr, h.a.addr, h.b.addr)
 		if err != nil {
 			return nil, err
+		}
+		if setup.tls {
+			if config, h.secure, err = withTLS(config, dir); err != nil {
+				return nil, err
+			}
 		}
 		file := filepath.Join(dir, "haproxy.cfg")
 		return exec.Command("haproxy", "-db", "-f", file), os.WriteFile(file, []byte(config), 0o600)
@@ -131,6 +139,29 @@ func hostsConfig(variant, addr, a, b string) (string, error) {
 	_, lines, _ = strings.Cut(lines, "\n") // the rest of the comment
 	replace("    balance leastconn\n", strings.ReplaceAll(lines+"\n", "    # ", "    "))
 	return config, err
+}
+
+// withTLS returns the configuration with the line for TLS, and the site where that listens.
+func withTLS(config, dir string) (string, *site, error) {
+	const line = "# bind :443 ssl crt /etc/haproxy/foreman.pem "
+	if strings.Count(config, line) != 1 {
+		return "", nil, fmt.Errorf("want %q, once", line)
+	}
+	addr, err := lab.FreeAddr()
+	if err != nil {
+		return "", nil, err
+	}
+	file := filepath.Join(dir, "foreman.pem")
+	if err := lab.WriteCertificate(frontName, file, filepath.Join(dir, "foreman.key")); err != nil {
+		return "", nil, err
+	}
+	certificate, err := os.ReadFile(file)
+	if err != nil {
+		return "", nil, err
+	}
+	s := &site{URL: "https://" + frontName, addr: addr, root: x509.NewCertPool()}
+	s.root.AppendCertsFromPEM(certificate)
+	return strings.Replace(config, line, "bind "+addr+" ssl crt "+file+" ", 1), s, nil
 }
 
 // start starts the host's foreman, at first or again.
@@ -202,12 +233,12 @@ func (e ended) whole() error {
 }
 
 // ask asks for something and calls began when the first byte of the answer has come.
-func ask(ctx context.Context, url, body string, began func()) (e ended) {
+func ask(ctx context.Context, client *http.Client, url, body string, began func()) ended {
 	r, err := http.NewRequestWithContext(ctx, "POST", url, strings.NewReader(body))
 	if err != nil {
 		return ended{err: err}
 	}
-	resp, err := http.DefaultClient.Do(r)
+	resp, err := client.Do(r)
 	if err != nil {
 		return ended{err: err}
 	}
@@ -227,7 +258,7 @@ func (h *hosts) ask(t *testing.T, path, body string) (began <-chan struct{}, end
 	var asking sync.WaitGroup
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(func() { cancel(); asking.Wait() })
-	asking.Go(func() { all <- ask(ctx, h.URL+path, body, func() { close(first) }) })
+	asking.Go(func() { all <- ask(ctx, http.DefaultClient, h.URL+path, body, func() { close(first) }) })
 	return first, all
 }
 
@@ -498,7 +529,7 @@ func TestHostsRestart(t *testing.T) {
 				default:
 				}
 				w := next(rnd)
-				e := ask(ctx, h.URL+w.path, w.body, func() {})
+				e := ask(ctx, http.DefaultClient, h.URL+w.path, w.body, func() {})
 				if e.status != http.StatusOK || e.err != nil || !w.whole(e.body) {
 					t.Errorf("%s %s: got %d %.300s, %v; want it whole", w.path, w.body, e.status, e.body, e.err)
 				}
@@ -542,6 +573,26 @@ func TestHostsRestart(t *testing.T) {
 		t.Error("no chat was in line at a foreman that was stopped: this was no test")
 	}
 	t.Logf("asked for and answered: %v; turned away by one foreman and answered by the other: %d", counts, away)
+}
+
+// TestHostsTLS has clients speak TLS with HAProxy, and HAProxy find one foreman gone.
+func TestHostsTLS(t *testing.T) {
+	t.Parallel()
+	for _, http2 := range []bool{true, false} {
+		h := startHosts(t, hostsSetup{tls: true, foremen: []string{"FOREMAN_HOSTS=" + frontName}})
+		client := h.secure.client(t, http2)
+		if err := h.a.foreman.Stop(); err != nil { // HAProxy has not noticed yet
+			t.Error(err)
+		}
+		for i := range 4 {
+			if err := ask(t.Context(), client, h.secure.URL+"/api/chat", chatOf(lab.ChatModel, 8, i%2 == 0), func() {}).whole(); err != nil {
+				t.Error(err)
+			}
+			if e := ask(t.Context(), client, h.secure.URL+"/api/embed", embedOf, func() {}); e.status != http.StatusOK || e.err != nil {
+				t.Errorf("got %+v; want an embedding", e)
+			}
+		}
+	}
 }
 
 // hostsModels are the models of the tests that follow, beside the lab's own. They are odd

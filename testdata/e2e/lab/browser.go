@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -23,11 +24,15 @@ var devTools = regexp.MustCompile(`DevTools listening on (ws://\S+)`)
 
 // StartBrowser starts the binary with its profile and everything else that it
 // writes under dir, and waits until it can be driven. All names in hosts are
-// names of 127.0.0.1 to it.
+// names of 127.0.0.1 to it, and "name=address" of that address.
 func StartBrowser(ctx context.Context, binary, dir string, hosts ...string) (*Browser, error) {
 	rules := "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 	for _, host := range hosts {
-		rules = "MAP " + host + " 127.0.0.1, " + rules
+		name, addr, ok := strings.Cut(host, "=")
+		if !ok {
+			addr = "127.0.0.1"
+		}
+		rules = "MAP " + name + " " + addr + ", " + rules
 	}
 	cmd := exec.Command(binary,
 		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage",
