@@ -52,7 +52,7 @@ var fronts = map[string]front{
 		config: func(lines, addr, dir string) string {
 			return fmt.Sprintf("daemon off;\nmaster_process off;\npid %[1]s/nginx.pid;\nerror_log stderr;\nevents {}\nhttp {\naccess_log off;\n"+
 				"client_body_temp_path %[1]s/body;\nproxy_temp_path %[1]s/proxy;\nfastcgi_temp_path %[1]s/fastcgi;\nuwsgi_temp_path %[1]s/uwsgi;\nscgi_temp_path %[1]s/scgi;\n"+
-				"server {\nlisten %[2]s ssl http2;\nssl_certificate foreman.pem;\nssl_certificate_key foreman.key;\n%[3]s}\n}\n", dir, addr, lines)
+				"server {\n%[2]s}\n}\n", dir, strings.Replace(lines, "listen 443", "listen "+addr, 1))
 		},
 		hurry: func(config string) string { return strings.Replace(config, "read_timeout 1h", "read_timeout 3s", 1) },
 		args:  func(file string) []string { return []string{"-e", "stderr", "-p", filepath.Dir(file), "-c", file} },
