@@ -448,18 +448,22 @@ func TestFrontBrowser(t *testing.T) {
 	}
 }
 
-// TestFrontsInREADME: the README has the lines that are tested.
+// TestFrontsInREADME: the READMEs have the lines that are tested.
 func TestFrontsInREADME(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
+	var readme strings.Builder
+	for _, file := range []string{"../../README.md", "../deploy/README.md"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		readme.Write(text)
 	}
 	for name, front := range fronts {
 		lines, err := os.ReadFile(filepath.Join("front", front.file))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !strings.Contains(string(readme), "\n"+string(lines)) {
+		if !strings.Contains(readme.String(), "\n"+string(lines)) {
 			t.Errorf("%s: the README lacks\n%s", name, lines)
 		}
 	}

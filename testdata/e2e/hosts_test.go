@@ -455,21 +455,20 @@ func TestHostsAMachineSleeps(t *testing.T) {
 	}
 }
 
-// TestHostsNothingIsRunTwice: what a host has begun and cannot end is an error, and goes
-// to no other host.
-func TestHostsNothingIsRunTwice(t *testing.T) {
+// TestHostsBeforeTheFirstByte: a chat that its host has begun, and of which nothing has
+// come yet, goes to the other host if foreman says that it cannot be. If nobody says
+// so, it is an error, and goes to no other host.
+func TestHostsBeforeTheFirstByte(t *testing.T) {
 	t.Parallel()
-	pace := lab.Pace{Prompt: 10 * time.Minute}
+	pace := lab.Pace{Prompt: 5 * time.Second, Rate: 500}
 	for _, test := range []struct {
-		name string
-		end  func(*oneHost)
+		name  string
+		end   func(*oneHost)
+		moves bool
 	}{
-		{"its Ollama is killed", func(h *oneHost) {
-			time.Sleep(5 * time.Second) // foreman takes a connection that breaks sooner for one that was closed before
-			h.ollama.Kill()
-		}},
-		{"its foreman is killed", func(h *oneHost) { h.foreman.Kill() }},
-		{"its foreman has no more time", func(h *oneHost) { h.foreman.Stop() }},
+		{"its Ollama is killed", func(h *oneHost) { h.ollama.Kill() }, true},
+		{"its foreman has no more time", func(h *oneHost) { h.foreman.Stop() }, true},
+		{"its foreman is killed", func(h *oneHost) { h.foreman.Kill() }, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := startHosts(t, hostsSetup{paces: [2]lab.Pace{pace, pace}})
@@ -483,7 +482,14 @@ func TestHostsNothingIsRunTwice(t *testing.T) {
 				return errors.New("no chat runs")
 			})
 			test.end(busy)
-			if e := receive(t, end); e.status != http.StatusBadGateway || !tellsError(e.body) || e.err != nil {
+			e := receive(t, end)
+			if test.moves {
+				if err := e.whole(); err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if e.status != http.StatusBadGateway || !tellsError(e.body) || e.err != nil {
 				t.Errorf("got %+v; want 502 with an error", e)
 			}
 			if log := other.foreman.Log(); strings.Contains(log, "route=/api/chat") {
