@@ -1,10 +1,32 @@
 #!/usr/bin/env bash
-# What foreman costs, and what it costs when it grows: testdata/bench.sh
-#
-# Prints a table, in a minute for each column: foreman beside a bare
-# httputil.ReverseProxy, and HAProxy, nginx and Caddy where they are installed.
-# Needs Go alone, on Linux. Everything listens on 127.0.0.1.
+# Measures what foreman costs, and what it costs when it grows: testdata/bench.sh -h
 set -euo pipefail
+
+usage() {
+	cat <<'END'
+usage: testdata/bench.sh
+
+Prints in Markdown what foreman costs beside a bare httputil.ReverseProxy, and
+beside HAProxy, nginx and Caddy where they are installed: its start, the rate and
+latency of embeddings, the memory of a queued chat, and how long the Ollama host
+is idle between two chats. In the end 10,000 chats stand in line for a minute,
+with heartbeats and without.
+
+Needs Linux and Go. The Ollama host is a stub. Everything listens on 127.0.0.1.
+END
+}
+case "$#:${1-}" in
+0:) ;;
+1:-h | 1:-help | 1:--help)
+	usage
+	exit
+	;;
+*)
+	echo "testdata/bench.sh: unexpected argument: $*; expected none, or -h for help" >&2
+	exit 2
+	;;
+esac
+
 cd "$(dirname "$0")/.."
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
