@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,8 +20,14 @@ import (
 
 var (
 	embedBody = []byte(`{"model":"embed:latest","input":"` + strings.Repeat("The quick brown fox jumps over the lazy dog. ", 40) + `"}`)
-	chatBody  = []byte(`{"model":"chat:latest","messages":[{"role":"user","content":"` + strings.Repeat("Why is the sky blue? ", 95) + `"}]}`)
+	chatBody  = chatOf(0)
 )
+
+// chatOf is a chat whose answer has so many words, one after the other; 0: three at once.
+func chatOf(words int) []byte {
+	return fmt.Appendf(nil, `{"model":"chat:latest","options":{"num_predict":%d},"messages":[{"role":"user","content":"%s"}]}`,
+		words, strings.Repeat("Why is the sky blue? ", 95))
+}
 
 // A driver is the clients of one front.
 type driver struct {
@@ -147,6 +155,72 @@ func (d *driver) queue(n int) (queueFigures, error) {
 	}
 	gaps, _ := d.target.idle()
 	return queueFigures{float64(after-before) / float64(n), gaps}, err
+}
+
+// kept has n clients that keep their connections send several chats each, one
+// after the other, and returns how long the target was idle between two of them.
+func (d *driver) kept(n, each int) (gaps []time.Duration, err error) {
+	d.target.startOver()
+	c := newClient(n)
+	defer c.CloseIdleConnections()
+	var (
+		clients sync.WaitGroup
+		failed  atomic.Pointer[error]
+		body    = chatOf(3)
+	)
+	for range n {
+		clients.Go(func() {
+			for range each {
+				if err := send(c, d.url+"/api/chat", body); err != nil {
+					failed.Store(&err)
+				}
+			}
+		})
+	}
+	clients.Wait()
+	if cause := failed.Load(); cause != nil {
+		return nil, *cause
+	}
+	gaps, most := d.target.idle()
+	if most > 1 {
+		return nil, errNoGate
+	}
+	return gaps, nil
+}
+
+// stream reads an answer of n words, and returns how long each was on its way from
+// the target, sorted.
+func (d *driver) stream(n int) (late []time.Duration, err error) {
+	c := newClient(1)
+	defer c.CloseIdleConnections()
+	resp, err := c.Post(d.url+"/api/chat", "application/json", bytes.NewReader(chatOf(n)))
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, errors.New(resp.Status)
+	}
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		now := time.Since(epoch)
+		var word chunk
+		if err := json.Unmarshal(lines.Bytes(), &word); err != nil {
+			return nil, err
+		}
+		if word.Done {
+			break
+		}
+		sent, err := strconv.ParseInt(word.Message.Content, 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		late = append(late, now-time.Duration(sent))
+	}
+	if len(late) != n {
+		return nil, fmt.Errorf("%d words of %d came", len(late), n)
+	}
+	slices.Sort(late)
+	return late, nil
 }
 
 // settle waits until the front's memory has not grown for a second, and returns

@@ -1,20 +1,17 @@
-// Command bench shows what foreman costs, and what it costs when it grows: the
-// time from its start to its first answer, the rate and latency of embeddings by
-// how many are sent at once, the memory of a queued chat and the target's idle time
-// between two chats by how many wait. It prints a table in Markdown.
-// testdata/bench.sh runs it.
+// Command bench shows what foreman costs, and what it costs when it grows.
+// testdata/bench.sh runs it, and says with -h what it measures.
 //
-//	bench FRONT=COMMAND...   drives each front; COMMAND gets TARGET and LISTEN,
-//	                         two addresses, from its environment
-//	bench bare               is such a front: a pooled httputil.ReverseProxy
-//	bench beats COMMAND      has 10,000 chats stand in line at a foreman, with
-//	                         heartbeats and without
+//	bench [-short] FRONT=COMMAND...  drives each front; COMMAND gets TARGET and
+//	                                 LISTEN, two addresses, from its environment;
+//	                                 the first front is a foreman
+//	bench bare                       is such a front: a pooled httputil.ReverseProxy
 //
 // Everything listens on 127.0.0.1.
 package main
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log"
@@ -26,95 +23,164 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 )
 
+// A size is how much is measured.
+type size struct {
+	rounds int
+
+	queued []int // how many chats are put in line
+	embeds []int // how many clients send embeddings at once
+	span   time.Duration
+	chats  int // of each client that keeps its connection
+	words  int // of a streamed answer
+
+	standing int           // how many chats stand in line
+	stand    time.Duration // for how long: a foreman tells each that it is alive every 20 s
+}
+
+var (
+	whole = size{5, []int{10, 100, 1000, 10_000}, []int{1, 32, 1000}, time.Second, 20, 1000, 10_000, time.Minute}
+	short = size{1, []int{10, 100}, []int{1, 32}, 100 * time.Millisecond, 5, 100, 100, time.Second}
+)
+
+// keepers is how many clients keep their connections.
+const keepers = 16
+
 func main() {
 	log.SetFlags(0)
-	if len(os.Args) == 2 && os.Args[1] == "bare" {
+	size := whole
+	flag.BoolFunc("short", "measure too little to tell anything, to see that it works", func(string) error {
+		size = short
+		return nil
+	})
+	flag.Parse()
+	if flag.NArg() == 1 && flag.Arg(0) == "bare" {
 		log.Fatal(bare(os.Getenv("TARGET"), os.Getenv("LISTEN")))
 	}
-	if len(os.Args) == 3 && os.Args[1] == "beats" {
-		if err := beats(os.Args[2], 10_000); err != nil {
-			log.Fatal(err)
-		}
-		return
-	}
-	target, err := startTarget()
-	if err != nil {
+	if err := bench(size, flag.Args()); err != nil {
 		log.Fatal(err)
 	}
+}
+
+// bench measures the fronts, and prints the tables.
+func bench(size size, fronts []string) error {
+	target, err := startTarget()
+	if err != nil {
+		return err
+	}
 	var columns []*column
-	for _, arg := range os.Args[1:] {
+	for _, arg := range fronts {
 		name, command, ok := strings.Cut(arg, "=")
 		if !ok {
-			log.Fatalf("%q: expected FRONT=COMMAND", arg)
+			return fmt.Errorf("%q: expected FRONT=COMMAND", arg)
 		}
 		columns = append(columns, &column{
 			name: name, command: command, target: target,
 			queues: map[int][]queueFigures{}, embeds: map[int][]embedFigures{},
 		})
 	}
-	inTurn(columns, queueChats)
-	inTurn(columns, embed)
-	printTable(slices.DeleteFunc(columns, func(c *column) bool {
+	if len(columns) == 0 {
+		return errors.New("expected FRONT=COMMAND")
+	}
+	p := newProgress()
+	inTurn(p, "queued chats", columns, size.rounds, queueing(size))
+	inTurn(p, "answers", columns, size.rounds, answering(size))
+	p.pause()
+	good := slices.DeleteFunc(slices.Clone(columns), func(c *column) bool {
 		if c.err != nil {
 			log.Printf("%s is left out: %v", c.name, c.err)
 		}
 		return c.err != nil
-	}))
+	})
+	if columns[0].err != nil {
+		return errors.New("there is nothing to compare")
+	}
+	printFigures(size, good)
+	fmt.Println()
+	printRatios(size, good)
+	fmt.Println()
+	return beats(p, columns[0].command, size)
 }
 
-// inTurn starts all fronts afresh and has each measured by how much is asked of it,
-// several times, and each time in another order: a machine that others share is not
-// as fast in one minute as in the next.
-func inTurn(columns []*column, m measurement) {
+// inTurn starts all fronts afresh and has each measured several times, and each time
+// in another order: a machine that others share is not as fast in one minute as in
+// the next.
+func inTurn(p *progress, part string, columns []*column, rounds int, ms []measurement) {
 	for _, c := range columns {
+		p.tell(part, "starting "+c.name)
 		if c.err == nil {
 			defer c.start()()
 		}
 	}
-	for round := range 7 {
-		for _, n := range m.amounts {
-			if round > 0 && n >= 10_000 {
-				continue // once is enough of these
+	for round := range rounds {
+		for _, m := range ms {
+			if round > 0 && m.once {
+				continue
 			}
 			for _, i := range rand.Perm(len(columns)) {
-				if c := columns[i]; c.err == nil {
-					c.err = m.take(c, n)
+				if c := columns[i]; c.err == nil && !(m.gate && c.noGate) {
+					p.tell(fmt.Sprintf("%s, round %d of %d", part, round+1, rounds), m.name+", "+c.name)
+					c.err = m.take(c)
 				}
 			}
 		}
 	}
 }
 
-// A measurement is taken of a front for each of several amounts.
+// A measurement is taken of a front.
 type measurement struct {
-	amounts []int
-	take    func(c *column, n int) error
+	name string
+	gate bool // only fronts that send one chat at a time have it
+	once bool // one round is enough
+	take func(c *column) error
 }
 
-var embed = measurement{[]int{1, 32, 1000}, func(c *column, n int) error {
-	c.embeds[n] = append(c.embeds[n], c.driver.embeds(n, time.Second))
-	return nil
-}}
+// queueing is what is measured first: it weighs the fronts, and they take memory the
+// first time.
+func queueing(size size) (ms []measurement) {
+	for _, n := range size.queued {
+		ms = append(ms, measurement{fmt.Sprintf("%d chats in line", n), true, n >= 10_000, func(c *column) error {
+			figures, err := c.driver.queue(n)
+			if err == errNoGate {
+				c.noGate = true
+				return nil
+			}
+			c.queues[n] = append(c.queues[n], figures)
+			return err
+		}})
+	}
+	return ms
+}
 
-var queueChats = measurement{[]int{10, 100, 1000, 10_000}, func(c *column, n int) error {
-	if c.noGate {
-		return nil
+// answering is what is measured of fronts that have settled.
+func answering(size size) (ms []measurement) {
+	for _, n := range size.embeds {
+		ms = append(ms, measurement{fmt.Sprintf("%d embeddings at once", n), false, false, func(c *column) error {
+			c.embeds[n] = append(c.embeds[n], c.driver.embeds(n, size.span))
+			return nil
+		}})
 	}
-	figures, err := c.driver.queue(n)
-	if err == errNoGate {
-		c.noGate = true
-		return nil
-	}
-	c.queues[n] = append(c.queues[n], figures)
-	return err
-}}
+	ms = append(ms, measurement{fmt.Sprintf("chats of %d clients", keepers), true, false, func(c *column) error {
+		gaps, err := c.driver.kept(keepers, size.chats)
+		c.kept = append(c.kept, gaps)
+		return err
+	}})
+	return append(ms, measurement{"a streamed answer", false, false, func(c *column) error {
+		late, err := c.driver.stream(size.words)
+		// A proxy of net/http may lose the race between an answer and the body's end.
+		for again := 0; err != nil && again < 3; again++ {
+			c.lost++
+			late, err = c.driver.stream(size.words)
+		}
+		c.late = append(c.late, late)
+		return err
+	}})
+}
 
 // bare is the least that a proxy can be: the ceiling of every other figure.
 func bare(target, listen string) error {
@@ -151,6 +217,9 @@ type column struct {
 	noGate bool
 	queues map[int][]queueFigures // of each round, by how many were queued
 	embeds map[int][]embedFigures // of each round, by how many were sent at once
+	kept   [][]time.Duration      // of each round: the target's idle times between chats of clients that keep their connections
+	late   [][]time.Duration      // of each round: how long a word was on its way
+	lost   int                    // streamed answers that were asked for again
 }
 
 // start starts the front, and returns what ends it.
@@ -189,46 +258,4 @@ func freeAddress() (string, error) {
 		}
 	}
 	return "", errors.New("no free port from 21000 to 21999")
-}
-
-func printTable(columns []*column) {
-	row := func(label string, cell func(*column) string) {
-		fmt.Printf("| %s |", label)
-		for _, c := range columns {
-			fmt.Printf(" %s |", cell(c))
-		}
-		fmt.Println()
-	}
-	row("", func(c *column) string { return c.name })
-	row("---", func(*column) string { return "---" })
-	row("start to first answer; memory then", func(c *column) string {
-		return fmt.Sprintf("%d ms; %.1f MB", c.ready.Milliseconds(), float64(c.idle)/1024)
-	})
-	for _, n := range embed.amounts {
-		row(fmt.Sprintf("%d embeds at once: rate, p50, p99", n), func(c *column) string {
-			e := median(c.embeds[n])
-			cell := fmt.Sprintf("%.0f/s, %s, %s", e.rate, short(e.p50), short(e.p99))
-			if e.failed > 0 {
-				cell += fmt.Sprintf("; %d failed", e.failed)
-			}
-			return cell
-		})
-	}
-	for _, n := range queueChats.amounts {
-		row(fmt.Sprintf("%d chats queued: memory of one; target idle between two p50, p99", n), func(c *column) string {
-			if c.noGate {
-				return "no gate"
-			}
-			// A front takes memory the first time.
-			gaps := idle(c.queues[n])
-			return fmt.Sprintf("%.1f KB; %s, %s", c.queues[n][0].kilobytes, short(quantile(gaps, .5)), short(quantile(gaps, .99)))
-		})
-	}
-}
-
-func short(d time.Duration) string {
-	if d < 10*time.Millisecond {
-		return strconv.FormatInt(d.Microseconds(), 10) + " µs"
-	}
-	return strconv.FormatInt(d.Milliseconds(), 10) + " ms"
 }

@@ -1,17 +1,20 @@
 package main
 
 import (
+	"encoding/json"
 	"io"
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 )
 
 // A target stands in for Ollama, and notes how long it sat idle between two
-// chats.
+// chats. It says three words at once, or as many as options.num_predict asks for
+// and then one in each wordTime.
 type target struct {
 	addr string
 
@@ -22,6 +25,21 @@ type target struct {
 	gaps   []time.Duration
 	hold   chan struct{} // the first chat waits until it is closed; nil: none does
 	holder chan struct{} // closed when that chat is there
+}
+
+const wordTime = time.Millisecond
+
+// epoch is when the time begins that the target sends as words.
+var epoch = time.Now()
+
+// A chunk is a line of the target's answer to a chat.
+type chunk struct {
+	Model   string `json:"model"`
+	Message struct {
+		Role    string `json:"role"`
+		Content string `json:"content"` // when it was sent, in ns since epoch
+	} `json:"message"`
+	Done bool `json:"done"`
 }
 
 const models = `{"models":[{"name":"chat:latest","model":"chat:latest"},{"name":"embed:latest","model":"embed:latest"}]}`
@@ -52,7 +70,19 @@ func startTarget() (*target, error) {
 func (t *target) chat(w http.ResponseWriter, r *http.Request) {
 	hold := t.begin()
 	defer t.end()
-	io.Copy(io.Discard, r.Body)
+	var asked struct {
+		Options struct {
+			Words int `json:"num_predict"`
+		} `json:"options"`
+	}
+	body, err := io.ReadAll(r.Body)
+	if err == nil {
+		err = json.Unmarshal(body, &asked)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
 	if hold != nil {
 		select {
 		case <-hold:
@@ -61,11 +91,22 @@ func (t *target) chat(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	for range 3 {
-		io.WriteString(w, `{"model":"chat","message":{"role":"assistant","content":"word"},"done":false}`+"\n")
-		http.NewResponseController(w).Flush()
+	words, pause := asked.Options.Words, wordTime
+	if words == 0 {
+		words, pause = 3, 0
 	}
-	io.WriteString(w, `{"model":"chat","message":{"role":"assistant","content":""},"done":true}`+"\n")
+	out := json.NewEncoder(w)
+	word := chunk{Model: "chat"}
+	word.Message.Role = "assistant"
+	for range words {
+		time.Sleep(pause)
+		word.Message.Content = strconv.FormatInt(int64(time.Since(epoch)), 10)
+		if out.Encode(word) != nil || http.NewResponseController(w).Flush() != nil {
+			return // nobody is there any more
+		}
+	}
+	word.Message.Content, word.Done = "", true
+	out.Encode(word)
 }
 
 // begin notes a chat that comes, and returns what it has to wait for.
@@ -99,11 +140,21 @@ func (t *target) holdNext() (there <-chan struct{}, release func()) {
 	defer t.mu.Unlock()
 	t.hold, t.holder = make(chan struct{}), make(chan struct{})
 	hold := t.hold
-	t.gaps, t.most, t.ended = nil, 0, time.Time{}
+	t.forget()
 	return t.holder, func() { close(hold) }
 }
 
-// idle returns the target's idle times between two chats since holdNext, sorted,
+// startOver forgets the chats until now.
+func (t *target) startOver() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.forget()
+}
+
+// forget is startOver for callers that hold mu.
+func (t *target) forget() { t.gaps, t.most, t.ended = nil, 0, time.Time{} }
+
+// idle returns the target's idle times between two chats since holdNext or startOver, sorted,
 // and how many chats were open at once at the most.
 func (t *target) idle() (gaps []time.Duration, most int) {
 	t.mu.Lock()
