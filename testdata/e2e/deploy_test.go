@@ -1,0 +1,204 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The files of testdata/deploy are checked in three ways: by the code of those who read
+// them, by what must agree within a file, and by a foreman that runs with what the file
+// sets. Each check is tried on mistakes, which it must refuse.
+
+// An edit is a mistake that somebody could make in a file, and what is said of it.
+type edit struct{ name, old, new, want string }
+
+// wantRefused has each mistake refused by check, which is given an edited copy of file.
+func wantRefused(t *testing.T, file string, edits []edit, check func(file string) error) {
+	t.Helper()
+	for _, e := range edits {
+		if err := check(edited(t, file, e.old, e.new)); err == nil || !strings.Contains(err.Error(), e.want) {
+			t.Errorf("%s: got %v; want an error with %q", e.name, err, e.want)
+		}
+	}
+}
+
+// edited returns a copy of file in which each old text, which must be there once, is
+// replaced by the new text that follows it.
+func edited(t *testing.T, file string, oldnew ...string) string {
+	t.Helper()
+	bytes, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := string(bytes)
+	for pair := range slices.Chunk(oldnew, 2) {
+		if n := strings.Count(content, pair[0]); n != 1 {
+			t.Fatalf("%s has %q %d times; want it once", file, pair[0], n)
+		}
+		content = strings.Replace(content, pair[0], pair[1], 1)
+	}
+	replaced := filepath.Join(t.TempDir(), filepath.Base(file))
+	if err := os.WriteFile(replaced, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return replaced
+}
+
+// environment is what a file sets.
+type environment map[string]string
+
+// list returns the environment as os/exec takes it.
+func (e environment) list() (list []string) {
+	for _, name := range slices.Sorted(maps.Keys(e)) {
+		list = append(list, name+"="+e[name])
+	}
+	return list
+}
+
+// with returns a copy in which the variables have these values.
+func (e environment) with(variables environment) environment {
+	e = maps.Clone(e)
+	maps.Copy(e, variables)
+	return e
+}
+
+// refusedStart starts a foreman that must refuse to do so, with exit status 2, and
+// returns what it says.
+func (e environment) refusedStart(t *testing.T) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), foremanBinary)
+	cmd.Env = e.with(environment{"FOREMAN_ADDR": "127.0.0.1:0", "GORACE": "atexit_sleep_ms=0"}).list()
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState.ExitCode() != 2 {
+		t.Errorf("foreman: got %v\n%s; want exit status 2", err, out)
+	}
+	return string(out)
+}
+
+// inForce returns the values that foreman takes from the environment. It fails the test
+// where foreman does not know a variable, or cannot use its value.
+func (e environment) inForce(t *testing.T) environment {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), foremanBinary, "-h")
+	cmd.Env = e.with(environment{"GORACE": "atexit_sleep_ms=0"}).list()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("foreman -h: %v\n%s", err, out)
+	}
+	if bad := regexp.MustCompile(`(?s)\n(Not usable|Unknown to foreman).*`).Find(out); bad != nil {
+		t.Errorf("the file's environment:%s", bad)
+	}
+	values := environment{}
+	for _, row := range regexp.MustCompile(`(?m)^(FOREMAN_\w+) +(\S+)`).FindAllSubmatch(out, -1) {
+		values[string(row[1])] = string(row[2])
+	}
+	return values
+}
+
+// wantDrains fails the test unless grace is enough for foreman to drain, to cut what
+// still runs and to end.
+func (e environment) wantDrains(t *testing.T, grace time.Duration) {
+	t.Helper()
+	drain, err := time.ParseDuration(e.inForce(t)["FOREMAN_DRAIN_TIMEOUT"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if least := drain + 5*time.Second; grace < least {
+		t.Errorf("foreman is killed after %v; want at least %v, for it drains for %v", grace, least, drain)
+	}
+}
+
+const unitFile = "../deploy/foreman.service"
+
+// TestSystemd has systemd read the unit, and looks at what must agree between the unit
+// and foreman.
+func TestSystemd(t *testing.T) {
+	analyze := need(t, "the test of the systemd unit needs systemd-analyze (Debian: apt-get install systemd)", "systemd-analyze")
+	const installed = "ExecStart=/usr/local/bin/foreman\n"
+	built := fmt.Sprintf("ExecStart=%s\n", foremanBinary)
+	systemd := func(args ...string) error {
+		out, err := exec.CommandContext(t.Context(), analyze, args...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("systemd-analyze: %w\n%s", err, out)
+		}
+		if args[0] == "verify" && len(out) > 0 {
+			return fmt.Errorf("systemd-analyze: %s", out)
+		}
+		return nil
+	}
+	verify := func(file string) error { return systemd("verify", "--man=no", "--recursive-errors=no", file) }
+	// The exposure in tenths, from 0 to 100. Most of it is what foreman is for: the network.
+	secure := func(file string) error { return systemd("security", "--offline=true", "--threshold=12", file) }
+	unit := edited(t, unitFile, installed, built)
+
+	t.Run("verify", func(t *testing.T) {
+		const load, variable = "#LoadCredential=", "#Environment=FOREMAN_TOKENS_FILE="
+		for name, file := range map[string]string{
+			"as it is":              unit,
+			"with a file of tokens": edited(t, unit, load, load[1:], variable, variable[1:]),
+		} {
+			if err := verify(file); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		wantRefused(t, unit, []edit{
+			{"misspelt directive", "ProtectClock=", "ProtectClok=", "Unknown key"},
+			{"wrong section", "[Install]", "[Instal]", "Unknown section"},
+			{"no truth value", "ProtectHostname=yes", "ProtectHostname=maybe", "Failed to parse boolean value"},
+			{"no time", "TimeoutStopSec=40", "TimeoutStopSec=forty", "Failed to parse time value"},
+			{"no address family", "AF_INET6", "AF_INET7", "AF_INET7"},
+			{"no set of system calls", "@system-service", "@system-services", "@system-services"},
+			{"no program", built, "ExecStart=/absent/foreman\n", "/absent/foreman"},
+		}, verify)
+	})
+
+	t.Run("security", func(t *testing.T) {
+		if err := secure(unit); err != nil {
+			t.Error(err)
+		}
+		wantRefused(t, unit, []edit{
+			{"root", "DynamicUser=yes", "DynamicUser=no", "exposure level"},
+			{"capabilities", "CapabilityBoundingSet=\n", "", "exposure level"},
+			{"any system call", "SystemCallFilter=@system-service\nSystemCallFilter=~@privileged\n", "", "exposure level"},
+			{"any address family", "RestrictAddressFamilies=", "#", "exposure level"},
+		}, secure)
+	})
+
+	t.Run("agreement", func(t *testing.T) {
+		content, err := os.ReadFile(unit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		directive := func(name string) (number int) {
+			t.Helper()
+			match := regexp.MustCompile(`(?m)^` + name + `=(.*)$`).FindSubmatch(content)
+			if match == nil {
+				t.Fatalf("the unit has no %s", name)
+			}
+			if n, err := fmt.Sscanf(string(match[1])+"\n", "%d\n", &number); n != 1 || err != nil {
+				t.Fatalf("%s=%s: %v; want a number", name, match[1], err)
+			}
+			return number
+		}
+		environment{}.wantDrains(t, time.Duration(directive("TimeoutStopSec"))*time.Second)
+		if status := directive("RestartPreventExitStatus"); status != 2 {
+			t.Errorf("foreman is not restarted after status %d; want 2", status)
+		}
+		if said := (environment{"FOREMAN_MANAGE": "maybe"}).refusedStart(t); !strings.Contains(said, "FOREMAN_MANAGE") {
+			t.Errorf("got %s; want the variable that is wrong", said)
+		}
+		// As many chats as may wait at most by default, an embedding for each, and as many
+		// connections to the host.
+		if descriptors := directive("LimitNOFILE"); descriptors < 4*512 {
+			t.Errorf("foreman may have %d descriptors; want 2,048", descriptors)
+		}
+	})
+}
