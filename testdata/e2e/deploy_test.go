@@ -1,8 +1,12 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +15,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ollama/ollama/envconfig"
+
+	"foreman/e2e/lab"
 )
 
 // The files of testdata/deploy are checked in three ways: by the code of those who read
@@ -52,6 +60,27 @@ func edited(t *testing.T, file string, oldnew ...string) string {
 	return replaced
 }
 
+// buildManifests builds the program manifests, and returns a function that has it check a
+// file and puts into made what it makes of the file.
+func buildManifests(t *testing.T) func(kind, file string, made any) error {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "manifests")
+	build := exec.CommandContext(t.Context(), "go", "-C", "manifests", "build", "-o", binary)
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build manifests: %v\n%s", err, out)
+	}
+	return func(kind, file string, made any) error {
+		out, err := exec.CommandContext(t.Context(), binary, kind, file).Output()
+		if exit := new(exec.ExitError); errors.As(err, &exit) {
+			return errors.New(string(exit.Stderr))
+		}
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(out, made)
+	}
+}
+
 // environment is what a file sets.
 type environment map[string]string
 
@@ -68,6 +97,30 @@ func (e environment) with(variables environment) environment {
 	e = maps.Clone(e)
 	maps.Copy(e, variables)
 	return e
+}
+
+// start starts a foreman with the environment, but in front of the tests' Ollama and on a
+// free port.
+func (e environment) start(t *testing.T) *lab.Foreman {
+	t.Helper()
+	e = e.with(environment{"FOREMAN_ADDR": "127.0.0.1:0", "FOREMAN_OLLAMA_URL": ollama.URL, "GORACE": "atexit_sleep_ms=0"})
+	foreman, err := lab.StartForeman(t.Context(), foremanBinary, t.TempDir(), e.list()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := foreman.Stop(); err != nil {
+			t.Errorf("foreman ended with %v; want a clean end", err)
+		}
+		if t.Failed() {
+			t.Logf("foreman's log:\n%s", foreman.Log())
+		}
+	})
+	eventually(t, func() error { return wantStatus(foreman.URL+"/readyz", http.StatusOK) })
+	if strings.Contains(foreman.Log(), "variable unknown to foreman") {
+		t.Error("the file sets a variable that is unknown to foreman")
+	}
+	return foreman
 }
 
 // refusedStart starts a foreman that must refuse to do so, with exit status 2, and
@@ -101,6 +154,26 @@ func (e environment) inForce(t *testing.T) environment {
 		values[string(row[1])] = string(row[2])
 	}
 	return values
+}
+
+// port returns the port on which foreman listens.
+func (e environment) port(t *testing.T) string {
+	t.Helper()
+	addr := e.inForce(t)["FOREMAN_ADDR"]
+	return addr[strings.LastIndexByte(addr, ':')+1:]
+}
+
+// wantHost fails the test unless foreman asks the host of this name, at Ollama's port.
+func (e environment) wantHost(t *testing.T, name string) {
+	t.Helper()
+	t.Setenv("OLLAMA_HOST", "")
+	host, err := url.Parse(e["FOREMAN_OLLAMA_URL"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := host.Host, name+":"+envconfig.Host().Port(); host.Scheme != "http" || got != want {
+		t.Errorf("FOREMAN_OLLAMA_URL=%s; want http and %s", host, want)
+	}
 }
 
 // wantDrains fails the test unless grace is enough for foreman to drain, to cut what
@@ -199,6 +272,122 @@ func TestSystemd(t *testing.T) {
 		// connections to the host.
 		if descriptors := directive("LimitNOFILE"); descriptors < 4*512 {
 			t.Errorf("foreman may have %d descriptors; want 2,048", descriptors)
+		}
+	})
+}
+
+const composeFile = "../deploy/compose.yaml"
+
+// TestCompose has Docker Compose's parser read the file, looks at what must agree in it,
+// and runs foreman with what it sets.
+func TestCompose(t *testing.T) {
+	check := buildManifests(t)
+	type service struct {
+		Image, Restart  string
+		Build           struct{ Context, Dockerfile string }
+		Environment     environment
+		DependsOn       map[string]any `json:"depends_on"`
+		Ports           []struct{ Published, Target json.Number }
+		Volumes         []struct{ Type, Target string }
+		StopGracePeriod string   `json:"stop_grace_period"`
+		ReadOnly        bool     `json:"read_only"`
+		CapDrop         []string `json:"cap_drop"`
+		SecurityOpt     []string `json:"security_opt"`
+		Deploy          struct {
+			Resources struct {
+				Reservations struct {
+					Devices []struct{ Driver string }
+				}
+			}
+		}
+	}
+	type project struct {
+		Services map[string]service
+	}
+	var made project
+	if err := check("compose", composeFile, &made); err != nil {
+		t.Fatal(err)
+	}
+	if names := slices.Sorted(maps.Keys(made.Services)); !slices.Equal(names, []string{"foreman", "ollama"}) {
+		t.Fatalf("got the services %q; want foreman and ollama", names)
+	}
+	foreman, host := made.Services["foreman"], made.Services["ollama"]
+
+	t.Run("mistakes", func(t *testing.T) {
+		wantRefused(t, composeFile, []edit{
+			{"misspelt key", "stop_grace_period:", "stop_grace:", "services.foreman.stop_grace false schema"},
+			{"no time", "stop_grace_period: 40s", "stop_grace_period: forty", `invalid duration "forty"`},
+			{"no service", "- ollama", "- olama", `depends on undefined service "olama"`},
+			{"no volume", "- models:", "- model:", "undefined volume model"},
+			{"no port", "8080:8080 #", "8080:80800 #", "Invalid containerPort: 80800"},
+			{"no truth value", "read_only: true", "read_only: perhaps", "invalid boolean: perhaps"},
+			{"key twice", "read_only: true", "read_only: true\n    read_only: true", `mapping key "read_only" already defined`},
+		}, func(file string) error { return check("compose", file, new(project)) })
+	})
+
+	t.Run("GPU", func(t *testing.T) {
+		content, err := os.ReadFile(composeFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(t.TempDir(), "compose.yaml")
+		with := regexp.MustCompile(`(?m)^    #(deploy:|  )`).ReplaceAll(content, []byte("    $1"))
+		if err := os.WriteFile(file, with, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var made project
+		if err := check("compose", file, &made); err != nil {
+			t.Fatal(err)
+		}
+		if devices := made.Services["ollama"].Deploy.Resources.Reservations.Devices; len(devices) != 1 || devices[0].Driver != "nvidia" {
+			t.Errorf("got the devices %v; want one", devices)
+		}
+	})
+
+	t.Run("agreement", func(t *testing.T) {
+		root, err := filepath.Abs("../..")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := filepath.Join(root, "Dockerfile"); filepath.Join(foreman.Build.Context, foreman.Build.Dockerfile) != want {
+			t.Errorf("foreman is built from %+v; want %s", foreman.Build, want)
+		}
+		if host.Image != "ollama/ollama" || len(host.Volumes) != 1 || host.Volumes[0].Type != "volume" || host.Volumes[0].Target != "/root/.ollama" {
+			t.Errorf("Ollama is %s with the volumes %v; want its image, and a volume for the models", host.Image, host.Volumes)
+		}
+		if got := host.Environment["OLLAMA_MAX_LOADED_MODELS"]; got != "2" {
+			t.Errorf("OLLAMA_MAX_LOADED_MODELS=%s; want 2", got)
+		}
+		if len(host.Ports) > 0 {
+			t.Errorf("Ollama can be reached at %v; want it behind foreman alone", host.Ports)
+		}
+		port := foreman.Environment.port(t)
+		if p := foreman.Ports; len(p) != 1 || p[0].Published.String() != port || p[0].Target.String() != port {
+			t.Errorf("ports %v; want %s, where foreman listens", p, port)
+		}
+		if _, ok := foreman.DependsOn["ollama"]; !ok {
+			t.Error("Compose may stop Ollama before foreman has drained; want depends_on")
+		}
+		foreman.Environment.wantHost(t, "ollama")
+		grace, err := time.ParseDuration(foreman.StopGracePeriod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		foreman.Environment.wantDrains(t, grace)
+		for name, service := range made.Services {
+			if service.Restart != "unless-stopped" {
+				t.Errorf("%s: restart: %s; want unless-stopped", name, service.Restart)
+			}
+		}
+		if !foreman.ReadOnly || !slices.Equal(foreman.CapDrop, []string{"ALL"}) || !slices.Equal(foreman.SecurityOpt, []string{"no-new-privileges:true"}) {
+			t.Errorf("read_only %v, cap_drop %q, security_opt %q; want the least that foreman needs", foreman.ReadOnly, foreman.CapDrop, foreman.SecurityOpt)
+		}
+	})
+
+	t.Run("start", func(t *testing.T) {
+		server := foreman.Environment.start(t)
+		if got := get(t, server.URL+"/api/tags"); got.StatusCode != http.StatusOK {
+			t.Errorf("without a token: got %s; want 200", got.Status)
 		}
 	})
 }
