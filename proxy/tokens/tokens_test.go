@@ -160,6 +160,54 @@ func TestReload(t *testing.T) {
 	}
 }
 
+// A Secret or ConfigMap that Kubernetes mounts as a folder changes by a link: the file is
+// a link through ..data, which comes to point to another folder, and then the folder from
+// before goes. Here the new file is as long as the old one and as old.
+func TestReloadThroughLinks(t *testing.T) {
+	dir := t.TempDir()
+	day := time.Date(2026, time.January, 1, 0, 0, 0, 0, time.UTC)
+	link := func(folder, content string) {
+		t.Helper()
+		file := filepath.Join(dir, folder, "tokens")
+		if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(file, day, day); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(folder, filepath.Join(dir, "..data_tmp")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link("..1", "ann sesame-1\n")
+	path := filepath.Join(dir, "tokens")
+	if err := os.Symlink(filepath.Join("..data", "tokens"), path); err != nil {
+		t.Fatal(err)
+	}
+	f, err := Open(path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ann := f.Find("sesame-1")
+	link("..2", "bob sesame-2\n")
+	if err := os.RemoveAll(filepath.Join(dir, "..1")); err != nil {
+		t.Fatal(err)
+	}
+	f.reload()
+	if got := f.Find("sesame-2"); got == nil || got.Name != "bob" {
+		t.Errorf("got %v; want bob, whose token is in the new file", got)
+	}
+	if ann.Revoked().Err() == nil {
+		t.Error("ann's token was in the old file alone, and is not revoked")
+	}
+}
+
 func TestRun(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "F")
 	write(t, path, "ann sesame-1\n")
