@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,10 +11,12 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -42,11 +46,11 @@ func wantRefused(t *testing.T, file string, edits []edit, check func(file string
 // replaced by the new text that follows it.
 func edited(t *testing.T, file string, oldnew ...string) string {
 	t.Helper()
-	bytes, err := os.ReadFile(file)
+	original, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	content := string(bytes)
+	content := string(original)
 	for pair := range slices.Chunk(oldnew, 2) {
 		if n := strings.Count(content, pair[0]); n != 1 {
 			t.Fatalf("%s has %q %d times; want it once", file, pair[0], n)
@@ -60,16 +64,25 @@ func edited(t *testing.T, file string, oldnew ...string) string {
 	return replaced
 }
 
-// buildManifests builds the program manifests, and returns a function that has it check a
-// file and puts into made what it makes of the file.
-func buildManifests(t *testing.T) func(kind, file string, made any) error {
-	t.Helper()
-	binary := filepath.Join(t.TempDir(), "manifests")
-	build := exec.CommandContext(t.Context(), "go", "-C", "manifests", "build", "-o", binary)
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build manifests: %v\n%s", err, out)
+// buildManifests builds the program manifests, once, beside foreman.
+var buildManifests = sync.OnceValues(func() (binary string, err error) {
+	binary = filepath.Join(filepath.Dir(foremanBinary), "manifests")
+	out, err := exec.Command("go", "-C", "manifests", "build", "-ldflags=-s -w", "-o", binary).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build manifests: %w\n%s", err, out)
 	}
-	return func(kind, file string, made any) error {
+	return binary, nil
+})
+
+// manifests returns a function that has a file of this kind checked, and puts into made
+// what its reader makes of it.
+func manifests(t *testing.T, kind string) func(file string, made any) error {
+	t.Helper()
+	binary, err := buildManifests()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(file string, made any) error {
 		out, err := exec.CommandContext(t.Context(), binary, kind, file).Output()
 		if exit := new(exec.ExitError); errors.As(err, &exit) {
 			return errors.New(string(exit.Stderr))
@@ -127,7 +140,9 @@ func (e environment) start(t *testing.T) *lab.Foreman {
 // returns what it says.
 func (e environment) refusedStart(t *testing.T) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), foremanBinary)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // if it does not refuse
+	defer cancel()
+	cmd := exec.CommandContext(ctx, foremanBinary)
 	cmd.Env = e.with(environment{"FOREMAN_ADDR": "127.0.0.1:0", "GORACE": "atexit_sleep_ms=0"}).list()
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState.ExitCode() != 2 {
@@ -281,7 +296,7 @@ const composeFile = "../deploy/compose.yaml"
 // TestCompose has Docker Compose's parser read the file, looks at what must agree in it,
 // and runs foreman with what it sets.
 func TestCompose(t *testing.T) {
-	check := buildManifests(t)
+	check := manifests(t, "compose")
 	type service struct {
 		Image, Restart  string
 		Build           struct{ Context, Dockerfile string }
@@ -305,7 +320,7 @@ func TestCompose(t *testing.T) {
 		Services map[string]service
 	}
 	var made project
-	if err := check("compose", composeFile, &made); err != nil {
+	if err := check(composeFile, &made); err != nil {
 		t.Fatal(err)
 	}
 	if names := slices.Sorted(maps.Keys(made.Services)); !slices.Equal(names, []string{"foreman", "ollama"}) {
@@ -322,7 +337,7 @@ func TestCompose(t *testing.T) {
 			{"no port", "8080:8080 #", "8080:80800 #", "Invalid containerPort: 80800"},
 			{"no truth value", "read_only: true", "read_only: perhaps", "invalid boolean: perhaps"},
 			{"key twice", "read_only: true", "read_only: true\n    read_only: true", `mapping key "read_only" already defined`},
-		}, func(file string) error { return check("compose", file, new(project)) })
+		}, func(file string) error { return check(file, new(project)) })
 	})
 
 	t.Run("GPU", func(t *testing.T) {
@@ -336,7 +351,7 @@ func TestCompose(t *testing.T) {
 			t.Fatal(err)
 		}
 		var made project
-		if err := check("compose", file, &made); err != nil {
+		if err := check(file, &made); err != nil {
 			t.Fatal(err)
 		}
 		if devices := made.Services["ollama"].Deploy.Resources.Reservations.Devices; len(devices) != 1 || devices[0].Driver != "nvidia" {
@@ -388,6 +403,217 @@ func TestCompose(t *testing.T) {
 		server := foreman.Environment.start(t)
 		if got := get(t, server.URL+"/api/tags"); got.StatusCode != http.StatusOK {
 			t.Errorf("without a token: got %s; want 200", got.Status)
+		}
+	})
+}
+
+const kubernetesFile = "../deploy/kubernetes.yaml"
+
+// A manifest is what the tests look at of the Kubernetes manifest.
+type manifest struct {
+	secret struct {
+		Metadata   struct{ Name string }
+		StringData map[string]string
+	}
+	deployment struct {
+		Spec struct {
+			Replicas int
+			Strategy struct{ Type string }
+			Template struct {
+				Metadata struct{ Labels map[string]string }
+				Spec     pod
+			}
+		}
+	}
+	service struct {
+		Spec struct {
+			Selector map[string]string
+			Ports    []struct{ Port, TargetPort any }
+		}
+	}
+}
+
+type pod struct {
+	TerminationGracePeriodSeconds int
+	AutomountServiceAccountToken  *bool
+	EnableServiceLinks            *bool
+	SecurityContext               struct{ RunAsUser, RunAsGroup, FSGroup int }
+	Containers                    []container
+	Volumes                       []struct {
+		Name   string
+		Secret struct {
+			SecretName  string
+			DefaultMode int
+		}
+	}
+}
+
+type container struct {
+	Env                           []struct{ Name, Value string }
+	Ports                         []struct{ Name, ContainerPort any }
+	LivenessProbe, ReadinessProbe struct {
+		HTTPGet struct{ Path, Port any }
+	}
+	SecurityContext struct{ ReadOnlyRootFilesystem bool }
+	Resources       struct{ Limits struct{ Memory string } }
+	VolumeMounts    []struct{ Name, MountPath, SubPath string }
+}
+
+// environment returns what the container sets.
+func (c container) environment() environment {
+	e := environment{}
+	for _, v := range c.Env {
+		e[v.Name] = v.Value
+	}
+	return e
+}
+
+// readManifest returns the manifest as Kubernetes makes it, once that has nothing to say
+// against it.
+func readManifest(t *testing.T, check func(file string, made any) error) (m manifest) {
+	t.Helper()
+	var objects []json.RawMessage
+	if err := check(kubernetesFile, &objects); err != nil {
+		t.Fatal(err)
+	}
+	into := map[string]any{"Secret": &m.secret, "Deployment": &m.deployment, "Service": &m.service}
+	for _, object := range objects {
+		var is struct{ Kind string }
+		if err := json.Unmarshal(object, &is); err != nil {
+			t.Fatal(err)
+		}
+		if into[is.Kind] == nil {
+			t.Fatalf("a %s; want a Secret, a Deployment and a Service, each once", is.Kind)
+		}
+		if err := json.Unmarshal(object, into[is.Kind]); err != nil {
+			t.Fatal(err)
+		}
+		delete(into, is.Kind)
+	}
+	if len(into) > 0 {
+		t.Fatalf("there is no %v", slices.Sorted(maps.Keys(into)))
+	}
+	if n := len(m.deployment.Spec.Template.Spec.Containers); n != 1 {
+		t.Fatalf("%d containers; want one", n)
+	}
+	return m
+}
+
+// TestKubernetes checks the manifest with the code of Kubernetes' API server, looks at
+// what must agree in it, and runs foreman with what it sets.
+func TestKubernetes(t *testing.T) {
+	check := manifests(t, "kubernetes")
+	m := readManifest(t, check)
+	pod := m.deployment.Spec.Template.Spec
+	container := pod.Containers[0]
+	env := container.environment()
+
+	t.Run("mistakes", func(t *testing.T) {
+		wantRefused(t, kubernetesFile, []edit{
+			{"misspelt field", "terminationGracePeriodSeconds:", "terminationGracePeriodSecond:", `unknown field "spec.template.spec.terminationGracePeriodSecond"`},
+			{"misplaced field", "      targetPort: http", "  targetPort: http", `unknown field "spec.targetPort"`},
+			{"field twice", "\n  replicas: 1", "\n  replicas: 1\n  replicas: 1", `key "replicas" already set`},
+			{"no such kind", "kind: Service\n", "kind: Servise\n", `no kind "Servise"`},
+			{"no number", "replicas: 1", "replicas: one", "cannot unmarshal string"},
+			{"no port", "containerPort: 8080", "containerPort: 80800", "must be between 1 and 65535"},
+			{"no quantity", "memory: 64Mi", "memory: 64MB", "quantities must match"},
+			{"request over limit", "memory: 64Mi", "memory: 64Gi", "must be less than or equal to memory limit"},
+			{"mount of no volume", "- name: tokens\n          secret:", "- name: token\n          secret:", "Not found"},
+			{"no strategy", "type: Recreate", "type: Restart", "Unsupported value"},
+			{"another label", "matchLabels:\n      app: foreman", "matchLabels:\n      app: man", "`selector` does not match template `labels`"},
+			{"root", "runAsNonRoot: true", "runAsNonRoot: false", "not restricted: "},
+			{"more rights", "allowPrivilegeEscalation: false", "allowPrivilegeEscalation: true", "not restricted: "},
+			{"capabilities", "drop: [ALL]", "drop: [KILL]", "not restricted: "},
+			{"any system call", "type: RuntimeDefault", "type: Unconfined", "not restricted: "},
+		}, func(file string) error { return check(file, new([]json.RawMessage)) })
+	})
+
+	t.Run("agreement", func(t *testing.T) {
+		if spec := m.deployment.Spec; spec.Replicas != 1 || spec.Strategy.Type != "Recreate" {
+			t.Errorf("replicas %d, strategy %s; want one foreman at a time", spec.Replicas, spec.Strategy.Type)
+		}
+		if labels := m.deployment.Spec.Template.Metadata.Labels; !maps.Equal(m.service.Spec.Selector, labels) {
+			t.Errorf("the Service selects %v; want the pod, which has %v", m.service.Spec.Selector, labels)
+		}
+		port := env.port(t)
+		if len(container.Ports) != 1 || fmt.Sprint(container.Ports[0].ContainerPort) != port {
+			t.Fatalf("ports %v; want %s, where foreman listens", container.Ports, port)
+		}
+		name := container.Ports[0].Name
+		if ports := m.service.Spec.Ports; len(ports) != 1 || fmt.Sprint(ports[0].Port) != port || ports[0].TargetPort != name {
+			t.Errorf("the Service's ports are %v; want %s, to the port %v", ports, port, name)
+		}
+		for kind, p := range map[string]any{"liveness": container.LivenessProbe.HTTPGet, "readiness": container.ReadinessProbe.HTTPGet} {
+			if want := (struct{ Path, Port any }{"/healthz", name}); p != want {
+				t.Errorf("%s probe: got %v; want %v", kind, p, want)
+			}
+		}
+		env.wantHost(t, "ollama")
+		env.wantDrains(t, time.Duration(pod.TerminationGracePeriodSeconds)*time.Second)
+		for what, value := range map[string]*bool{"the token of an account": pod.AutomountServiceAccountToken, "the Service's variables": pod.EnableServiceLinks} {
+			if value == nil || *value {
+				t.Errorf("the pod has %s; want it without", what)
+			}
+		}
+		if !container.SecurityContext.ReadOnlyRootFilesystem {
+			t.Error("the root file system can be written; foreman writes no file")
+		}
+		dockerfile, err := os.ReadFile("../../Dockerfile")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if user := fmt.Sprintf("\nUSER %d:%d\n", pod.SecurityContext.RunAsUser, pod.SecurityContext.RunAsGroup); !bytes.Contains(dockerfile, []byte(user)) {
+			t.Errorf("the Dockerfile has no line%s", user)
+		}
+	})
+
+	t.Run("tokens", func(t *testing.T) {
+		if len(pod.Volumes) != 1 || len(container.VolumeMounts) != 1 {
+			t.Fatalf("volumes %v, mounts %v; want one", pod.Volumes, container.VolumeMounts)
+		}
+		volume, mount := pod.Volumes[0], container.VolumeMounts[0]
+		if volume.Secret.SecretName != m.secret.Metadata.Name || mount.Name != volume.Name || mount.SubPath != "" {
+			t.Errorf("%+v is mounted as %+v; want the Secret %s, whole", volume, mount, m.secret.Metadata.Name)
+		}
+		folder, key := path.Split(env["FOREMAN_TOKENS_FILE"])
+		placeholders, ok := m.secret.StringData[key]
+		if path.Clean(folder) != mount.MountPath || !ok {
+			t.Fatalf("FOREMAN_TOKENS_FILE=%s; want a key of the Secret's, %v, in %s", env["FOREMAN_TOKENS_FILE"], slices.Sorted(maps.Keys(m.secret.StringData)), mount.MountPath)
+		}
+		if mode := volume.Secret.DefaultMode; mode != 0o440 || pod.SecurityContext.FSGroup != pod.SecurityContext.RunAsGroup {
+			t.Errorf("mode %o, group %d; want a file that foreman's group may read, and nobody else", mode, pod.SecurityContext.FSGroup)
+		}
+
+		file := filepath.Join(t.TempDir(), key)
+		env := env.with(environment{"FOREMAN_TOKENS_FILE": file})
+		write := func(content string) {
+			t.Helper()
+			if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const placeholder = "CHANGE\n"
+		if n := strings.Count(placeholders, placeholder); n != 2 {
+			t.Fatalf("the tokens are %q; want two that are to be changed", placeholders)
+		}
+		for changed := range 2 { // not all of them
+			write(strings.Replace(placeholders, placeholder, "sesame-1\n", changed))
+			if said, want := env.refusedStart(t), "expected the token of bob to have at least 8 characters"; !strings.Contains(said, want) {
+				t.Errorf("%d tokens changed: got %s; want %q", changed, said, want)
+			}
+		}
+		write(strings.NewReplacer("ann CHANGE", "ann sesame-1", "bob CHANGE", "bob sesame-2").Replace(placeholders))
+		foreman := env.start(t)
+		for token, want := range map[string]int{"sesame-1": http.StatusOK, "sesame-2": http.StatusOK, "CHANGE": http.StatusUnauthorized, "": http.StatusUnauthorized} {
+			resp, err := withToken(token).Get(foreman.URL + "/api/tags")
+			if got := read(t, resp, err); got.StatusCode != want {
+				t.Errorf("with the token %q: got %s; want %d", token, got.Status, want)
+			}
+		}
+		for _, path := range []any{container.LivenessProbe.HTTPGet.Path, container.ReadinessProbe.HTTPGet.Path} {
+			if got := get(t, foreman.URL+fmt.Sprint(path)); got.StatusCode != http.StatusOK {
+				t.Errorf("probe of %v: got %s; want 200 without a token", path, got.Status)
+			}
 		}
 	})
 }
