@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
@@ -17,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -616,4 +619,135 @@ func TestKubernetes(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestKubernetesMemory sends more bodies to a line than may wait in it, and looks whether
+// foreman ever had more memory than the manifest's limit, at which Linux kills it.
+func TestKubernetesMemory(t *testing.T) {
+	if _, err := os.Stat("/proc/self/status"); err != nil {
+		leaveOut(t, "the test of the memory limit needs Linux")
+	}
+	container := readManifest(t, manifests(t, "kubernetes")).deployment.Spec.Template.Spec.Containers[0]
+	var limit int64
+	if _, err := fmt.Sscanf(container.Resources.Limits.Memory, "%dMi", &limit); err != nil {
+		t.Fatalf("memory limit %q: %v; want it in Mi", container.Resources.Limits.Memory, err)
+	}
+
+	released := make(chan struct{})
+	release := sync.OnceFunc(func() { close(released) })
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, `{"models":[{"name":"chat:latest","model":"chat:latest"}]}`)
+	})
+	mux.HandleFunc("POST /", func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			t.Errorf("the target: %v", err)
+		}
+		if r.URL.Path == "/api/chat" {
+			<-released
+		}
+		io.WriteString(w, `{}`)
+	})
+	target := httptest.NewServer(mux)
+	defer target.Close()
+
+	dir := t.TempDir()
+	binary, err := lab.BuildForeman(t.Context(), dir) // the race detector takes memory, too
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary)
+	foreman, err := lab.StartForemanAs(t.Context(), cmd, dir, container.environment().with(environment{
+		"FOREMAN_ADDR": "127.0.0.1:0", "FOREMAN_OLLAMA_URL": target.URL, "FOREMAN_TOKENS_FILE": "",
+	}).list()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := foreman.Stop(); err != nil {
+			t.Errorf("foreman ended with %v; want a clean end", err)
+		}
+	}()
+	eventually(t, func() error { return wantStatus(foreman.URL+"/readyz", http.StatusOK) })
+
+	const size = 63 << 20 // of a chat; four of them may be in line
+	var clients sync.WaitGroup
+	sent, turnedAway := 0, atomic.Int64{}
+	send := func() {
+		sent++
+		clients.Go(func() {
+			const begin, end = `{"model":"chat","messages":[{"role":"user","content":"`, `"}]}`
+			body := io.MultiReader(strings.NewReader(begin), io.LimitReader(letters{}, size), strings.NewReader(end))
+			r, err := http.NewRequestWithContext(t.Context(), "POST", foreman.URL+"/api/chat", body)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			r.ContentLength = size + int64(len(begin)+len(end))
+			resp, err := http.DefaultClient.Do(r)
+			if err != nil { // foreman has told it to go while it still sent
+				turnedAway.Add(1)
+				return
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode == http.StatusServiceUnavailable {
+				turnedAway.Add(1)
+			} else if resp.StatusCode != http.StatusOK {
+				t.Errorf("a chat: got %s", resp.Status)
+			}
+		})
+	}
+	defer clients.Wait()
+	defer release()
+	inLine := 0
+	settle := func() {
+		eventually(t, func() error {
+			var health struct{ Running, Waiting int }
+			if err := json.Unmarshal([]byte(get(t, foreman.URL+"/healthz").body), &health); err != nil {
+				return err
+			}
+			inLine = health.Running + health.Waiting
+			if gone := int(turnedAway.Load()); inLine+gone < sent {
+				return fmt.Errorf("of %d chats %d are in line and %d were turned away", sent, inLine, gone)
+			}
+			return nil
+		})
+	}
+	for range 12 {
+		send()
+	}
+	settle()
+	if turnedAway.Load() == 0 {
+		t.Error("no chat was turned away; want more than may wait")
+	}
+	for range 4 - inLine { // chats that come at once may turn more of each other away than need be
+		send()
+		settle()
+	}
+	if inLine != 4 {
+		t.Errorf("%d chats are in line; want 4", inLine)
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var most int64 // KiB, proc(5)
+	_, after, _ := strings.Cut(string(status), "VmHWM:")
+	if _, err := fmt.Sscan(after, &most); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d chats of %d MiB in line, %d turned away: foreman had %d MiB at the most", inLine, size>>20, turnedAway.Load(), most>>10)
+	if most >= limit<<10 {
+		t.Errorf("foreman had %d MiB; the manifest's limit is %d", most>>10, limit)
+	}
+}
+
+// letters is a reader of the letter x, without an end.
+type letters struct{}
+
+func (letters) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = 'x'
+	}
+	return len(p), nil
 }
