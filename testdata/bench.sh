@@ -19,10 +19,11 @@ and Caddy where they are installed:
   - 10,000 chats that stand in line for a minute, with heartbeats and without
 
 Each front is measured in turn with the others, in five rounds; 10,000 chats in one.
+The last table but one has the ratios of foreman's figures to those of the others.
 The tables go to stdout, what is being measured to stderr.
 
 Needs Linux and Go. The Ollama host is a stub. Everything listens on 127.0.0.1.
-Takes TIME.
+Takes eight minutes with all fronts.
 
   -short  measure too little to tell anything, in half a minute, to see that it works
   -h      print this

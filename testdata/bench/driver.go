@@ -25,8 +25,11 @@ var (
 
 // chatOf is a chat whose answer has so many words, one after the other; 0: three at once.
 func chatOf(words int) []byte {
-	return fmt.Appendf(nil, `{"model":"chat:latest","options":{"num_predict":%d},"messages":[{"role":"user","content":"%s"}]}`,
-		words, strings.Repeat("Why is the sky blue? ", 95))
+	options := ""
+	if words > 0 {
+		options = fmt.Sprintf(`"options":{"num_predict":%d},`, words)
+	}
+	return []byte(`{"model":"chat:latest",` + options + `"messages":[{"role":"user","content":"` + strings.Repeat("Why is the sky blue? ", 95) + `"}]}`)
 }
 
 // A driver is the clients of one front.

@@ -56,7 +56,7 @@ func printFigures(size size, columns []*column) {
 }
 
 // printRatios prints how many times as large the first column's figures are as those
-// of each other one: the median of all rounds, and the least and the most.
+// of each other one: the median of all times both were measured, the least and the most.
 func printRatios(size size, columns []*column) {
 	first, others := columns[0], columns[1:]
 	printHead(first.name+", compared with", others)
@@ -67,8 +67,8 @@ func printRatios(size size, columns []*column) {
 				return "no gate"
 			}
 			var ratios []float64
-			for round := range ours {
-				ratios = append(ratios, ours[round]/theirs[round])
+			for i := range ours {
+				ratios = append(ratios, ours[i]/theirs[i])
 			}
 			slices.Sort(ratios)
 			return fmt.Sprintf("%.2f (%.2f to %.2f)", ratios[len(ratios)/2], ratios[0], ratios[len(ratios)-1])
@@ -94,17 +94,17 @@ func printRatios(size size, columns []*column) {
 	}
 }
 
-// each returns a quantile of each round, whose times are sorted.
-func each(rounds [][]time.Duration, q float64) (all []float64) {
-	for _, times := range rounds {
+// each returns a quantile of each list of times, which are sorted.
+func each(lists [][]time.Duration, q float64) (all []float64) {
+	for _, times := range lists {
 		all = append(all, quantile(times, q).Seconds())
 	}
 	return all
 }
 
-// together returns the times of all rounds, sorted.
-func together(rounds [][]time.Duration) []time.Duration {
-	return slices.Sorted(slices.Values(slices.Concat(rounds...)))
+// together returns the times of all lists, sorted.
+func together(lists [][]time.Duration) []time.Duration {
+	return slices.Sorted(slices.Values(slices.Concat(lists...)))
 }
 
 func quantiles(sorted []time.Duration) string {
