@@ -23,9 +23,9 @@ The last table but one has the ratios of foreman's figures to those of the other
 The tables go to stdout, what is being measured to stderr.
 
 Needs Linux and Go. The Ollama host is a stub. Everything listens on 127.0.0.1.
-Takes eight minutes with all fronts.
+Takes seven minutes on two cores with all fronts.
 
-  -short  measure too little to tell anything, in half a minute, to see that it works
+  -short  measure too little to tell anything, in 40 seconds, to see that it works
   -h      print this
 END
 }
