@@ -22,6 +22,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -52,6 +53,7 @@ var (
 const keepers = 16
 
 func main() {
+	runtime.LockOSThread() // fronts end with the thread that started them
 	log.SetFlags(0)
 	size := whole
 	flag.BoolFunc("short", "measure too little to tell anything, to see that it works", func(string) error {
@@ -248,6 +250,7 @@ func (c *column) start() (stop func()) {
 	front := exec.Command("sh", "-c", "exec "+c.command)
 	front.Env = append(os.Environ(), "TARGET="+c.target.addr, "LISTEN="+listen)
 	front.Stderr = os.Stderr
+	front.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM} // also if we are killed
 	began := time.Now()
 	if c.err = front.Start(); c.err != nil {
 		return func() {}

@@ -1,26 +1,37 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
+	"os"
 	"os/exec"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
+// benchCommand is testdata/bench.sh, in a process group of its own.
+func benchCommand(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	bash := need(t, "bench.sh is a script for bash (Debian: apt-get install bash)", "bash")
+	cmd := exec.CommandContext(t.Context(), bash, append([]string{"../bench.sh"}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	return cmd
+}
+
 // bench runs testdata/bench.sh.
 func bench(t *testing.T, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
-	bash := need(t, "bench.sh is a script for bash (Debian: apt-get install bash)", "bash")
 	var out, told bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), bash, append([]string{"../bench.sh"}, args...)...)
+	cmd := benchCommand(t, args...)
 	cmd.Stdout, cmd.Stderr = &out, &told
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // to end the fronts, too
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = 10 * time.Second
 	err := cmd.Run()
 	if err != nil && !errors.As(err, new(*exec.ExitError)) {
 		t.Fatal(err)
@@ -140,6 +151,47 @@ func TestBenchShort(t *testing.T) {
 	if strings.Contains(told, "\x1b") || strings.Contains(told, "\r") {
 		t.Errorf("stderr is no terminal, and has %q; want plain lines", told)
 	}
+}
+
+// TestBenchEnds kills what drives the fronts, and sees that they end, too.
+func TestBenchEnds(t *testing.T) {
+	cmd := benchCommand(t, "-short")
+	told, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	group := cmd.Process.Pid
+	t.Cleanup(func() { syscall.Kill(-group, syscall.SIGKILL) }) // what a failure leaves
+	killed := false
+	for lines := bufio.NewScanner(told); !killed && lines.Scan(); {
+		if !strings.Contains(lines.Text(), "round 1 of 1") {
+			continue
+		}
+		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", group))
+		if err != nil {
+			t.Fatal(err)
+		}
+		driver, err := strconv.Atoi(strings.TrimSpace(string(children)))
+		if err != nil {
+			t.Fatalf("bench.sh has children %q; want one", children)
+		}
+		if err := syscall.Kill(driver, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		killed = true
+	}
+	if err := cmd.Wait(); !killed || err == nil {
+		t.Errorf("bench.sh, killed: %t, ended with %v; want true and an error", killed, err)
+	}
+	eventually(t, func() error {
+		if err := syscall.Kill(-group, 0); err != syscall.ESRCH {
+			return fmt.Errorf("processes of bench.sh are left: %v", err)
+		}
+		return nil
+	})
 }
 
 // cells returns the cells of a row of a table in Markdown.
