@@ -206,7 +206,7 @@ func TestStatusShowsWhoHoldsTheTurnAndWhoWaits(t *testing.T) {
 	post(t, f.URL+"/api/chat", `{"model":"<script>alert(1)</script>"}`)
 
 	resp, page := get(t, f.URL+"/status", nil)
-	for _, want := range []string{"up</p>", "2 waiting", "<strong>chat:latest</strong>", "no byte yet", "embed:latest</code>", "<span class=\"tag good\">loaded</span> <span class=\"tag\">embedder", "404 unknown model"} {
+	for _, want := range []string{"up</p>", "2 waiting", "<strong>chat:latest</strong>", "no byte yet", "embed:latest</code>", "<span class=\"tag on\">resident</span> <span class=\"tag\">embedder", "404 unknown model"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("no %q in:\n%s", want, page)
 		}

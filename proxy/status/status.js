@@ -1,58 +1,87 @@
 "use strict";
 // Fetches the page every second and updates its parts that have data-live.
 const page = location.origin + location.pathname; // without the password in the address: fetch refuses addresses with one
-const stale = document.getElementById("stale");
-const live = document.getElementById("live");
+const [live, stale, notice] = ["live", "stale", "notice"].map(id => document.getElementById(id));
 live.hidden = false;
-localise(document);
+localize(document);
 
+let timer, quiet = 0;
 async function refresh() {
-	if (!document.hidden && live.firstChild.checked) {
+	if (!held()) notice.classList.remove("over");
+	if (live.firstChild.checked) {
 		try {
-			const answer = await fetch(page, { cache: "no-store", signal: AbortSignal.timeout(5000) });
-			if (!answer.ok) throw new Error(answer.statusText);
-			show(new DOMParser().parseFromString(await answer.text(), "text/html"));
-			setStale(false);
+			show(await load({}));
 		} catch {
-			setStale(true);
+			document.title = "no answer · foreman";
+			if (!held()) stale.hidden = false;
 		}
 	}
-	setTimeout(refresh, 1000);
+	clearTimeout(timer);
+	timer = setTimeout(refresh, document.hidden ? 5000 : 1000); // in the background the title lives
+}
+addEventListener("visibilitychange", () => document.hidden || refresh());
+
+async function load(request) {
+	const answer = await fetch(page, { cache: "no-store", signal: AbortSignal.timeout(5000), ...request });
+	const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+	if (!fresh.getElementById("notice")) throw new Error("this is not the page");
+	localize(fresh);
+	return fresh;
 }
 
-function setStale(isStale) {
-	stale.hidden = !isStale;
-	document.body.classList.toggle("stale", isStale);
-	if (isStale) document.title = "foreman does not answer";
-}
-
+// Nobody shall stop another chat than they see. So nothing moves while the pointer is on
+// a button, nor for a second after one was pressed: a second press would meet the next
+// chat's button. The part of a button that has the focus stays as it is.
 function show(fresh) {
-	localise(fresh);
 	document.title = fresh.title;
+	if (held()) return;
+	stale.hidden = true;
 	for (const part of fresh.querySelectorAll("[data-live]")) {
-		const node = document.getElementById(part.id);
-		if (!node.querySelector("button:hover")) update(node, part); // nothing moves under a pointer that is about to press
+		const old = document.getElementById(part.id);
+		if (!old.querySelector("button:focus")) update(old, part);
 	}
 }
+function held() { return Date.now() < quiet || matchMedia("(hover)").matches && document.querySelector("button:hover"); }
 
-// Times are told by the clock of whoever looks.
-function localise(root) {
+// A button stops its chat without loading the page anew.
+addEventListener("submit", async event => {
+	event.preventDefault();
+	const button = event.target.querySelector("button"), body = new URLSearchParams(new FormData(event.target));
+	button.disabled = true;
+	quiet = Date.now() + 1000;
+	notice.classList.add("over");
+	try {
+		const fresh = await load({ method: "POST", body });
+		notice.textContent = fresh.getElementById("notice").textContent || button.ariaLabel.replace("Stop", "Stopped");
+	} catch {
+		notice.textContent = "foreman did not answer. The chat may go on.";
+		button.disabled = false;
+	}
+	notice.focus({ preventScroll: true });
+});
+
+// Times are those of the browser.
+function localize(root) {
 	for (const time of root.querySelectorAll("time")) time.textContent = new Date(time.dateTime).toLocaleTimeString();
 }
 
 // Makes node equal to fresh and leaves equal nodes alone, so that updates keep a
-// selection and the focus, and screen readers read only what has changed. A node with an
-// id never becomes another one: no button stops another chat than before.
+// selection and screen readers read only what has changed. A node with a key never
+// becomes one with another key, and details stay as open as they are.
 function update(node, fresh) {
 	if (node.isEqualNode(fresh)) return;
-	if (node.nodeName !== fresh.nodeName || node.id !== fresh.id) return node.replaceWith(fresh.cloneNode(true));
 	if (node.nodeType === Node.TEXT_NODE) return void (node.data = fresh.data);
 	for (const { name } of [...node.attributes]) if (!fresh.hasAttribute(name) && name !== "open") node.removeAttribute(name);
 	for (const { name, value } of fresh.attributes) if (node.getAttribute(name) !== value) node.setAttribute(name, value);
-	const ids = new Set([...fresh.children].map(child => child.id));
-	for (const child of [...node.children]) if (child.id && !ids.has(child.id)) child.remove();
-	const wanted = [...fresh.childNodes];
-	wanted.forEach((child, i) => i < node.childNodes.length ? update(node.childNodes[i], child) : node.append(child.cloneNode(true)));
-	[...node.childNodes].slice(wanted.length).forEach(child => child.remove());
+	const old = [...node.childNodes];
+	const wanted = [...fresh.childNodes].map(child => {
+		const i = old.findIndex(o => o.nodeName === child.nodeName && key(o) === key(child));
+		if (i < 0) return child;
+		update(old[i], child);
+		return old.splice(i, 1)[0];
+	});
+	for (const child of old) child.remove();
+	wanted.forEach((child, i) => child === node.childNodes[i] || node.insertBefore(child, node.childNodes[i] ?? null));
 }
-setTimeout(refresh, 1000);
+function key(node) { return node.id || node.dataset?.key; }
+timer = setTimeout(refresh, 1000);

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"html"
 	"io"
 	"regexp"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"foreman/inventory"
 	"foreman/proxy/usage"
 )
 
@@ -22,46 +24,36 @@ func ago(d time.Duration) time.Time { return now.Add(-d) }
 
 // busyPage returns a page that has something in each part.
 func busyPage() *Page {
-	estimate := 61 * time.Second
 	return &Page{
 		Version:  "v1.2.3",
 		Now:      now,
 		Target:   "http://ollama:11434",
 		Since:    ago(90 * time.Second),
 		LastPoll: ago(2 * time.Second),
-		NextPoll: now.Add(3 * time.Second),
-		Running:  &Chat{Key: "K1", Model: "chat:latest", Client: "192.0.2.1", Agent: "curl/8", Since: ago(3 * time.Second), Bytes: 12_345_678, Answering: true},
+		NextPoll: now.Add(28*time.Second - 1),
+		Running:  &Chat{Key: "1", Model: "chat:latest", Client: "192.0.2.1:1001", Agent: "curl/8.5.0", Since: ago(3 * time.Second), Bytes: 12_345_678, Answering: true},
 		Waiting: []Chat{
-			{Key: "K2", Model: "chat:latest", Options: "num_ctx=1", Client: "ann", Agent: "Mozilla/5.0 (X11)", Since: ago(2 * time.Second), Next: true, Estimate: &estimate},
-			{Key: "K3", Model: "other:latest", Client: "192.0.2.3", Since: ago(time.Second)},
+			{Key: "2", Model: "chat:latest", Client: "192.0.2.2:1002", Since: ago(2 * time.Second), Position: 1, Next: true},
+			{Key: "3", Model: "other:latest", Options: "num_ctx=8192", Client: "[2001:db8::3]:1003", Since: ago(time.Second), Position: 2},
 		},
 		Embedder: "embed:latest",
-		Models: []Model{
-			{Name: "chat:latest", Size: 2e9, Resident: true, Expires: now.Add(4 * time.Minute)},
-			{Name: "embed:latest", Resident: true, Embedder: true, Expires: now.Add(200 * 365 * 24 * time.Hour)},
-			{Name: "far:cloud", Remote: true},
-		},
+		Models:   []Model{{Name: "chat:latest", Size: 2_019_393_189}, {Name: "embed:latest", Resident: true, Embedder: true, Expires: now.AddDate(300, 0, 0)}},
 		Chats: []Request{
 			{
-				ID: "5MZD", Route: "/api/chat", Model: "chat:latest", Client: "192.0.2.4:1004", Agent: "ollama-js/0.6.4 (x64 linux)", Status: 200, Ended: ago(5 * time.Second),
-				Arriving: 2 * time.Second, Queued: 50 * time.Second, FirstByte: 65 * time.Second, Duration: 70 * time.Second, Held: 18 * time.Second,
-				Usage: usage.Usage{PromptTokens: 20431, CompletionTokens: 160, Load: 10 * time.Second, Prompt: 2 * time.Second, Completion: 4 * time.Second},
+				ID: "2ZQGJ7XSWMBQY4RU5WUGCKTYLR", Route: "/api/chat", Model: "chat:latest", Client: "192.0.2.4:1004", Agent: "ollama-js/0.6.4 (x64 linux Node.js/v20)",
+				Status: 200, Ended: ago(5 * time.Second), Held: 67 * time.Second,
+				Arriving: time.Second, Queued: 2 * time.Second, FirstByte: 64 * time.Second, Duration: 70 * time.Second,
+				Usage: usage.Usage{PromptTokens: 1812, CompletionTokens: 150, Load: 59 * time.Second, Prompt: time.Second, Completion: 6 * time.Second},
 			},
-			{
-				Route: "/v1/chat/completions", Model: "openai", Client: "192.0.2.4:1004", Status: 200, Ended: now, FirstByte: 4 * time.Second, Duration: 10 * time.Second, Held: 9 * time.Second,
-				Usage: usage.Usage{CompletionTokens: 3, Completion: 6 * time.Second},
-			},
-			{Route: "/api/chat", Model: "chat:latest", Client: "[2001:db8::5]:1005", Status: 499, Ended: now, Queued: time.Second, Duration: time.Second},
-			{Route: "/api/chat", Model: "chat:latest", Client: "ann", Status: 403, Err: "stopped", Ended: now, Queued: time.Second, Duration: time.Second},
-			{Route: "/api/chat", Model: "chat:latest", Client: "ann", Status: 200, Cut: true, Err: "host asleep", Ended: now, FirstByte: time.Second, Duration: 2 * time.Second, Held: 1},
-			{Route: "/api/chat", Model: "chat:latest", Client: "ann", Status: 200, Cut: true, Ended: now, FirstByte: time.Second, Duration: 2 * time.Second, Held: 1},
-			{Route: "/api/chat", Model: "chat:latest", Client: "ann", Status: 503, Early: true, Err: "queue timeout", Ended: now, Queued: time.Minute, FirstByte: 20 * time.Second, Duration: time.Minute},
+			{Route: "/api/chat", Model: "chat:latest", Client: "[2001:db8::5]:1005", Status: 499, Cut: true, Err: "client left", Ended: now, Queued: time.Second, Duration: time.Second},
 			{Route: "/api/chat", Model: "absent", Client: "@", Status: 404, Err: "unknown model", Ended: now, FirstByte: time.Millisecond, Duration: time.Millisecond},
-			{Route: "/api/chat", Client: "@", Status: 400, Err: "bad request", Ended: now, FirstByte: 1, Duration: time.Microsecond},
-			{Route: "/api/chat", Model: "far:cloud", Beside: "remote model", Client: "ann", Status: 200, Ended: now, FirstByte: time.Second, Duration: 2 * time.Second},
 		},
 		Others: []Request{
-			{Method: "GET", Route: "/" + strings.Repeat("é", 99), Client: "192.0.2.6:1006", Agent: "curl/8", Status: 404, Ended: now, Duration: time.Microsecond},
+			{ID: "mine", Method: "GET", Route: "/" + strings.Repeat("é", 99), Client: "192.0.2.6:1006", Status: 404, Err: "path", Ended: now, Duration: time.Microsecond},
+		},
+		Today: Day{
+			Shares: []Share{{"192.0.2.4", 2, 90 * time.Second}, {"ann", 1, 30 * time.Second}},
+			Chats:  3, Held: 2 * time.Minute, PromptTokens: 20431, CompletionTokens: 3870, Others: 1512,
 		},
 	}
 }
@@ -89,24 +81,21 @@ func between(t *testing.T, page, start, end string) string {
 	return inside
 }
 
-var (
-	tag       = regexp.MustCompile(`<[^>]*>`)
-	attribute = regexp.MustCompile(`="[^"]*"`) // its value: a quote in it is escaped
-)
+var tag = regexp.MustCompile(`<[^>]*>`)
 
 // text returns the text of HTML with single spaces and " | " after each table cell.
 func text(fragment string) string {
-	fragment = strings.NewReplacer("</th>", " ", "</td>", " | ", "</p>", " ", "</li>", " ", "</h3>", " ", "</strong>", " ", "<button", " <button", "</svg>", " ", "</summary>", " ").Replace(fragment)
+	fragment = strings.NewReplacer("</th>", " ", "</td>", " | ", "</dt>", " ", "</summary>", " ").Replace(fragment)
 	return strings.Join(strings.Fields(html.UnescapeString(tag.ReplaceAllString(fragment, ""))), " ")
 }
 
 // live maps the id of each part that the page updates to its start and end.
 var live = map[string][2]string{
 	"host":       {`<div id="host" role="status" data-live>`, "</div>"},
-	"host-since": {`<div id="host-since" data-live>`, "</div>"},
+	"host-since": {`<p id="host-since" data-live>`, "</p>"},
 	"now":        {`<div id="now" data-live>`, "</section>"},
 	"models":     {`<div id="models" data-live>`, "</div>"},
-	"today":      {`<div id="today" data-live>`, "</div>"},
+	"today":      {`<div id="today" data-live>`, "</section>"},
 	"chats":      {`<div id="chats" data-live>`, "</div>"},
 	"others":     {`<div id="others" data-live>`, "</div>"},
 	"foot":       {`<p id="foot" data-live>`, "</p>"},
@@ -114,65 +103,63 @@ var live = map[string][2]string{
 
 func TestPageShows(t *testing.T) {
 	const (
-		running = "chat:latest 192.0.2.1 curl/8 runs for 3.0 s, 12.3 MB so far Stop "
-		first   = "chat:latest num_ctx=1 ann browser waits for 2.0 s, about 1 min to go"
-		second  = "other:latest 192.0.2.3 waits for 1.0 s"
-		legend  = "upload in line load prompt both, not told apart words other "
-		header  = "ended chat where the time went (full bar: 1 min 10 s) in all result "
+		running = "chat:latest Stop for 192.0.2.1, running for 3.0 s, 12.3 MB so far, curl/8.5.0"
+		first   = " chat:latest next Stop for 192.0.2.2, waiting for 2.0 s"
+		second  = " other:latest num_ctx=8192 Stop for 2001:db8::3, waiting for 1.0 s"
+		line    = " 2 waiting, in the order of their turns:"
+		poll    = "last good poll 2.0 s ago, the next in 28 s"
 	)
-	waiting := "2 waiting In order of arrival. " + first + " next Stop " + second + " Stop"
+	estimate := 95 * time.Second
 	for _, test := range []struct {
 		name, part string
 		change     func(*Page)
 		want       string
 	}{
 		{"up", "host", nil, "● up"},
-		{"up", "host-since", nil, "http://ollama:11434 up for 1 min 30 s, last good poll 2.0 s ago"},
-		{"degraded", "host", func(p *Page) { p.Reason = "unreachable" }, "▲ degraded: unreachable"},
-		{"degraded", "host-since", func(p *Page) { p.Reason = "unreachable" }, "http://ollama:11434 degraded for 1 min 30 s, last good poll 2.0 s ago, next poll in 3.0 s " + hints["unreachable"]},
-		{"polling", "host-since", func(p *Page) { p.Reason, p.NextPoll = "bad answer", now }, "http://ollama:11434 degraded for 1 min 30 s, last good poll 2.0 s ago, polling now " + hints["bad answer"]},
-		{"never polled", "host-since", func(p *Page) { p.LastPoll = time.Time{} }, "http://ollama:11434 up for 1 min 30 s, last good poll never"},
+		{"up", "host-since", nil, "http://ollama:11434, up for 90 s, " + poll},
+		{"unreachable", "host", func(p *Page) { p.Reason = "unreachable" }, "▲ degraded: unreachable " + hints["unreachable"]},
+		{"a reason without a hint", "host", func(p *Page) { p.Reason = "new" }, "▲ degraded: new"},
+		{"degraded", "host-since", func(p *Page) { p.Reason = "unreachable" }, "http://ollama:11434, degraded for 90 s, " + poll},
+		{"never polled", "host-since", func(p *Page) { p.LastPoll, p.NextPoll = time.Time{}, time.Time{} },
+			"http://ollama:11434, up for 90 s, last good poll never, the next is under way"},
 
-		{"answering", "now", nil, running + waiting},
-		{"an empty answer", "now", func(p *Page) { p.Running.Bytes = 0 }, strings.Replace(running, "12.3 MB", "0 bytes", 1) + waiting},
-		{"no answer", "now", func(p *Page) { p.Running.Answering, p.Running.Bytes = false, 0 }, strings.Replace(running, "12.3 MB so far", "no byte yet", 1) + waiting},
+		{"answering", "now", nil, running + line + first + second},
+		{"an empty answer", "now", func(p *Page) { p.Running.Bytes = 0 }, strings.Replace(running, "12.3 MB", "0 bytes", 1) + line + first + second},
+		{"no answer", "now", func(p *Page) { p.Running.Answering, p.Running.Bytes = false, 0 },
+			strings.Replace(running, "12.3 MB so far", "no byte yet", 1) + line + first + second},
 		{"overtaking", "now", func(p *Page) { p.Waiting[0].Next, p.Waiting[1].Next = false, true },
-			running + "2 waiting In order of arrival. The next one goes first because its model is loaded, or its client has had less. " + first + " Stop " + second + " next Stop"},
-		{"a long line", "now", func(p *Page) {
-			p.Waiting = nil
-			for range 12 {
-				p.Waiting = append(p.Waiting, Chat{Model: "m", Client: "c", Since: now})
-			}
-		}, running + "12 waiting In order of arrival. The next one goes first because its model is loaded, or its client has had less. " +
-			strings.Repeat("m c waits for 0 ms Stop ", 10) + "2 more m c waits for 0 ms Stop m c waits for 0 ms Stop"},
+			running + line + strings.Replace(first, " next", "", 1) + strings.Replace(second, " Stop", " next: its model is loaded Stop", 1)},
+		{"not in order of arrival", "now", func(p *Page) { p.Waiting[0].Position, p.Waiting[1].Position = 2, 1 },
+			running + line + second + strings.Replace(first, " next", " next: its model is loaded", 1)},
+		{"estimates", "now", func(p *Page) { p.Waiting[1].Estimate = &estimate }, running + line + first + second + ", about 1 min to go"},
 		{"idle", "now", func(p *Page) { p.Running, p.Waiting = nil, nil }, "No chat is running. Nobody waits."},
 
-		{"resident", "models", nil, "chat:latest 2.0 GB loaded unloads in 4 min 0 s embed:latest loaded embedder stays loaded far:cloud remote"},
-		{"embedder not resident", "models", func(p *Page) { p.Models = p.Models[1:2]; p.Models[0].Resident = false }, "embed:latest embedder ▲ The embedder embed:latest is not loaded."},
-		{"embedder absent", "models", func(p *Page) { p.Models = p.Models[2:] }, "far:cloud remote ▲ The embedder embed:latest is not loaded."},
-		{"no embedder", "models", func(p *Page) { p.Embedder, p.Models = "", p.Models[2:] }, "far:cloud remote"},
-		{"resident unknown", "models", func(p *Page) { p.ResidentUnknown, p.Models = true, p.Models[2:] },
-			"far:cloud remote Which of them are loaded cannot be read now."},
+		{"resident", "models", nil, "embed:latest resident embedder stays loaded chat:latest 2.0 GB"},
+		{"unloads", "models", func(p *Page) { p.Models[1].Expires = now.Add(299 * time.Second) }, "embed:latest resident embedder unloads in 4 min chat:latest 2.0 GB"},
+		{"overdue", "models", func(p *Page) { p.Models[1].Expires = ago(time.Second) }, "embed:latest resident embedder chat:latest 2.0 GB"},
+		{"embedder not resident", "models", func(p *Page) { p.Models[1].Resident = false }, "chat:latest 2.0 GB embed:latest embedder ▲ The embedder embed:latest is not resident."},
+		{"embedder absent", "models", func(p *Page) { p.Models = p.Models[:1] }, "chat:latest 2.0 GB ▲ The embedder embed:latest is not resident."},
+		{"no embedder", "models", func(p *Page) { p.Embedder, p.Models = "", p.Models[:1] }, "chat:latest 2.0 GB"},
+		{"resident unknown", "models", func(p *Page) { p.ResidentUnknown, p.Models[1].Resident = true, false },
+			"chat:latest 2.0 GB embed:latest embedder Which of them are resident cannot be read now."},
+		{"remote", "models", func(p *Page) { p.Embedder, p.Models = "", []Model{{Name: "cloud", Remote: true}} }, "cloud remote"},
 		{"no models", "models", func(p *Page) { p.Embedder, p.Models = "", nil }, "None known."},
 
-		{"nothing today", "today", nil, "Nothing yet."},
-		{"embeddings only", "today", func(p *Page) { p.Today.Others = 1 }, "0 chats, 0 ms of the host; 0 tokens read, 0 written; 1 other request."},
+		{"today", "today", nil, "chats 3 of the host 2 min 0 s tokens read 20,431 tokens written 3,870 other requests 1,512 " +
+			"client of the host share chats 192.0.2.4 90 s | 75 % | 2 | ann 30 s | 25 % | 1 |"},
+		{"nothing today", "today", func(p *Page) { p.Today = Day{} }, "chats 0 of the host 0 s tokens read 0 tokens written 0 other requests 0 No chat has had its turn."},
 
-		{"chats", "chats", nil, legend + header +
-			"12:29:55 | chat:latest 192.0.2.4 ollama-js/0.6.4 5MZD upload 2.0 s in line 50.0 s load 10.0 s prompt 2.0 s words 4.0 s other 2.0 s 40 tokens/s 20,431 tokens read 160 written | 1 min 10 s | 200 | " +
-			"12:30:00 | openai 192.0.2.4 load and prompt 4.0 s words 6.0 s 0.5 tokens/s 3 written | 10.0 s | 200 | " +
-			"12:30:00 | chat:latest 2001:db8::5 in line 1.0 s | 1.0 s | client left | " +
-			"12:30:00 | chat:latest ann in line 1.0 s | 1.0 s | stopped | " +
-			"12:30:00 | chat:latest ann load and prompt 1.0 s words 1.0 s | 2.0 s | cut: host asleep | " +
-			"12:30:00 | chat:latest ann load and prompt 1.0 s words 1.0 s | 2.0 s | cut: the host broke off | " +
-			"12:30:00 | chat:latest ann in line 1 min 0 s | 1 min 0 s | 503 after an early 200 queue timeout | " +
-			"12:30:00 | absent @ foreman 1 ms | 1 ms | 404 unknown model | " +
-			"12:30:00 | /api/chat @ foreman < 1 ms | < 1 ms | 400 bad request | " +
-			"12:30:00 | far:cloud remote model ann load and prompt 1.0 s words 1.0 s | 2.0 s | 200 |"},
+		{"chats", "chats", nil, "upload in line load prompt words the host's time, not told apart other full bar = 70 s, half a bar = 17 s " +
+			"chat client outcome in line load prompt words in all ended " +
+			"chat:latest /api/chat 192.0.2.4 ollama-js/0.6.4, 2ZQGJ7XS… ollama-js/0.6.4 (x64 linux Node.js/v20) id 2ZQGJ7XSWMBQY4RU5WUGCKTYLR | 200 | " +
+			"2.0 s upload 1.0 s | 59 s | 1.0 s 1,812 tokens | 6.0 s 150 tokens 25 tokens/s | 70 s mostly load | " + clock(5*time.Second) + " 5 s ago | " +
+			"chat:latest /api/chat 2001:db8::5 id | client left | 1.0 s | | | | 1.0 s | " + clock(0) + " just now | " +
+			"absent /api/chat @ id | 404 unknown model | | | | | 1 ms | " + clock(0) + " just now |"},
 		{"no chats", "chats", func(p *Page) { p.Chats = nil }, "None yet."},
-		{"others", "others", nil, "12:30:00 GET /" + strings.Repeat("é", 59) + "… 192.0.2.6 curl/8 < 1 ms 404"},
+		{"others", "others", nil, "request client outcome in all ended " +
+			"GET /" + strings.Repeat("é", 59) + "… 192.0.2.6 mine id mine | 404 unknown path | < 1 ms | " + clock(0) + " just now |"},
 		{"no others", "others", func(p *Page) { p.Others = nil }, "None yet."},
-		{"time", "foot", nil, "foreman v1.2.3, 12:30:00"},
+		{"now", "foot", nil, "foreman v1.2.3, " + clock(0)},
 	} {
 		p := busyPage()
 		if test.change != nil {
@@ -185,46 +172,101 @@ func TestPageShows(t *testing.T) {
 	}
 }
 
-// TestTitle: a tab in the background tells what goes on.
+// clock returns the time of day, here, of d before now.
+func clock(d time.Duration) string { return ago(d).Local().Format("15:04:05") }
+
+// TestPageTellsOneTime: whatever zone it is written in, the script can tell the time in
+// the browser's.
+func TestPageTellsOneTime(t *testing.T) {
+	if page := render(t, busyPage()); !strings.Contains(page, `<time datetime="2026-07-14T10:30:00Z">`+clock(0)+`</time>`) {
+		t.Errorf("no time in UTC in:\n%s", page)
+	}
+}
+
 func TestTitle(t *testing.T) {
-	for want, p := range map[string]*Page{
-		"foreman":                       {},
-		"running · foreman":             {Running: &Chat{}},
-		"2 waiting · foreman":           {Running: &Chat{}, Waiting: make([]Chat, 2)},
-		"degraded · foreman":            {Running: &Chat{}, Reason: "unreachable"},
-		"degraded, 1 waiting · foreman": {Waiting: make([]Chat, 1), Reason: "unreachable"},
+	for want, change := range map[string]func(*Page){
+		"foreman":                       func(p *Page) { p.Running, p.Waiting = nil, nil },
+		"busy · foreman":                func(p *Page) { p.Waiting = nil },
+		"2 waiting · foreman":           func(*Page) {},
+		"degraded · foreman":            func(p *Page) { p.Reason, p.Running, p.Waiting = "starting", nil, nil },
+		"degraded, 2 waiting · foreman": func(p *Page) { p.Reason = "unreachable" },
 	} {
+		p := busyPage()
+		change(p)
 		if got := between(t, render(t, p), "<title>", "</title>"); got != want {
 			t.Errorf("got %q; want %q", got, want)
 		}
 	}
 }
 
-// TestNotice: who has pressed a button for nothing is told so.
-func TestNotice(t *testing.T) {
-	p := busyPage()
-	if strings.Contains(render(t, p), `id="notice"`) {
-		t.Error("a notice of nothing")
-	}
-	p.Notice = "It had <ended>."
-	if got := between(t, render(t, p), `<p id="notice" role="status">`, "</p>"); got != "It had &lt;ended&gt;." {
-		t.Errorf("got %q", got)
+// TestDegradedHasHints: for each of the reasons that the inventory knows.
+func TestDegradedHasHints(t *testing.T) {
+	for _, reason := range []string{inventory.Starting, inventory.Unreachable, inventory.Unauthorized, inventory.BadAnswer} {
+		if hints[reason] == "" {
+			t.Errorf("no hint for %s", reason)
+		}
 	}
 }
 
-// TestStopButtons: each chat has a form with its key and a button that names it.
-func TestStopButtons(t *testing.T) {
-	page := render(t, busyPage())
-	for _, want := range []string{
-		`<li id="chat-K1" class="holder">`, `<input type="hidden" name="stop" value="K1"><button aria-label="Stop the chat of 192.0.2.1 with chat:latest">Stop</button></form>`,
-		`<li id="chat-K2">`, `<input type="hidden" name="stop" value="K2"><button aria-label="Stop the chat of ann with chat:latest">Stop</button></form>`,
-	} {
-		if strings.Count(page, want) != 1 {
-			t.Errorf("not once %s in:\n%s", want, page)
+// TestNotice: what a press of a button came to stands on the page once.
+func TestNotice(t *testing.T) {
+	p := busyPage()
+	for _, want := range []string{"", "It had ended."} {
+		p.Notice = want
+		if got := between(t, render(t, p), `<p id="notice" role="status" tabindex="-1">`, "</p>"); got != want {
+			t.Errorf("got %q; want %q", got, want)
 		}
 	}
-	if got := strings.Count(page, `<form method="post"><input type="hidden"`); got != 3 {
-		t.Errorf("%d forms; want 3", got)
+}
+
+// TestStopButtons: each chat that runs or waits has a form with its key, in an element
+// of its own, and no two buttons have one name.
+func TestStopButtons(t *testing.T) {
+	form := regexp.MustCompile(`(?s)<(?:li|div) id="chat-([^"]*)"[^>]*>(?:[^<]|<[^l])*?<form method="post"><input type="hidden" name="stop" value="([^"]*)"><button aria-label="([^"]*)">Stop</button></form>`)
+	p := busyPage()
+	p.Waiting = append(p.Waiting, Chat{Key: "4", Model: "chat:latest", Client: "192.0.2.2", Position: 3})
+	var got []string
+	for _, m := range form.FindAllStringSubmatch(render(t, p), -1) {
+		got = append(got, strings.Join(m[1:], " "))
+	}
+	want := []string{
+		"1 1 Stop the chat of 192.0.2.1 with chat:latest, which is running",
+		"2 2 Stop the chat of 192.0.2.2 with chat:latest, number 1 in line",
+		"3 3 Stop the chat of 2001:db8::3 with other:latest, number 2 in line",
+		"4 4 Stop the chat of 192.0.2.2 with chat:latest, number 3 in line",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q; want %q", got, want)
+	}
+	p.Running, p.Waiting = nil, nil
+	if page := render(t, p); strings.Contains(page, "<form") {
+		t.Errorf("there is a form though there is no chat:\n%s", page)
+	}
+}
+
+// TestLongLists: of a line, and of many models and clients, the page shows ten.
+func TestLongLists(t *testing.T) {
+	p := busyPage()
+	p.Waiting, p.Models, p.Today.Shares = nil, nil, nil
+	for i := range 40 {
+		p.Waiting = append(p.Waiting, Chat{Key: fmt.Sprint(i), Model: fmt.Sprint("line", i), Position: i + 1})
+		p.Models = append(p.Models, Model{Name: fmt.Sprint("model", i), Resident: i == 39})
+		p.Today.Shares = append(p.Today.Shares, Share{Client: fmt.Sprint("client", i)})
+	}
+	page := render(t, p)
+	shown, more, ok := strings.Cut(between(t, page, live["now"][0], live["now"][1]), `<details id="more">`)
+	if !ok || !strings.Contains(shown, "40 waiting") || !strings.Contains(shown, "line9<") || strings.Contains(shown, "line10<") {
+		t.Errorf("of 40 in line the page shows %s; want ten and all others as details", shown)
+	}
+	if want := "30 more line10 Stop"; !strings.HasPrefix(text("<"+more), want) || !strings.Contains(more, `<ol start="11">`) || !strings.Contains(more, "line39<") {
+		t.Errorf("behind them: %s; want %s and so on", more, want)
+	}
+	shown, more, ok = strings.Cut(between(t, page, live["models"][0], "</section>"), `<details id="more-models">`)
+	if !ok || !strings.HasPrefix(text(shown), "model39 resident model0 ") || !strings.Contains(shown, "model8<") || !strings.Contains(text(more), "30 more model9 model10") {
+		t.Errorf("models: %s and %s; want the resident one, nine others, and 30 more", shown, more)
+	}
+	if got := text(between(t, page, live["today"][0], live["today"][1])); !strings.Contains(got, "client9 ") || strings.Contains(got, "client10 ") || !strings.HasSuffix(got, "and 30 more") {
+		t.Errorf("today: %s; want ten clients and 30 more", got)
 	}
 }
 
@@ -238,7 +280,7 @@ func TestPageHasAllPartsAlways(t *testing.T) {
 		if got, want := strings.Count(page, " data-live>"), len(live); got != want {
 			t.Errorf("%d parts are live; want %d", got, want)
 		}
-		for _, want := range []string{`<label id="live" hidden><input type="checkbox" checked>`, `<p id="stale" role="alert" hidden>`, `<meta http-equiv="refresh" content="10">`} {
+		for _, want := range []string{`<label id="live" hidden><input type="checkbox" checked>`, `<p id="stale" role="alert" hidden>`, `<meta http-equiv="refresh" content="`} {
 			between(t, page, want, ">")
 		}
 	}
@@ -248,26 +290,31 @@ func TestPageHasAllPartsAlways(t *testing.T) {
 // page with harmless texts, and people see each text as it is.
 func TestPageEscapesTexts(t *testing.T) {
 	pageOf := func(s string) string {
-		chat := Chat{ID: s, Key: s, Agent: s, Options: s, Model: s, Client: s, Next: true}
+		chat := Chat{ID: s, Key: s, Agent: "x/1 " + s, Options: s, Model: s, Client: s, Position: 1, Next: true}
+		request := Request{ID: s, Method: s, Route: s, Model: s, Agent: "x/1 " + s, Client: s, Beside: s, Status: 404, Err: s}
 		return render(t, &Page{
-			Version: s, Now: now, Target: s, Reason: s, Running: &chat, Waiting: []Chat{chat}, Embedder: s, Models: []Model{{Name: s}},
-			Chats: []Request{{ID: s, Method: s, Route: s, Model: s, Agent: s, Client: s, Status: 404, Err: s}},
+			Version: s, Now: now, Target: s, Reason: s, Running: &chat, Waiting: []Chat{chat}, Embedder: s, Models: []Model{{Name: s}}, Notice: s,
+			Chats: []Request{request}, Others: []Request{request}, Today: Day{Shares: []Share{{Client: s}}},
 		})
 	}
-	const usual = "a harmless text of forty characters or so"
-	harmless := pageOf(usual)
-	tags := func(page string) []string {
-		return tag.FindAllString(attribute.ReplaceAllString(page, `=""`), -1)
-	}
+	const text = "a harmless text"
+	harmless := pageOf(text)
 	for _, hostile := range []string{
 		"<script>alert(1)</script>", "</script><script>alert(1)</script>", "</style><b>", `"><img src=x onerror="alert(1)">`, "' onload='alert(1)",
-		"<!--", "]]>", "&lt;b&gt;", "{{.Script}}",
+		"<!-- a comment", "]]>]]>]]>]]>]]>", "&lt;b&gt; &lt;b&gt;", "{{.Script}} {{.Script}}",
 	} {
 		page := pageOf(hostile)
-		if got, want := tags(page), tags(harmless); !slices.Equal(got, want) {
-			t.Errorf("%q changes the tags of the page: %q; want %q", hostile, got, want)
+		want, got := tag.FindAllString(harmless, -1), tag.FindAllString(page, -1)
+		if len(got) < len(want) {
+			t.Errorf("%q takes tags from the page: %d; want %d", hostile, len(got), len(want))
 		}
-		if got, want := strings.Count(html.UnescapeString(page), hostile), strings.Count(harmless, usual); got < want {
+		for i, tag := range got {
+			if tag = strings.ReplaceAll(html.UnescapeString(tag), hostile, text); i >= len(want) || tag != want[i] {
+				t.Errorf("%q changes the tags of the page: %q", hostile, tag)
+				break
+			}
+		}
+		if got, want := strings.Count(html.UnescapeString(page), hostile), strings.Count(harmless, text); got < want || want < 30 {
 			t.Errorf("%q is on the page %d times; want %d", hostile, got, want)
 		}
 	}
@@ -289,41 +336,103 @@ func TestPolicyAllowsTheInlineScriptAndStyle(t *testing.T) {
 	}
 }
 
-func TestBarsHaveOneScale(t *testing.T) {
+// TestBars: a bar's length is the root of its part of the longest, in which each part of
+// the time has its part of the bar.
+func TestBars(t *testing.T) {
 	rect := regexp.MustCompile(`<rect class="(\w+)" x="(\d+)" width="(\d+)" height="10"/>`)
 	const second = time.Second
-	p := &Page{Now: now, Chats: []Request{
-		{Duration: 200 * second, FirstByte: 200 * second}, // refused, never in line
-		{Duration: 100 * second, FirstByte: 40 * second, Queued: 20 * second, Arriving: 10 * second, Held: 70 * second},
-		{Duration: 100 * second, Arriving: 10 * second, Queued: 20 * second}, // no answer
-		{Duration: 10 * second, Queued: 10 * second},                         // left while in line
-		{Duration: second / 10}, // too short to see, and shown all the same
-		{Duration: 100 * second, Arriving: 10 * second, Queued: 20 * second, FirstByte: 70 * second, Usage: usage.Usage{Load: 20 * second, Prompt: 10 * second, Completion: 30 * second}},
-		{Duration: 10 * second, FirstByte: second, Usage: usage.Usage{Load: 20 * second, Prompt: 10 * second}}, // by a clock that is wrong
-	}}
-	want := []string{
-		"first 0 1000",
-		"upload 0 50, line 50 100, first 150 50, words 200 300",
-		"upload 0 50, line 50 100, first 150 350",
-		"line 0 50",
-		"first 0 4",
-		"upload 0 50, line 50 100, load 150 100, prompt 250 50, words 300 150, other 450 50",
-		"load 0 50",
-	}
-	bars := strings.Split(render(t, p), `<svg viewBox="0 0 1000 10"`)[1:]
-	if len(bars) != len(want) {
-		t.Fatalf("%d bars; want %d", len(bars), len(want))
-	}
-	for i, bar := range bars {
+	told := usage.Usage{Load: 20 * second, Prompt: 10 * second, Completion: 30 * second}
+	for _, test := range []struct {
+		name, want string
+		r          Request
+	}{
+		{"the longest", "other 0 1000", Request{Duration: 400 * second}},
+		{"never in line", "other 0 500", Request{Duration: 100 * second, FirstByte: 100 * second}},
+		{"streamed", "arriving 0 50, queue 50 100, first 150 50, words 200 300", Request{Held: 1, Duration: 100 * second, FirstByte: 40 * second, Queued: 20 * second, Arriving: 10 * second}},
+		{"in one piece", "arriving 0 50, queue 50 100, first 150 350", Request{Held: 1, Duration: 100 * second, FirstByte: 100*second - 1, Queued: 20 * second, Arriving: 10 * second}},
+		{"nobody knows when the host began", "queue 0 400, first 400 100", Request{Held: 1, Duration: 100 * second, Early: true, FirstByte: 20 * second, Queued: 80 * second}},
+		{"no answer", "arriving 0 50, queue 50 100, first 150 350", Request{Held: 1, Duration: 100 * second, Arriving: 10 * second, Queued: 20 * second}},
+		{"left while in line", "queue 0 500", Request{Duration: 100 * second, Queued: 100 * second}},
+		{"beside the line", "first 0 100, words 100 400", Request{Beside: "remote model", Duration: 100 * second, FirstByte: 20 * second}},
+		{"the host tells", "arriving 0 50, queue 50 100, load 150 100, prompt 250 50, words 300 150, other 450 50",
+			Request{Held: 1, Duration: 100 * second, Arriving: 10 * second, Queued: 20 * second, FirstByte: 70 * second, Usage: told}},
+		{"foreman has seen the words", "queue 0 250, first 250 125, words 375 125",
+			Request{Held: 1, Duration: 100 * second, Queued: 50 * second, Early: true, FirstByte: second, Usage: usage.Usage{Completion: 25 * second}}},
+		{"the host's clock is wrong", "load 0 250", Request{Held: 1, Duration: 25 * second, FirstByte: second, Usage: usage.Usage{Load: 40 * second, Prompt: second}}},
+		{"too short to see", "", Request{Duration: 1}},
+		{"no time at all", "", Request{}},
+	} {
+		page := render(t, &Page{Now: now, Chats: []Request{{Duration: 400 * second}, test.r}})
 		var parts []string
-		for _, m := range rect.FindAllStringSubmatch(bar, -1) {
+		for _, m := range rect.FindAllStringSubmatch(strings.Split(page, `<svg viewBox="0 0 1000 10"`)[2], -1) {
 			parts = append(parts, strings.Join(m[1:], " "))
 		}
-		if got := strings.Join(parts, ", "); got != want[i] {
-			t.Errorf("bar %d: %q; want %q", i, got, want[i])
+		if got := strings.Join(parts, ", "); got != test.want {
+			t.Errorf("%s: %q; want %q", test.name, got, test.want)
+		}
+	}
+	for class := range strings.FieldsSeq("arriving queue load prompt words first other") {
+		if !slices.ContainsFunc(legends, func(l legend) bool { return l.Class == class }) || !strings.Contains(string(style), "\n."+class+" { fill:") {
+			t.Errorf("%s has no legend, or no colour", class)
 		}
 	}
 	render(t, &Page{Chats: []Request{{}}}) // a scale of nothing
+}
+
+// TestTimesInWords: what the bars show is in the cells, too, and what took most of a
+// slow chat's time.
+func TestTimesInWords(t *testing.T) {
+	const second = time.Second
+	tokens := usage.Usage{PromptTokens: 812, CompletionTokens: 1}
+	for _, test := range []struct {
+		name, want string
+		r          Request
+	}{
+		{"streamed, no word of the host's", "2.0 s | 3.0 s load and prompt 812 tokens | 15 s 1 token | 20 s mostly words |",
+			Request{Held: 1, Queued: 2 * second, FirstByte: 5 * second, Duration: 20 * second, Usage: tokens}},
+		{"in one piece", "2.0 s | 18 s load, prompt and words 812 tokens read 1 token written | 20 s mostly load, prompt and words |",
+			Request{Held: 1, Queued: 2 * second, FirstByte: 20 * second, Duration: 20 * second, Usage: tokens}},
+		{"streamed, behind heartbeats", "10 s | 3.0 s load and prompt 812 tokens | 7.0 s 140 tokens 20 tokens/s | 20 s mostly in line, words |",
+			Request{Held: 1, Early: true, Queued: 10 * second, FirstByte: 5 * second, Duration: 20 * second, Usage: usage.Usage{PromptTokens: 812, CompletionTokens: 140, Completion: 7 * second}}},
+		{"behind heartbeats, and nobody tells", "10 s | 10 s load, prompt and words | 20 s mostly in line, load, prompt and words |",
+			Request{Held: 1, Early: true, Queued: 10 * second, FirstByte: 5 * second, Duration: 20 * second}},
+		{"no answer", "| 20 s no answer | | 20 s mostly no answer |", Request{Held: 1, Duration: 20 * second}},
+		{"foreman's answer", "| 20 s no answer | | 20 s mostly no answer |", Request{Held: 1, FirstByte: 20 * second, Duration: 20 * second, Status: 504, Err: "host asleep"}},
+		{"a cut", "| 5.0 s load and prompt | 15 s | 20 s mostly words |", Request{Held: 1, FirstByte: 5 * second, Duration: 20 * second, Status: 200, Cut: true, Err: "host asleep"}},
+		{"several parts", "4.0 s | 5.0 s | 6.0 s | 500 ms | 16 s mostly prompt, load |",
+			Request{Held: 1, Queued: 4 * second, Duration: 16 * second, Usage: usage.Usage{Load: 5 * second, Prompt: 6 * second, Completion: second / 2}}},
+		{"not slow", "4.9 s | | | | 4.9 s |", Request{Queued: 4900 * time.Millisecond, Duration: 4900 * time.Millisecond}},
+		{"a fast host", "| | 100 ms | 1.0 s 1,234 tokens 1,234 tokens/s | 2.0 s |",
+			Request{Held: 1, Duration: 2 * second, Usage: usage.Usage{Prompt: second / 10, Completion: second, CompletionTokens: 1234}}},
+		{"a slow host", "| | 100 ms | 1.0 s 3 tokens 3.0 tokens/s | 2.0 s |",
+			Request{Held: 1, Duration: 2 * second, Usage: usage.Usage{Prompt: second / 10, Completion: second, CompletionTokens: 3}}},
+	} {
+		page := text(between(t, render(t, &Page{Now: now, Chats: []Request{test.r}}), `<td class="num" data-label="in line">`, `<td class="num ended">`))
+		if page != test.want {
+			t.Errorf("%s:\n got %q\nwant %q", test.name, page, test.want)
+		}
+	}
+}
+
+func TestOutcomes(t *testing.T) {
+	for _, test := range []struct {
+		r           Request
+		text, class string
+	}{
+		{Request{Status: 200}, "200", "fine"},
+		{Request{Status: 200, Early: true}, "200", "fine"},
+		{Request{Status: 200, Cut: true, Err: "host asleep"}, "200 host asleep, cut", "bad"},
+		{Request{Status: 499, Cut: true, Err: "client left"}, "client left", "soft"},
+		{Request{Status: 403, Err: "stopped"}, "stopped on this page", "soft"},
+		{Request{Status: 200, Cut: true, Err: "stopped"}, "stopped on this page", "soft"},
+		{Request{Status: 503, Early: true, Err: "queue timeout"}, "503 queue timeout, after an early 200", "bad"},
+		{Request{Status: 404, Err: "path"}, "404 unknown path", "bad"},
+		{Request{Status: 500}, "500", "bad"},
+	} {
+		if text, class := test.r.outcome(); text != test.text || class != test.class {
+			t.Errorf("%+v: got %q, %s; want %q, %s", test.r, text, class, test.text, test.class)
+		}
+	}
 }
 
 func TestWriteReturnsTheWritersError(t *testing.T) {
@@ -338,24 +447,32 @@ func TestWriteReturnsTheWritersError(t *testing.T) {
 func TestTextsForPeople(t *testing.T) {
 	const day = 24 * time.Hour
 	wantTexts(t, formatDuration, map[time.Duration]string{
-		-time.Second: "0 ms", 0: "0 ms", 1: "< 1 ms", time.Millisecond - 1: "< 1 ms",
-		time.Millisecond: "1 ms", time.Second - 1: "999 ms", time.Second: "1.0 s", 1500 * time.Millisecond: "1.5 s", time.Minute - 1: "59.9 s",
-		time.Minute: "1 min 0 s", 90 * time.Second: "1 min 30 s", time.Hour - 1: "59 min 59 s",
+		-time.Second: "0 s", 0: "0 s", 1: "< 1 ms", time.Millisecond - 1: "< 1 ms",
+		time.Millisecond: "1 ms", time.Second - 1: "999 ms", time.Second: "1.0 s", 1500 * time.Millisecond: "1.5 s", 10*time.Second - 1: "9.9 s",
+		10 * time.Second: "10 s", 67900 * time.Millisecond: "67 s", 100*time.Second - 1: "99 s",
+		100 * time.Second: "1 min 40 s", time.Hour - 1: "59 min 59 s",
 		time.Hour: "1 h 0 min", 3*time.Hour + 5*time.Minute: "3 h 5 min", 2*day - 1: "47 h 59 min", 2 * day: "2 days", 4*day - 1: "3 days",
 	})
 	wantTexts(t, formatEstimate, map[time.Duration]string{
-		10*time.Second - 1: "a few seconds", 10 * time.Second: "10 s", time.Minute - 1: "50 s",
-		time.Minute: "1 min", time.Hour - 1: "59 min", 2*time.Hour - 1: "1 h",
+		10*time.Second - 1: "a few seconds", 10 * time.Second: "about 10 s", time.Minute - 1: "about 50 s", time.Minute: "about 1 min",
+	})
+	wantTexts(t, formatCountdown, map[time.Duration]string{1: "1 s", 10*time.Second - 1: "10 s", 99*time.Second - 1: "99 s", 100 * time.Second: "1 min 41 s"})
+	wantTexts(t, formatAgo, map[time.Duration]string{
+		-1: "just now", time.Second - 1: "just now", time.Second: "1 s ago", 10*time.Second - 1: "9 s ago", time.Minute - 1: "50 s ago",
+		time.Minute: "1 min ago", time.Hour - 1: "59 min ago", 2*time.Hour - 1: "1 h ago", 2*day - 1: "47 h ago", 2 * day: "2 days ago",
+	})
+	wantTexts(t, formatCount, map[int64]string{0: "0", 999: "999", 1000: "1,000", 999_999: "999,999", 1_234_567: "1,234,567"})
+	wantTexts(t, shortID, map[string]string{"": "", "batch-000017": "batch-000017", "2ZQGJ7XSWMBQY4RU5WUGCKTYLR": "2ZQGJ7XS…"})
+	wantTexts(t, shortAgent, map[string]string{
+		"": "", " ": "", "curl/8.5.0": "curl/8.5.0", "ollama-js/0.6.4 (x64 linux Node.js/v20)": "ollama-js/0.6.4", "OpenAI/Python 1.40.0": "OpenAI/Python 1.40.0",
+		"Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0":                                                        "Firefox/128.0",
+		"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36":                         "Chrome/126.0.0.0",
+		"Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36 Edg/126.0.0.0": "Edg/126.0.0.0",
+		"Mozilla/4.0": "Mozilla/4.0", strings.Repeat("x", 50): strings.Repeat("x", 40) + "…",
 	})
 	wantTexts(t, formatSize, map[int64]string{
 		0: "0 bytes", 999: "999 bytes", 1000: "1.0 kB", 1950: "1.9 kB", 999_999: "999.9 kB",
 		1e6: "1.0 MB", 12_641_280: "12.6 MB", 1e9 - 1: "999.9 MB", 1e9: "1.0 GB", 5e12: "5000.0 GB",
-	})
-	wantTexts(t, formatCount, map[int64]string{0: "0", 999: "999", 1000: "1,000", 1_234_567: "1,234,567"})
-	wantTexts(t, formatRate, map[float64]string{0.04: "0.0 tokens/s", 9.94: "9.9 tokens/s", 25.4: "25 tokens/s", 12_345.6: "12,346 tokens/s"})
-	wantTexts(t, formatAgent, map[string]string{
-		"": "", "curl/8.1": "curl/8.1", "ollama-js/0.6.4 (x64)": "ollama-js/0.6.4", "Mozilla/5.0 (X11) Chrome/1": "browser",
-		strings.Repeat("x", 31): strings.Repeat("x", 30) + "…",
 	})
 	wantTexts(t, func(text string) string { return shorten(text, 3) }, map[string]string{
 		"": "", "äöü": "äöü", "äöüß": "äöü…", "a\xff\xfeb": "a\xff\xfe…",

@@ -4,52 +4,57 @@ import (
 	"cmp"
 	"fmt"
 	"html/template"
+	"math"
 	"net"
 	"slices"
 	"time"
 )
 
 const (
-	// How many characters the page shows of what clients choose.
+	// listLimit is how many chats in line, models and clients the page shows at once.
+	listLimit = 10
+
+	// routeLimit and agentLimit are how many characters of a path and of a client's
+	// program the page shows.
 	routeLimit = 60
-	agentLimit = 30
-	idLimit    = 8
+	agentLimit = 40
 
-	todayLimit   = 10 // clients that the page shows
-	waitingLimit = 10 // chats that it shows at once
-	barWidth     = 1000
-	barLeast     = 4 // units of a bar that are seen
-
-	// forGood is from when on a model that stays loaded for so long stays for good.
-	forGood = 30 * 24 * time.Hour
+	// forever is when a model is unloaded that Ollama was told to keep.
+	forever = 365 * 24 * time.Hour
 )
 
 // A view is a Page as the template needs it. Its fields hide those of the same name
 // in Page: they hold formatted values.
 type view struct {
 	*Page
-	Style           template.CSS
-	Script          template.JS
-	Title           string
-	Hint            string // what to do about Reason
-	Since           string
-	LastPoll        string
-	NextPoll        string // empty: it is under way
-	Running         *chatRow
-	Waiting         []chatRow
-	More            []chatRow // that wait, beyond those in Waiting
-	WaitingCount    int
-	Overtaking      bool // the next chat is not the first in line
-	Models          []modelRow
-	EmbedderMissing bool // unless ResidentUnknown: there is an embedder, and it is not resident
-	FullBar         string
-	Chats, Others   []requestRow
-	Today           dayRow
+	Style                     template.CSS
+	Script                    template.JS
+	Title                     string
+	Hint                      string // what to do about Reason
+	Since, LastPoll, NextPoll string
+
+	Running              *chatRow
+	Waiting, MoreWaiting []chatRow // in the order of their turns
+	Line, FirstMore      int       // how many wait, and the place of the first of MoreWaiting
+
+	Models, MoreModels []modelRow // the resident ones first
+	EmbedderMissing    bool       // unless ResidentUnknown: there is an embedder, and it is not resident
+
+	Totals     []total
+	Shares     []shareRow
+	MoreShares int // clients beyond those in Shares
+
+	Legend        []legend
+	Full, Half    string // how long a request takes that has a bar of full and of half length
+	Chats, Others []requestRow
 }
 
 type chatRow struct {
 	Chat
-	Since, Bytes, Estimate, Program string
+	Tag      string // that it goes next, and why; empty: it does not
+	Progress []string
+	Stop     string // the name of its button
+	Short    string // its client's program
 }
 
 type modelRow struct {
@@ -57,114 +62,151 @@ type modelRow struct {
 	Size, Unloads string
 }
 
-type dayRow struct {
-	Shares                                      []shareRow
-	More                                        int // clients beyond those
-	IsEmpty                                     bool
-	Chats, Held, Prompt, Completion, OthersDone string
-}
+type total struct{ Name, Value string }
 
 type shareRow struct {
-	Client, Time string
-	Chats        int
+	Share
+	Time    string
+	Percent int
 }
 
-type requestRow struct {
-	Request
-	Program, ShortID string
-	Result, Tone     string // Tone is a class in the style sheet; empty: all is well
-	Total, Rate      string
-	Prompt, Written  string // tokens; empty: not known
-	Parts            []part
-}
-
-// A part is a part of a request's time, and its place in the bar, which is barWidth
-// units wide for the longest request.
-type part struct {
-	Class, Name, Time string
-	X, Width          int
-	IsMost            bool // it took more than half of the time
-	IsShort           bool // it took next to none of it
-}
-
-// hints say what may be done about each reason to be degraded.
+// hints say for each reason to be degraded what to do.
 var hints = map[string]string{
-	"starting":     "The first poll is under way.",
-	"unreachable":  "Is the machine on, and does Ollama listen there? On 127.0.0.1 only that machine itself reaches it: OLLAMA_HOST=0.0.0.0 changes that.",
-	"unauthorized": "FOREMAN_OLLAMA_TOKEN may be wrong, or Ollama does not accept the Host name: use an IP address in FOREMAN_OLLAMA_URL.",
-	"bad answer":   "Something answers there that is no Ollama, or one that fails: its log says why.",
+	"starting":     "foreman asks the host for its models for the first time. That takes a few seconds.",
+	"unreachable":  "Nothing answers at this address. Does Ollama run? By itself it listens on 127.0.0.1 only: set OLLAMA_HOST=0.0.0.0 on the host and restart it.",
+	"unauthorized": "The host refuses foreman. Is FOREMAN_OLLAMA_TOKEN right? If Ollama does not accept the Host name, use an IP address in FOREMAN_OLLAMA_URL.",
+	"bad answer":   "Something answers at this address, but not as Ollama does. Is FOREMAN_OLLAMA_URL right? See what /api/tags answers there.",
 }
 
 func (p *Page) view() *view {
 	v := &view{
-		Page:         p,
-		Style:        style,
-		Script:       script,
-		Title:        p.title(),
-		Hint:         hints[p.Reason],
-		Since:        formatDuration(p.Now.Sub(p.Since)),
-		LastPoll:     "never",
-		WaitingCount: len(p.Waiting),
-		Overtaking:   len(p.Waiting) > 0 && !p.Waiting[0].Next,
-		Today:        newDayRow(p.Today),
+		Page:     p,
+		Style:    style,
+		Script:   script,
+		Title:    p.title(),
+		Hint:     hints[p.Reason],
+		Since:    formatDuration(p.Now.Sub(p.Since)),
+		LastPoll: "never",
+		NextPoll: "the next is under way",
+
+		Line:      len(p.Waiting),
+		FirstMore: listLimit + 1,
+		EmbedderMissing: p.Embedder != "" &&
+			!slices.ContainsFunc(p.Models, func(m Model) bool { return m.Embedder && m.Resident }),
+
+		Totals: []total{
+			{"chats", formatCount(int64(p.Today.Chats))},
+			{"of the host", formatDuration(p.Today.Held)},
+			{"tokens read", formatCount(p.Today.PromptTokens)},
+			{"tokens written", formatCount(p.Today.CompletionTokens)},
+			{"other requests", formatCount(int64(p.Today.Others))},
+		},
+		Legend: legends,
 	}
 	if !p.LastPoll.IsZero() {
 		v.LastPoll = formatDuration(p.Now.Sub(p.LastPoll)) + " ago"
 	}
-	if p.NextPoll.After(p.Now) {
-		v.NextPoll = formatDuration(p.NextPoll.Sub(p.Now))
+	if left := p.NextPoll.Sub(p.Now); left > 0 {
+		v.NextPoll = "the next in " + formatCountdown(left)
 	}
+
 	if p.Running != nil {
 		running := newChatRow(*p.Running, p.Now)
 		v.Running = &running
 	}
-	for i, c := range p.Waiting {
-		if row := newChatRow(c, p.Now); i < waitingLimit {
-			v.Waiting = append(v.Waiting, row)
-		} else {
-			v.More = append(v.More, row)
-		}
+	var waiting []chatRow
+	for i, c := range slices.SortedStableFunc(slices.Values(p.Waiting), func(a, b Chat) int { return cmp.Compare(a.Position, b.Position) }) {
+		c.Position = i + 1
+		waiting = append(waiting, newChatRow(c, p.Now))
 	}
+	v.Waiting, v.MoreWaiting = split(waiting)
+
+	var models []modelRow
 	for _, m := range p.Models {
-		v.Models = append(v.Models, newModelRow(m, p.Now))
+		models = append(models, newModelRow(m, p.Now))
 	}
-	v.EmbedderMissing = p.Embedder != "" &&
-		!slices.ContainsFunc(p.Models, func(m Model) bool { return m.Embedder && m.Resident })
+	slices.SortStableFunc(models, func(a, b modelRow) int { return cmp.Compare(rank(a.Resident), rank(b.Resident)) })
+	v.Models, v.MoreModels = split(models)
+
+	shares, more := split(p.Today.Shares)
+	for _, s := range shares {
+		percent := math.Round(100 * s.Held.Seconds() / max(p.Today.Held, 1).Seconds())
+		v.Shares = append(v.Shares, shareRow{s, formatDuration(s.Held), int(percent)})
+	}
+	v.MoreShares = len(more)
 
 	longest := time.Duration(1) // not 0: it divides
 	for _, r := range p.Chats {
 		longest = max(longest, r.Duration)
 	}
-	v.FullBar = formatDuration(longest)
+	v.Full, v.Half = formatDuration(longest), formatDuration(longest/4) // see barParts
 	for _, r := range p.Chats {
-		v.Chats = append(v.Chats, newRequestRow(r, longest))
+		v.Chats = append(v.Chats, newRequestRow(r, p.Now, longest))
 	}
 	for _, r := range p.Others {
-		v.Others = append(v.Others, newRequestRow(r, longest))
+		v.Others = append(v.Others, newRequestRow(r, p.Now, longest))
 	}
 	return v
 }
 
-// title says in a browser's tab what goes on.
-func (p *Page) title() string {
-	switch waiting := len(p.Waiting); {
-	case p.Reason != "" && waiting > 0:
-		return fmt.Sprintf("degraded, %d waiting · foreman", waiting)
-	case p.Reason != "":
-		return "degraded · foreman"
-	case waiting > 0:
-		return fmt.Sprintf("%d waiting · foreman", waiting)
-	case p.Running != nil:
-		return "running · foreman"
-	default:
-		return "foreman"
-	}
+// split returns what the page shows of a list at once, and the rest.
+func split[T any](list []T) (shown, more []T) {
+	n := min(len(list), listLimit)
+	return list[:n], list[n:]
 }
 
+func rank(first bool) int {
+	if first {
+		return 0
+	}
+	return 1
+}
+
+// title returns the title of the document: what a tab in the background has to tell.
+func (p *Page) title() string {
+	text := ""
+	if p.Reason != "" {
+		text = "degraded"
+	}
+	if n := len(p.Waiting); n > 0 {
+		if text != "" {
+			text += ", "
+		}
+		text += fmt.Sprintf("%d waiting", n)
+	}
+	if text == "" && p.Running != nil {
+		text = "busy"
+	}
+	if text == "" {
+		return "foreman"
+	}
+	return text + " · foreman"
+}
+
+// newChatRow returns the row of a chat. A Position is its place in line.
 func newChatRow(c Chat, now time.Time) chatRow {
-	row := chatRow{Chat: c, Since: formatDuration(now.Sub(c.Since)), Bytes: formatSize(c.Bytes), Program: formatAgent(c.Agent)}
+	c.Client = withoutPort(c.Client)
+	row := chatRow{Chat: c, Short: shortAgent(c.Agent)}
+	row.Stop = "Stop the chat of " + c.Client + " with " + c.Model
+	since := formatDuration(now.Sub(c.Since))
+	if c.Position == 0 {
+		row.Stop += ", which is running"
+		row.Progress = []string{"running for " + since, "no byte yet"}
+		if c.Answering {
+			row.Progress[1] = formatSize(c.Bytes) + " so far"
+		}
+		return row
+	}
+	row.Stop += fmt.Sprintf(", number %d in line", c.Position)
+	row.Progress = []string{"waiting for " + since}
 	if c.Estimate != nil {
-		row.Estimate = formatEstimate(*c.Estimate)
+		row.Progress = append(row.Progress, formatEstimate(*c.Estimate)+" to go")
+	}
+	if c.Next {
+		row.Tag = "next"
+		if c.Position > 1 {
+			row.Tag += ": its model is loaded"
+		}
 	}
 	return row
 }
@@ -175,125 +217,19 @@ func newModelRow(m Model, now time.Time) modelRow {
 		row.Size = formatSize(m.Size)
 	}
 	switch left := m.Expires.Sub(now); {
-	case !m.Resident || m.Expires.IsZero():
-	case left > forGood:
+	case !m.Resident || left <= 0: // not known, or by a poll that is old
+	case left > forever:
 		row.Unloads = "stays loaded"
 	default:
-		row.Unloads = "unloads in " + formatDuration(left)
+		row.Unloads = "unloads in " + formatCoarse(left)
 	}
 	return row
 }
 
-func newDayRow(d Day) dayRow {
-	row := dayRow{
-		Chats: count(int64(d.Chats), "chat"), Held: formatDuration(d.Held),
-		Prompt: formatCount(d.PromptTokens), Completion: formatCount(d.CompletionTokens),
-		OthersDone: count(int64(d.Others), "other request"),
-		IsEmpty:    d.Chats == 0 && d.Others == 0,
+// withoutPort returns a client without its port, if it has one.
+func withoutPort(client string) string {
+	if host, _, err := net.SplitHostPort(client); err == nil {
+		return host
 	}
-	for _, s := range d.Shares[:min(len(d.Shares), todayLimit)] {
-		row.Shares = append(row.Shares, shareRow{s.Client, formatDuration(s.Held), s.Chats})
-	}
-	row.More = len(d.Shares) - len(row.Shares)
-	return row
-}
-
-// count returns a number of things.
-func count(n int64, thing string) string {
-	if n == 1 {
-		return "1 " + thing
-	}
-	return formatCount(n) + " " + thing + "s"
-}
-
-func newRequestRow(r Request, longest time.Duration) requestRow {
-	if host, _, err := net.SplitHostPort(r.Client); err == nil {
-		r.Client = host
-	}
-	r.Route = shorten(r.Route, routeLimit)
-	row := requestRow{
-		Request: r,
-		Program: formatAgent(r.Agent),
-		ShortID: shorten(r.ID, idLimit),
-		Total:   formatDuration(r.Duration),
-		Parts:   r.parts(longest),
-	}
-	row.Result, row.Tone = r.result()
-	if rate := r.Usage.TokensPerSecond(); rate > 0 {
-		row.Rate = formatRate(rate)
-	}
-	if r.Usage.PromptTokens > 0 {
-		row.Prompt = formatCount(r.Usage.PromptTokens)
-	}
-	if r.Usage.CompletionTokens > 0 {
-		row.Written = formatCount(r.Usage.CompletionTokens)
-	}
-	return row
-}
-
-// statusClientLeft is the status of a request whose client left before its end.
-const statusClientLeft = 499
-
-// result says how a request ended, and in which tone: bad where something failed, soft
-// where somebody wanted it so.
-func (r *Request) result() (text, tone string) {
-	switch {
-	case r.Status == statusClientLeft:
-		return "client left", "soft"
-	case r.Err == "stopped":
-		return "stopped", "soft"
-	case r.Cut:
-		return "cut: " + cmp.Or(r.Err, "the host broke off"), "bad"
-	case r.Status >= 400:
-		text = fmt.Sprint(r.Status)
-		if r.Early {
-			text += " after an early 200"
-		}
-		if r.Err != "" {
-			text += " " + r.Err
-		}
-		return text, "bad"
-	default:
-		return fmt.Sprint(r.Status), ""
-	}
-}
-
-// parts returns the parts of a request's time, in their order.
-func (r *Request) parts(longest time.Duration) []part {
-	type end struct {
-		class, name string
-		at          time.Duration // from the request's start
-	}
-	turn := r.Arriving + r.Queued
-	ends := []end{{"upload", "upload", r.Arriving}, {"line", "in line", turn}}
-	if u := r.Usage; u.Load > 0 || u.Prompt > 0 { // the target says where its time went
-		loaded := turn + u.Load
-		ends = append(ends, end{"load", "load", loaded}, end{"prompt", "prompt", loaded + u.Prompt},
-			end{"words", "words", loaded + u.Prompt + u.Completion}, end{"other", "other", r.Duration})
-	} else if r.FirstByte > 0 && r.Held == 0 && r.Beside == "" { // the target never saw it
-		ends = append(ends, end{"first", "foreman", r.Duration})
-	} else if r.FirstByte > 0 {
-		ends = append(ends, end{"first", "load and prompt", r.FirstByte}, end{"words", "words", r.Duration})
-	} else { // no answer: the wait for it took the rest of the time
-		ends = append(ends, end{"first", "no answer", r.Duration})
-	}
-	var parts []part
-	var at time.Duration
-	x := 0
-	for _, e := range ends {
-		until := min(e.at, r.Duration)
-		if until <= at {
-			continue
-		}
-		took := until - at
-		p := part{Class: e.class, Name: e.name, Time: formatDuration(took), X: x, IsMost: 2*took > r.Duration, IsShort: 50*took < r.Duration}
-		at = until
-		p.Width = int(barWidth*at/longest) - x
-		if at == r.Duration { // the last: a bar that nobody sees says nothing
-			p.Width = max(p.Width, barLeast-x)
-		}
-		x += p.Width
-		parts = append(parts, p)
-	}
-	return parts
+	return client
 }

@@ -3,11 +3,12 @@ package main
 import (
 	"cmp"
 	"context"
+	_ "embed" // for what is run in the page
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,228 +17,341 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/accessibility"
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
+
+	"foreman/e2e/lab"
 )
 
-// A crowd stands in for an Ollama with many models, some of long names, and tells where
-// the time of a chat went. A chat that has "hold" in it is answered at length and never
-// comes to its end.
+// A crowd stands in for an Ollama with many models, some of long names. A chat that has
+// "hold" in it is answered at length and never comes to its end; one whose prompt is an
+// ending takes as long as that says, and ends so.
 type crowd struct{ models, resident []string }
 
+// An ending is what Ollama says of a chat when it is done.
+type ending struct {
+	Load             time.Duration `json:"load_duration"`
+	Prompt           time.Duration `json:"prompt_eval_duration"`
+	Words            time.Duration `json:"eval_duration"`
+	PromptTokens     int           `json:"prompt_eval_count"`
+	CompletionTokens int           `json:"eval_count"`
+	Done             bool          `json:"done"`
+}
+
 func (c crowd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	list := func(names []string, more map[string]any) {
+	list := func(names []string) {
 		models := []map[string]any{}
-		for _, name := range names {
-			model := map[string]any{"name": name, "model": name}
-			maps.Copy(model, more)
-			models = append(models, model)
+		for i, name := range names {
+			expires := time.Now().Add(5 * time.Minute)
+			if name == lab.EmbedModel+":latest" {
+				expires = expires.AddDate(290, 0, 0)
+			}
+			models = append(models, map[string]any{"name": name, "model": name, "size": 274_301_056 * (1 + 9*i), "expires_at": expires})
 		}
 		json.NewEncoder(w).Encode(map[string]any{"models": models})
 	}
-	body, _ := io.ReadAll(r.Body)
+	var chat struct{ Prompt string }
+	json.NewDecoder(r.Body).Decode(&chat)
+	var end ending
 	switch {
 	case r.URL.Path == "/api/tags":
-		list(c.models, map[string]any{"size": 19_851_337_640})
+		list(c.models)
 	case r.URL.Path == "/api/ps":
-		list(c.resident, map[string]any{"expires_at": time.Now().Add(5 * time.Minute)})
-	case strings.Contains(string(body), "hold"):
+		list(c.resident)
+	case chat.Prompt == "hold":
 		io.WriteString(w, strings.Repeat(strings.Repeat("x", 1023)+"\n", 12_345))
 		http.NewResponseController(w).Flush()
 		<-r.Context().Done()
-	case strings.HasPrefix(r.URL.Path, "/v1/"):
-		io.WriteString(w, `{"usage":{"prompt_tokens":1234,"completion_tokens":56}}`)
-	default: // the times are shares of what the chat takes in foreman's eyes
-		time.Sleep(20 * time.Millisecond)
-		io.WriteString(w, `{"done":true,"total_duration":20000000,"load_duration":4000000,"prompt_eval_count":20431,"prompt_eval_duration":6000000,"eval_count":160,"eval_duration":8000000}`)
+	case chat.Prompt == "stream":
+		time.Sleep(60 * time.Millisecond)
+		io.WriteString(w, "data: {}\n\n")
+		http.NewResponseController(w).Flush()
+		time.Sleep(60 * time.Millisecond)
+		fallthrough
+	case chat.Prompt == "at once":
+		time.Sleep(30 * time.Millisecond)
+		io.WriteString(w, `{"usage":{"prompt_tokens":1120431,"completion_tokens":20}}`)
+	case json.Unmarshal([]byte(chat.Prompt), &end) == nil:
+		time.Sleep(end.Load + end.Prompt + end.Words)
+		json.NewEncoder(w).Encode(end)
+	default:
+		io.WriteString(w, "{}")
 	}
+}
+
+// askAs posts a chat, or anything else, as a program and reads the answer. The agent ends
+// in what shows the page's limits.
+func askAs(t *testing.T, agent, url string, body any) {
+	t.Helper()
+	data, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.NewRequestWithContext(t.Context(), "POST", url, strings.NewReader(string(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("User-Agent", agent)
+	resp, err := http.DefaultClient.Do(r)
+	read(t, resp, err)
 }
 
 var pictures = flag.String("pictures", "", "directory for pictures of the status page; empty: keep none")
 
-// TestStatusPageLooks brings the page into each of its states, checks it in light and
-// dark, wide and narrow, and takes pictures of it for whoever wants to look:
+// looks are the widths and schemes in which the page is looked at. 320 pixels are 1280 at
+// four times the size: WCAG 1.4.10.
+var looks = []struct {
+	width  int64
+	scheme string
+}{{1200, "light"}, {1200, "dark"}, {800, "light"}, {800, "dark"}, {390, "light"}, {390, "dark"}, {320, "light"}}
+
+//go:embed look.js
+var problems string
+
+// A gallery looks at the page in a tab, and keeps pictures.
+type gallery struct {
+	tab context.Context
+	dir string
+}
+
+// TestStatusPageLooks fills the page, looks at it in light and dark, wide and narrow, and
+// takes pictures of it for whoever wants to look:
 //
 //	go -C testdata/e2e test -run StatusPageLooks -pictures /tmp/pictures
 func TestStatusPageLooks(t *testing.T) {
-	const long = "hf.co/bartowski/DeepSeek-R1-Distill-Qwen-32B-abliterated-SomebodysFineTune-v2.1-GGUF:IQ4_XS"
-	tab := startBrowser(t)
-	host := crowd{
-		models: []string{
-			"llama3.2:latest", long, "qwen3:30b-a3b-instruct-2507-q4_K_M", "nomic-embed-text:latest",
-			"gemma3:27b", "mistral-small3.2:24b", "gpt-oss:20b", "phi4:latest",
-		},
-		resident: []string{"nomic-embed-text:latest", long},
+	const (
+		long    = "hf.co/bartowski/DeepSeek-R1-Distill-Qwen-32B-abliterated-SomebodysFineTune-v2.1-GGUF:IQ4_XS"
+		node    = "ollama-js/0.6.4 (x64 linux Node.js/v20.20.2)"
+		python  = "OpenAI/Python 1.40.0"
+		firefox = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
+	)
+	g := &gallery{startBrowser(t), cmp.Or(*pictures, t.TempDir())}
+	if err := os.MkdirAll(g.dir, 0o700); err != nil {
+		t.Fatal(err)
 	}
+	tab := g.tab
+	empty := startForeman(t, serve(t, crowd{}), "FOREMAN_EMBED_MODEL=")
+	navigate(t, tab, empty.URL+"/status")
+	shows(t, tab, "main", "● up", "No chat is running.", "Nobody waits.", "None known.", "None yet.", "No chat has had its turn.", "None yet.")
+	g.look(t, "empty")
+
+	host := crowd{
+		models: []string{"llama3.2:latest", long, "qwen3:30b-a3b-instruct-2507-q4_K_M", lab.EmbedModel + ":latest", "gemma3:27b", "mistral-small3.2:24b", "qwen3:8b", "gpt-oss:20b"},
+	}
+	host.resident = host.models[1:4:4]
 	target := httptest.NewServer(host)
 	t.Cleanup(target.Close)
 	t.Cleanup(target.CloseClientConnections)
-	foreman := startForeman(t, target.URL, "FOREMAN_EMBED_MODEL=nomic-embed-text")
+	foreman := startForeman(t, target.URL)
 
-	album := cmp.Or(*pictures, t.TempDir())
-	if err := os.MkdirAll(album, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	look := func(state string, widths ...int64) {
-		t.Helper()
-		for _, scheme := range []string{"light", "dark"} {
-			media := emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}
-			for _, width := range widths {
-				name := fmt.Sprint(state, "-", width, "-", scheme)
-				if err := chromedp.Do(tab, chromedp.EmulateViewport(width, 900), func(ctx context.Context, target *chromedp.Target) (none chromedp.Void, err error) {
-					_, err = cdp.Call(ctx, target, emulation.SetEmulatedMedia, media)
-					return none, err
-				}); err != nil {
-					t.Fatal(err)
-				}
-				for _, problem := range inPage[[]string](t, tab, problems, scheme) {
-					t.Errorf("%s: %s", name, problem)
-				}
-				picture, err := chromedp.Run(tab, chromedp.FullScreenshot(100))
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := os.WriteFile(filepath.Join(album, name+".png"), picture, 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
+	const ms = time.Millisecond
+	for _, end := range []ending{
+		{Load: 5 * ms, Prompt: 20 * ms, Words: 600 * ms, PromptTokens: 26, CompletionTokens: 15},
+		{Load: 200 * ms, Prompt: 100 * ms, Words: 30 * ms, PromptTokens: 15_000, CompletionTokens: 1},
+		{Load: ms, Prompt: 300 * ms, Words: 30 * ms, PromptTokens: 1_120_431, CompletionTokens: 2_500},
+	} {
+		prompt, err := json.Marshal(end)
+		if err != nil {
+			t.Fatal(err)
 		}
+		askAs(t, node, foreman.URL+"/api/generate", map[string]any{"model": host.models[0], "prompt": string(prompt)})
+		askAs(t, firefox, foreman.URL+"/api/generate", map[string]any{"model": long, "prompt": string(prompt)})
+	}
+	for _, prompt := range []string{"stream", "at once", "at once"} {
+		askAs(t, python, foreman.URL+"/v1/chat/completions", map[string]any{"model": long, "prompt": prompt, "stream": prompt == "stream"})
+	}
+	for range 7 { // 20 chats, with the next four
+		askAs(t, node, foreman.URL+"/api/chat", map[string]any{"model": "absent"})
+	}
+
+	const running, few, many = 1, 2, 40
+	line := []caller{call(t, foreman.URL+"/api/chat", "", `{"model":"`+long+`","prompt":"hold"}`)}
+	eventually(t, func() error { return wantWaiting(foreman.URL, 0) })
+	join := func(to int) {
+		t.Helper()
+		for i := len(line) - running; i < to; i++ {
+			line = append(line, call(t, foreman.URL+"/api/chat", "", fmt.Sprintf(`{"model":%q,"options":{"num_ctx":%d}}`, host.models[i%len(host.models)], 8192*(1+i%2))))
+			eventually(t, func() error { return wantWaiting(foreman.URL, i+1) })
+		}
+	}
+	leave := func() {
+		t.Helper()
+		line[len(line)-1].leave()
+		line = line[:len(line)-1]
+		eventually(t, func() error { return wantWaiting(foreman.URL, len(line)-running) })
+	}
+	join(few + 3)
+	for range 3 {
+		leave()
+	}
+	get(t, foreman.URL+"/v1/modelss/"+long)
+	for range 30 { // embeds, which do not wash the chats away
+		askAs(t, python, foreman.URL+"/api/embed", map[string]any{"model": lab.EmbedModel})
+	}
+	stranger, err := http.PostForm(foreman.URL+"/status", map[string][]string{"stop": {"none"}})
+	if got := read(t, stranger, err); got.StatusCode != http.StatusNotFound {
+		t.Errorf("a chat that is not there was stopped: %d", got.StatusCode)
 	}
 
 	navigate(t, tab, foreman.URL+"/status")
-	shows(t, tab, "#chats", "None yet.")
-	look("empty", 1200, 800, 390)
-
-	for i := range 5 { // of all kinds
-		post(t, foreman.URL+"/api/chat", `{"model":"`+host.models[i]+`"}`)
-		post(t, foreman.URL+"/v1/chat/completions", `{"model":"`+long+`"}`)
-		post(t, foreman.URL+"/api/chat", `{"model":"absent"}`)
-		get(t, foreman.URL+"/v1/models/"+long)
+	shows(t, tab, "#now", long, "12.6 MB so far", fmt.Sprint(few, " waiting"))
+	for _, want := range []string{"full bar = ", "client left", "404 unknown model", "load, prompt and words", "1,120,431 tokens read", "OpenAI/Python 1.40.0", "1 token\n", "25 tokens/s"} {
+		shows(t, tab, "#chats", want)
 	}
-	for range 30 { // which do not wash the chats away
-		post(t, foreman.URL+"/api/embed", `{"model":"nomic-embed-text"}`)
-	}
-	leaver := call(t, foreman.URL+"/api/chat", "", `{"model":"`+long+`","prompt":"hold"}`)
-	eventually(t, func() error { return wantWaiting(foreman.URL, 0) })
-	leaver.leave()
-	shows(t, tab, "#chats", "client left", "absent", "404 unknown model", "20,431 tokens read", "160 written")
-	shows(t, tab, "#today", "35 other requests")
-	shows(t, tab, "#others", "POST /api/embed")
-	if n := value[int](t, tab, `document.querySelectorAll("#chats tbody tr").length`); n != 16 {
-		t.Errorf("%d chats are on the page; want 16", n)
-	}
-
-	call(t, foreman.URL+"/api/chat", "", `{"model":"`+long+`","prompt":"hold"}`)
-	eventually(t, func() error { return wantWaiting(foreman.URL, 0) })
-	wait := func(from, to int) {
-		t.Helper()
-		for i := from; i < to; i++ {
-			call(t, foreman.URL+"/api/chat", "", `{"model":"`+host.models[i%len(host.models)]+`","options":{"num_ctx":8192}}`)
-		}
-		shows(t, tab, "#now", long, "12.6 MB so far", fmt.Sprint(to, " waiting"))
-		if got, want := value[string](t, tab, `document.title`), fmt.Sprint(to, " waiting · foreman"); got != want {
-			t.Errorf("title: got %q; want %q", got, want)
+	shows(t, tab, "#others", "POST /api/embed", "OpenAI/Python 1.40.0")
+	for part, want := range map[string]int{"#chats tbody tr": 19, "#others tbody tr": 5, "#models li": 8, "#now button": running + few} {
+		if got := value[int](t, tab, fmt.Sprintf("document.querySelectorAll(%q).length", part)); got != want {
+			t.Errorf("%d of %s; want %d", got, part, want)
 		}
 	}
-	wait(0, 2)
-	look("busy", 1200, 800, 390)
-	wait(2, 40)
-	look("line", 1200, 800, 390)
-	look("line", 320) // 1280 pixels at four times the size: WCAG 1.4.10
-	value[bool](t, tab, `document.querySelector("#more summary").click(), true`)
-	look("whole-line", 1200, 390)
-	inPage[bool](t, tab, `ms => new Promise(done => setTimeout(done, ms, true))`, 2500) // two updates
+	g.look(t, "busy")
+
+	join(many)
+	shows(t, tab, "#now", fmt.Sprint(many, " waiting"), fmt.Sprint(many-10, " more"))
+	g.look(t, "forty")
+	g.walk(t, 1200)
+	g.walk(t, 390)
+	if err := chromedp.Do(tab, chromedp.Click("#more summary")); err != nil {
+		t.Fatal(err)
+	}
+	leave()
+	shows(t, tab, "#now", fmt.Sprint(many-1, " waiting"), fmt.Sprint(many-11, " more"), line[len(line)-1].addr)
 	if !value[bool](t, tab, `document.querySelector("#more").open`) {
-		t.Error("an update has closed the rest of the line")
+		t.Error("an update closes what somebody has opened")
 	}
+	g.look(t, "forty-open")
+
+	if err := chromedp.Do(tab, chromedp.Click("#more summary"), chromedp.Click("#now li:nth-child(2) button")); err != nil {
+		t.Fatal(err)
+	}
+	shows(t, tab, "#notice", "Stopped the chat of ", ", number 2 in line")
+	pointAt(t, tab, 1, 1)
+	shows(t, tab, "#now", fmt.Sprint(many-2, " waiting"))
+	eventually(t, func() error {
+		if value[bool](t, tab, `document.querySelector("#notice").classList.contains("over")`) {
+			return errors.New("the notice lies over the page")
+		}
+		return nil
+	})
+	g.look(t, "stopped")
 
 	target.CloseClientConnections()
 	target.Close()
-	shows(t, tab, "#host", "degraded: unreachable")
-	shows(t, tab, "#host-since", "next poll in", "Is the machine on")
+	shows(t, tab, "#host", "degraded: unreachable", "OLLAMA_HOST=0.0.0.0")
 	shows(t, tab, "#now", "No chat is running.", "Nobody waits.")
-	look("degraded", 1200, 800, 390)
+	g.look(t, "degraded")
 	if err := foreman.Stop(); err != nil {
 		t.Error(err)
 	}
-	shows(t, tab, "header", "old")
+	shows(t, tab, "#stale", "old")
+	g.look(t, "stale")
 }
 
-// problems is run in the page and returns what keeps people from reading it:
-// https://www.w3.org/TR/WCAG22/.
-const problems = `async scheme => {
-	const found = [], $ = selector => [...document.querySelectorAll(selector)];
-	const must = (ok, what) => { if (!ok) found.push(what) };
-	const show = e => e.outerHTML.slice(0, 100);
+// serve starts a stand-in for Ollama for one test.
+func serve(t *testing.T, handler http.Handler) (url string) {
+	t.Helper()
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return server.URL
+}
 
-	must(document.documentElement.lang === "en", "no language");
-	must(document.title !== "", "no title");
-	for (const one of ["body > header", "main", "body > footer", "h1"]) must($(one).length === 1, $(one).length + " of " + one);
-	let level = 0;
-	for (const h of $("h1, h2, h3, h4, h5, h6")) {
-		must(+h.tagName[1] <= level + 1, "a heading is left out before " + show(h));
-		level = +h.tagName[1];
+// look looks for problems at all widths, and takes pictures.
+func (g *gallery) look(t *testing.T, name string) {
+	t.Helper()
+	value[bool](t, g.tab, `(scrollTo(0, 0), true)`)
+	for _, l := range looks {
+		name := fmt.Sprintf("%s-%d-%s", name, l.width, l.scheme)
+		resize(t, g.tab, l.width, l.scheme)
+		for _, problem := range inPage[[]string](t, g.tab, problems, l.scheme) {
+			t.Errorf("%s: %s", name, problem)
+		}
+		g.expectTables(t, name)
+		picture, err := chromedp.Run(g.tab, chromedp.FullScreenshot(100))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(g.dir, name+".png"), picture, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-	for (const e of $("[aria-labelledby]")) must(document.getElementById(e.getAttribute("aria-labelledby"))?.textContent, "no label: " + show(e));
-	must($("section").every(e => e.hasAttribute("aria-labelledby")), "a section has no name");
-	must($("table").length === 1 && $("thead th").length > 3 || $("#chats > p").length === 1, "no table of chats");
-	must($("th").every(e => ["col", "row"].includes(e.scope)), "a table's header has no scope");
-	must($("svg").every(e => e.getAttribute("aria-hidden") === "true"), "a drawing is read out");
-	const names = $("button, summary, input:not([type=hidden])").map(e => e.getAttribute("aria-label") ?? e.closest("label")?.textContent.trim() ?? e.textContent.trim());
-	must(names.every(name => name), "a control has no name: " + names);
-	const stops = $("form button").map(e => e.getAttribute("aria-label"));
-	must(stops.every(name => /^Stop the chat of \S+ with \S+$/.test(name)) && stops.length === $(".chats li").length, "not a button for each chat: " + stops);
-	must($("form").every(e => e.method === "post" && e.action === location.href), "a form that does not post to the page");
-	must(new Set($("[id]").map(e => e.id)).size === $("[id]").length, "an id stands twice");
-	must($("[tabindex]").every(e => e.tabIndex === 0), "an order of focus of its own");
-	must($("#host[role=status], #stale[role=alert]").length === 2, "changes are not read out");
+}
 
-	// Each cell is read out under its own header, at any width.
-	const read = e => e.checkVisibility({ visibilityProperty: true }) && getComputedStyle(e).display !== "none";
-	for (const row of $("tr")) {
-		const cells = [...row.cells].filter(read).length;
-		must(cells === $("thead th").length, cells + " cells are read out of " + $("thead th").length + ": " + show(row));
+func resize(t *testing.T, tab context.Context, width int64, scheme string) {
+	t.Helper()
+	media := emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}
+	if err := chromedp.Do(tab, chromedp.EmulateViewport(width, 900), func(ctx context.Context, target *chromedp.Target) (none chromedp.Void, err error) {
+		_, err = cdp.Call(ctx, target, emulation.SetEmulatedMedia, media)
+		return none, err
+	}); err != nil {
+		t.Fatal(err)
 	}
+}
 
-	// Nothing is out of sight at the right, and what can be scrolled can be by keyboard.
-	const width = document.documentElement.clientWidth;
-	must(document.documentElement.scrollWidth <= width, "the page scrolls sideways: " + document.documentElement.scrollWidth + " > " + width);
-	for (const e of $("body *")) {
-		if (!e.checkVisibility() || [e.closest("thead"), e.closest("td")].some(e => e && getComputedStyle(e).position === "absolute")) continue; // only read out
-		must(e.getBoundingClientRect().right <= width + 0.5, "beyond the right edge: " + show(e));
-		must(e.scrollWidth <= e.clientWidth + 1 || e.clientWidth === 0 || e.closest("svg") || e.tabIndex === 0, "cut off: " + show(e));
+// expectTables looks at what a screen reader gets: tables are tables, also where their
+// rows look like cards.
+func (g *gallery) expectTables(t *testing.T, name string) {
+	t.Helper()
+	tree, err := chromedp.Run(g.tab, func(ctx context.Context, target *chromedp.Target) (accessibility.GetFullAXTreeResult, error) {
+		return cdp.Call(ctx, target, accessibility.GetFullAXTree, accessibility.GetFullAXTreeParams{})
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
+	roles := map[string]int{}
+	for _, node := range tree.Nodes {
+		if !node.Ignored && node.Role != nil {
+			roles[strings.Trim(string(node.Role.Value), `"`)]++
+		}
+	}
+	for role, selector := range map[string]string{"table": "table", "columnheader": "thead th", "rowheader": "tbody th", "button": "button", "listitem": "li", "time": "time"} {
+		want := value[int](t, g.tab, fmt.Sprintf("[...document.querySelectorAll(%q)].filter(e => e.checkVisibility()).length", selector))
+		if roles[role] != want {
+			t.Errorf("%s: a screen reader gets %d of %s; want %d", name, roles[role], role, want)
+		}
+	}
+}
 
-	// Contrast of all text.
-	const paint = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-	const rgba = color => { paint.clearRect(0, 0, 1, 1); paint.fillStyle = color; paint.fillRect(0, 0, 1, 1); return paint.getImageData(0, 0, 1, 1).data };
-	const luminance = color => {
-		const [r, g, b] = [...rgba(color)].map(v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-		return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-	};
-	const ground = e => { for (; e; e = e.parentElement) if (rgba(getComputedStyle(e).backgroundColor)[3] === 255) return getComputedStyle(e).backgroundColor; return "white" };
-	const text = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-	let seen = 0;
-	while (text.nextNode()) {
-		const e = text.currentNode.parentElement;
-		if (!text.currentNode.data.trim() || !e.checkVisibility()) continue;
-		const [light, dark] = [luminance(getComputedStyle(e).color), luminance(ground(e))].sort((a, b) => b - a);
-		const ratio = (light + 0.05) / (dark + 0.05);
-		must(ratio >= 4.5, "contrast " + ratio.toFixed(1) + ": " + show(e));
-		seen++;
+// walk goes through the page with the Tab key: to everything that can be pressed, from
+// top to bottom in each section, and always in sight with a ring.
+func (g *gallery) walk(t *testing.T, width int64) {
+	t.Helper()
+	resize(t, g.tab, width, "light")
+	type stop struct {
+		What, Section    string
+		Top, Left, Right float64
+		Ring, InSight    bool
 	}
-	must(seen > 25, "only " + seen + " texts");
-	const contrast = (a, b) => { const [l, d] = [luminance(a), luminance(b)].sort((a, b) => b - a); return (l + 0.05) / (d + 0.05) };
-	for (const e of $("rect")) {
-		const ratio = contrast(getComputedStyle(e).fill, getComputedStyle(e.parentElement).backgroundColor);
-		must(ratio >= 3, "contrast " + ratio.toFixed(1) + " in a bar: " + show(e));
+	const here = `(() => {
+		const e = document.activeElement, box = e.getBoundingClientRect(), style = getComputedStyle(e), section = e.closest("section, header");
+		return {
+			what: e === document.body ? "" : e.tagName + " " + (e.ariaLabel || e.closest("label, summary")?.textContent), section: section?.innerText.split("\n")[0] ?? "",
+			top: box.top + scrollY, left: section?.getBoundingClientRect().left ?? 0, right: section?.getBoundingClientRect().right ?? 0,
+			ring: style.outlineStyle === "solid" && parseFloat(style.outlineWidth) >= 2, inSight: box.top >= -1 && box.bottom <= innerHeight + 1,
+		};
+	})()`
+	want := value[int](t, g.tab, `(document.activeElement.blur(), getSelection().removeAllRanges(), scrollTo(0, 0),
+		[...document.querySelectorAll("button, input:not([type=hidden]), summary, a")].filter(e => e.checkVisibility()).length)`)
+	var stops []stop
+	for range want + 1 {
+		press(t, g.tab, "\t")
+		s := value[stop](t, g.tab, here)
+		if s.What == "" {
+			break // out of the page
+		}
+		stops = append(stops, s)
+		if !s.Ring || !s.InSight {
+			t.Errorf("%d: at %s: ring %t, in sight %t; want both", width, s.What, s.Ring, s.InSight)
+		}
 	}
-	for (const e of $("button, .key")) {
-		const ratio = contrast(getComputedStyle(e)[e.matches(".key") ? "backgroundColor" : "borderTopColor"], ground(e.parentElement));
-		must(ratio >= 3, "contrast " + ratio.toFixed(1) + " of a control or key: " + show(e));
+	if len(stops) != want {
+		t.Errorf("%d: Tab comes to %d places; want %d: %v", width, len(stops), want, stops)
 	}
-	for (const e of $("button, summary")) must(!e.checkVisibility() || e.getBoundingClientRect().height >= 24, "too small to press: " + show(e)); // WCAG 2.5.8
-	must(scheme === "dark" === luminance(ground(document.body)) < 0.1, "the wrong scheme");
-	return found;
-}`
+	for i := range stops[1:] {
+		before, after := stops[i], stops[i+1]
+		if after.Top < before.Top-1 && after.Left < before.Right {
+			t.Errorf("%d: Tab goes up from %s to %s", width, before.What, after.What)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -104,7 +105,7 @@ func value[T any](t *testing.T, tab context.Context, expression string) T {
 func shows(t *testing.T, tab context.Context, selector string, want ...string) {
 	t.Helper()
 	eventually(t, func() error {
-		text := inPage[string](t, tab, `selector => document.querySelector(selector)?.innerText ?? ""`, selector)
+		text := inPage[string](t, tab, `selector => document.querySelector(selector).innerText`, selector)
 		rest := text
 		for _, part := range want {
 			_, after, ok := strings.Cut(rest, part)
@@ -112,6 +113,17 @@ func shows(t *testing.T, tab context.Context, selector string, want ...string) {
 				return fmt.Errorf("%s of the page: %q; want %q in it, in this order", selector, text, want)
 			}
 			rest = after
+		}
+		return nil
+	})
+}
+
+// titled waits until the page has this title.
+func titled(t *testing.T, tab context.Context, want string) {
+	t.Helper()
+	eventually(t, func() error {
+		if got := value[string](t, tab, `document.title`); got != want {
+			return fmt.Errorf("title: got %q; want %q", got, want)
 		}
 		return nil
 	})
@@ -148,13 +160,14 @@ func TestStatusPageLives(t *testing.T) {
 	navigate(t, tab, foreman.URL+"/status")
 	expectSame := mark(t, tab)
 	shows(t, tab, "main", "● up", ollama.URL, "No chat is running.", "Nobody waits.", "None yet.")
-	shows(t, tab, "#models", lab.ChatModel+":latest", lab.EmbedModel+":latest", "loaded", "embedder")
+	shows(t, tab, "#models", lab.EmbedModel+":latest", "resident embedder stays loaded", lab.ChatModel+":latest")
 
 	line := lineUp(t, foreman.URL, "", 2)
-	shows(t, tab, "#now", lab.ChatModel+":latest", line[0].addr, "runs for ", "B so far",
-		"2 waiting", lab.ChatModel+":latest", line[1].addr, "waits for ", lab.ChatModel+":latest", line[2].addr, "waits for ")
+	shows(t, tab, "#now", lab.ChatModel+":latest", "Stop", "for "+line[0].addr+", running for ", "B so far, Go-http-client/1.1",
+		"2 waiting", lab.ChatModel+":latest", "next", "for "+line[1].addr+", waiting for ", lab.ChatModel+":latest", "for "+line[2].addr+", waiting for ")
+	titled(t, tab, "2 waiting · foreman")
 	// Who copies an address is not disturbed by a page that lives.
-	value[bool](t, tab, `const address = document.querySelector("#now ol .who"); getSelection().selectAllChildren(address); address.isConnected`)
+	value[bool](t, tab, `const address = document.querySelector("#now li code"); getSelection().selectAllChildren(address); address.isConnected`)
 	const holder = `document.querySelector("#now .holder").innerText`
 	before := value[string](t, tab, holder)
 	eventually(t, func() error {
@@ -163,7 +176,7 @@ func TestStatusPageLives(t *testing.T) {
 		}
 		return nil
 	})
-	if got := value[string](t, tab, `address.isConnected && getSelection().toString()`); !strings.HasPrefix(got, line[1].addr) {
+	if got := value[string](t, tab, `address.isConnected && getSelection().toString()`); got != line[1].addr {
 		t.Errorf("selected: got %q; want still %q", got, line[1].addr)
 	}
 
@@ -179,19 +192,27 @@ func TestStatusPageLives(t *testing.T) {
 	}
 	press(t, tab, " ")
 	shows(t, tab, "#now", line[0].addr, "1 waiting", line[2].addr)
-	shows(t, tab, "#chats tbody tr", lab.ChatModel, line[1].addr, "client left")
+	shows(t, tab, "#chats tbody tr", "/api/chat", line[1].addr, "client left")
+	value[bool](t, tab, `document.querySelector("#chats tbody tr").first = true`)
 	line[0].leave()
 	shows(t, tab, "#now", line[2].addr, "Nobody waits.")
+	shows(t, tab, "#chats tbody tr", line[0].addr, "client left")
+	if !value[bool](t, tab, `document.querySelector("#chats tbody tr:nth-child(2)").first === true`) {
+		t.Error("a chat that has ended has come into the row of another")
+	}
+	titled(t, tab, "busy · foreman")
 
 	ollama.Kill()
-	shows(t, tab, "#host", "▲ degraded: unreachable")
-	shows(t, tab, "#host-since", "degraded for ")
+	shows(t, tab, "#host", "▲ degraded: unreachable", "OLLAMA_HOST=0.0.0.0")
+	shows(t, tab, "#host-since", "degraded for ", "last good poll ", " ago, the next ")
+	titled(t, tab, "degraded · foreman")
 	shows(t, tab, "#models", lab.ChatModel, "cannot be read")
 	shows(t, tab, "#now", "No chat is running.")
 	if err := ollama.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	shows(t, tab, "#host", "● up")
+	titled(t, tab, "foreman")
 	seen.expectPeace(t, foreman.URL)
 
 	// The witness does see what a policy forbids.
@@ -207,8 +228,36 @@ func TestStatusPageLives(t *testing.T) {
 	if err := foreman.Stop(); err != nil {
 		t.Error(err)
 	}
-	shows(t, tab, "header", "foreman does not answer. What you see is old.")
+	shows(t, tab, "#stale", "foreman does not answer. What you see is old.")
+	titled(t, tab, "no answer · foreman")
+	if value[string](t, tab, `getComputedStyle(document.querySelector("main")).filter`) == "none" {
+		t.Error("what is old looks as if it were not")
+	}
 	expectSame()
+}
+
+// TestStatusPageTellsLocalTime: the browser's, as the browser's language has it.
+func TestStatusPageTellsLocalTime(t *testing.T) {
+	tab := startBrowser(t)
+	foreman := startForeman(t, ollama.URL)
+	if err := chromedp.Do(tab, func(ctx context.Context, target *chromedp.Target) (none chromedp.Void, err error) {
+		_, err = cdp.Call(ctx, target, emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: "Pacific/Marquesas"}) // 9 h 30 min behind
+		return none, err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	navigate(t, tab, foreman.URL+"/status")
+	const told = `[...document.querySelectorAll("#foot time")].map(e => e.textContent === new Date(Date.parse(e.dateTime) - 9.5 * 3600e3).toLocaleTimeString(undefined, {timeZone: "UTC"}) ? e.textContent : "not " + e.textContent).join()`
+	first := value[string](t, tab, told)
+	if first == "" || strings.HasPrefix(first, "not ") {
+		t.Errorf("the time on the page is %s", first)
+	}
+	eventually(t, func() error { // also after an update
+		if now := value[string](t, tab, told); now == first || strings.HasPrefix(now, "not ") {
+			return fmt.Errorf("the time on the page is %s, after %s", now, first)
+		}
+		return nil
+	})
 }
 
 // TestStatusPageWithAToken gives the token as a browser can: as a password.
@@ -236,12 +285,7 @@ func TestStatusPageWithAToken(t *testing.T) {
 func TestStatusPageWithoutScript(t *testing.T) {
 	tab := startBrowser(t)
 	foreman := startForeman(t, ollama.URL)
-	if err := chromedp.Do(tab, func(ctx context.Context, target *chromedp.Target) (none chromedp.Void, err error) {
-		_, err = cdp.Call(ctx, target, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
-		return none, err
-	}); err != nil {
-		t.Fatal(err)
-	}
+	forbidScripts(t, tab)
 	navigate(t, tab, foreman.URL+"/status")
 	line := lineUp(t, foreman.URL, "", 1)
 	eventually(t, func() error {
@@ -263,16 +307,16 @@ func TestStatusPageWithoutScript(t *testing.T) {
 func TestStatusPageKnowsWhatIsResident(t *testing.T) {
 	own := startOllama(t)
 	foreman := startForeman(t, own.URL, "FOREMAN_EMBED_MODEL=", "FOREMAN_POLL_INTERVAL=1h")
-	if strings.Contains(get(t, foreman.URL+"/status").body, ">loaded<") {
+	if strings.Contains(get(t, foreman.URL+"/status").body, ">resident<") {
 		t.Error("resident before anything was loaded")
 	}
 	if got := post(t, foreman.URL+"/api/chat", `{"model":"tiny-chat"}`); got.StatusCode != http.StatusOK {
 		t.Fatalf("got %d %s; want the model to be loaded", got.StatusCode, got.body)
 	}
-	const want = `<span class="tag good">loaded</span>`
+	want := regexp.MustCompile(lab.ChatModel + `:latest</code> <small>[\d.]+ .B</small> <span class="tag on">resident</span> <small>unloads in 4 min</small>`)
 	eventually(t, func() error {
-		if page := get(t, foreman.URL+"/status").body; !strings.Contains(page, want) {
-			return fmt.Errorf("no %q in the page: %s", want, page)
+		if page := get(t, foreman.URL+"/status").body; !want.MatchString(page) {
+			return fmt.Errorf("no %s in the page: %s", want, page)
 		}
 		return nil
 	})

@@ -35,8 +35,9 @@ func StartBrowser(ctx context.Context, binary, dir string, hosts ...string) (*Br
 		rules = "MAP " + name + " " + addr + ", " + rules
 	}
 	cmd := exec.Command(binary,
-		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage",
+		"--headless", "--hide-scrollbars", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage",
 		"--no-first-run", "--no-default-browser-check",
+		"--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4", // a mouse
 		"--disable-background-networking", "--disable-component-update", "--disable-sync",
 		"--host-resolver-rules="+rules,
 		"--user-data-dir="+filepath.Join(dir, "profile"),
