@@ -128,7 +128,9 @@ func inTurn(p *progress, part string, columns []*column, rounds int, ms []measur
 				for _, i := range rand.Perm(len(columns)) {
 					if c := columns[i]; c.err == nil && !(m.gate && c.noGate) {
 						p.tell(fmt.Sprintf("%s, round %d of %d", part, round+1, rounds), m.name+", "+c.name)
-						c.err = m.take(c)
+						taken := make(chan error)
+						go func() { taken <- m.take(c) }() // main is locked to a thread, and wakes late
+						c.err = <-taken
 					}
 				}
 			}
