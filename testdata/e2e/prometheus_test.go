@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -80,8 +81,8 @@ func readmePromQL(t *testing.T) []string {
 			expressions = append(expressions, strings.TrimSpace(line))
 		}
 	}
-	if len(expressions) != 3 {
-		t.Fatalf("the README has %q; want three expressions", expressions)
+	if len(expressions) != 6 {
+		t.Fatalf("the README has %q; want six expressions", expressions)
 	}
 	return expressions
 }
@@ -89,14 +90,19 @@ func readmePromQL(t *testing.T) []string {
 // TestPromQL tries the lines that the README gives.
 func TestPromQL(t *testing.T) {
 	lines := readmePromQL(t)
-	waits, busy, outages := lines[0], lines[1], lines[2]
-	ollama := startOllama(t)
+	waits, busy, tokens, loads, idle, outages := lines[0], lines[1], lines[2], lines[3], lines[4], lines[5]
+	needStandIn(t)
+	ollama := startOllama(t, lab.Pace{Load: 1500 * time.Millisecond, Rate: 500}.Env()...)
 	foreman := startForeman(t, ollama.URL)
 	expect := startPrometheus(t, foreman.URL, "")
 	expect(`foreman_queue_wait_seconds_count`, equals(0))
 
+	post(t, foreman.URL+"/api/chat", frontPaths[0].body) // has its model loaded
 	line := lineUp(t, foreman.URL, "", 2)
 	expect(`foreman_queue_depth`, equals(2))
+	for _, expression := range []string{tokens, loads, idle} {
+		expect(expression, func(v float64) bool { return v > 0 })
+	}
 	line[0].leave()
 	expect(`foreman_queue_depth`, equals(1))
 	line[1].leave()
