@@ -81,7 +81,12 @@ func TestSoak(t *testing.T) {
 	// foreman let go of theirs.
 	transport.CloseIdleConnections()
 	watch.server.Config.SetKeepAlivesEnabled(false)
-	eventually(t, func() error { return wantMetrics(foreman.URL, before) })
+	// Any other goes when nothing has used it for three minutes.
+	resting, done := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer done()
+	if err := lab.Until(resting, func() error { return wantMetrics(foreman.URL, before) }); err != nil {
+		t.Fatal(err)
+	}
 
 	total, most, open := watch.counts()
 	if open != 0 {
