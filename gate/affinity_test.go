@@ -16,45 +16,45 @@ import (
 func TestNextIsOvertaken(t *testing.T) {
 	inHall(t, 10, time.Minute, func(t *testing.T, h *hall) {
 		ctx, cancel := context.WithCancelCause(t.Context())
-		h.arrive(t.Context(), "0a", "0a next,0a in")
-		overtaken := h.enter("1b")
+		h.arrive(t.Context(), "0a", "0a in")
+		overtaken := h.join("1b")
 		h.arrive(t.Context(), "2b", "")
 		h.arrive(ctx, "3a", "")
 		h.arrive(t.Context(), "4a", "")
 		h.wantLine("0a | 1b 2b 3a* 4a")
 		cancel(errLeft)
 		h.wantNews("3a the caller left")
-		h.leave("0a", "4a next,4a in")
+		h.leave("0a", "4a in")
 		h.wantLine("4a | 1b* 2b")
 		h.leave("4a", "")
 		h.wantLine("1b | 2b*")
 		h.wantErrors(nil, overtaken.Wait(t.Context()))
-		h.wantNews("2b next")
+		h.wantNews("")
 	})
 }
 
 // The first in line is overtaken until Affinity has passed since it was overtaken first.
 func TestAffinity(t *testing.T) {
 	inHall(t, 10, time.Minute, func(t *testing.T, h *hall) {
-		h.arrive(t.Context(), "0a", "0a next,0a in")
-		h.arrive(t.Context(), "1b 2c 3a 4a 5a", "1b next")
+		h.arrive(t.Context(), "0a", "0a in")
+		h.arrive(t.Context(), "1b 2c 3a 4a 5a", "")
 		time.Sleep(time.Hour) // nobody has overtaken it yet
 		h.wantLine("0a | 1b 2c 3a* 4a 5a")
-		h.leave("0a", "3a next,3a in")
+		h.leave("0a", "3a in")
 		time.Sleep(time.Minute - 1)
 		h.wantLine("3a | 1b 2c 4a* 5a")
-		h.leave("3a", "4a next,4a in")
+		h.leave("3a", "4a in")
 		time.Sleep(time.Nanosecond)
 		h.wantLine("4a | 1b* 2c 5a")
-		h.leave("4a", "1b in,2c next")
+		h.leave("4a", "1b in")
 		h.arrive(t.Context(), "6b", "")
 		h.wantLine("1b | 2c 5a 6b*") // 2c has not been overtaken yet
-		h.leave("1b", "6b next,6b in")
+		h.leave("1b", "6b in")
 		time.Sleep(time.Minute)
 		h.arrive(t.Context(), "7b", "")
 		h.wantLine("6b | 2c* 5a 7b")
-		h.leave("6b", "2c in,5a next")
-		h.leave("2c", "5a in,7b next") // no other c: the first in line is next
+		h.leave("6b", "2c in")
+		h.leave("2c", "5a in") // no other c: the first in line is next
 	})
 }
 
@@ -63,7 +63,7 @@ func TestAffinity(t *testing.T) {
 func keepComing(ctx context.Context, g *gate.Gate, kind string, stay, pause time.Duration) (longest time.Duration) {
 	for ctx.Err() == nil {
 		arrived := time.Now()
-		turn, err := g.Enter(ctx, gate.Request{Kind: kind})
+		turn, err := g.Join(gate.Request{Kind: kind})
 		if err == nil {
 			turn.Wait(ctx)
 		}

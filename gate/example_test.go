@@ -10,7 +10,7 @@ import (
 
 func Example() {
 	line := gate.New(512)
-	turn, err := line.Enter(context.Background(), gate.Request{ID: "first"})
+	turn, err := line.Join(gate.Request{ID: "first"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -18,8 +18,8 @@ func Example() {
 	defer turn.Leave() // whatever happens
 	fmt.Println("my turn:", turn.Wait(context.Background()))
 
-	// Somebody else is next, and gets ready before it waits for its turn.
-	next, err := line.Enter(context.Background(), gate.Request{ID: "second"})
+	// Somebody else is next.
+	next, err := line.Join(gate.Request{ID: "second"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -30,7 +30,11 @@ func Example() {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	outcome := make(chan error)
 	go func() {
-		_, err := line.Enter(ctx, gate.Request{ID: "third"})
+		third, err := line.Join(gate.Request{ID: "third"})
+		if err == nil {
+			err = third.Wait(ctx)
+			third.Leave()
+		}
 		outcome <- err
 	}()
 	cancel(errors.New("the client hung up"))

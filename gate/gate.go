@@ -5,10 +5,8 @@
 // here the Mutex guards the line and is not the line. Whoever leaves hands the
 // turn directly to the next, so that nobody can slip in between the two.
 //
-// A request waits in two steps. [Gate.Join] gives it a place in line. [Turn.Next] is
-// closed when it is next, so that it can get ready while another has the turn;
-// [Turn.Wait] returns when the turn has come. [Gate.Enter] is the first step for a
-// caller that has nothing else to do. All wait on the caller's own goroutine.
+// [Gate.Join] gives a request a place in line, [Turn.Wait] waits there, on the caller's
+// own goroutine, and [Turn.Leave] ends it all.
 //
 // Whose turn is next follows from two rules (rules.go): clients share the gate's time,
 // see [Gate.Fair], and where a change from one kind of request to another is expensive,
@@ -27,7 +25,7 @@ import (
 	"time"
 )
 
-// Errors of [Gate.Join], [Gate.Enter] and [Turn.Wait]. Where the caller's context has ended, the
+// Errors of [Gate.Join] and [Turn.Wait]. Where the caller's context has ended, the
 // error is the context's cause instead.
 var (
 	ErrFull   = errors.New("the line is full")
@@ -52,7 +50,6 @@ type Gate struct {
 	mu       sync.Mutex // guards what follows
 	closed   bool
 	holder   *Turn               // has the turn; nil: nobody has
-	called   *Turn               // the one in line whose Next is closed; nil: none
 	kind     string              // of the request that had the turn last
 	line     list.List           // of *Turn, in order of arrival
 	accounts map[string]*account // by client; all of them have one where the gate is not fair
@@ -72,7 +69,6 @@ type Turn struct {
 	request Request
 	gate    *Gate
 	arrived time.Time
-	next    chan struct{} // closed when the request is next for the first time, or any later
 	settled chan struct{} // closed when it has the turn, or was turned away
 
 	// Gate.mu guards these.
@@ -96,7 +92,7 @@ func New(limit int) *Gate {
 func (g *Gate) Join(r Request) (*Turn, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	t := &Turn{request: r, gate: g, arrived: time.Now(), next: make(chan struct{}), settled: make(chan struct{})}
+	t := &Turn{request: r, gate: g, arrived: time.Now(), settled: make(chan struct{})}
 	switch {
 	case g.closed:
 		return nil, ErrClosed
@@ -108,39 +104,8 @@ func (g *Gate) Join(r Request) (*Turn, error) {
 		g.admitLocked(t)
 	} else {
 		t.place = g.line.PushBack(t)
-		g.callLocked()
 	}
 	return t, nil
-}
-
-// Enter joins the line and waits until the request is next. The error is that of Join
-// or of [Turn.Err], or the cause of ctx if ctx has ended; there is no Turn then.
-func (g *Gate) Enter(ctx context.Context, r Request) (*Turn, error) {
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	t, err := g.Join(r)
-	if err != nil {
-		return nil, err
-	}
-	if err := t.wait(ctx, t.next); err != nil {
-		t.Leave()
-		return nil, err
-	}
-	return t, nil
-}
-
-// Next is closed when the request is next, has the turn, or was turned away. One
-// request at a time is next in this sense; another of the kind that has the turn may
-// still overtake it, see [Gate.Affinity], and then gets the turn without having been
-// next.
-func (t *Turn) Next() <-chan struct{} { return t.next }
-
-// Err returns ErrClosed once [Gate.Close] has turned the request away, and nil before.
-func (t *Turn) Err() error {
-	t.gate.mu.Lock()
-	defer t.gate.mu.Unlock()
-	return t.err
 }
 
 // Position returns the request's place in line: 1 for the one that goes first, 0 for one
@@ -160,28 +125,16 @@ func (t *Turn) Position() int {
 
 // Wait waits until the request has the turn. It may be called again. The error is
 // ErrClosed after [Gate.Close], or the cause of ctx if ctx has ended, even if the turn
-// has come.
+// has come: the caller has lost interest, and its Leave passes the turn on.
 func (t *Turn) Wait(ctx context.Context) error {
-	if err := t.wait(ctx, t.settled); err != nil {
-		return err
-	}
-	t.gate.mu.Lock()
-	defer t.gate.mu.Unlock()
-	t.gate.callLocked() // only now: the request that has the turn goes first
-	return nil
-}
-
-// wait waits for one of the turn's channels. If ctx has ended as well, that counts:
-// the caller has lost interest, and its Leave passes on a turn that came meanwhile.
-func (t *Turn) wait(ctx context.Context, event <-chan struct{}) error {
 	select {
-	case <-event:
+	case <-t.settled:
 	case <-ctx.Done():
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return t.Err()
+	return t.err // it has not changed since settled was closed
 }
 
 // Waited returns how long the request waited for its turn, or has been waiting.
@@ -209,15 +162,7 @@ func (t *Turn) Leave() {
 	defer g.mu.Unlock()
 	switch {
 	case t.place != nil:
-		g.line.Remove(t.place)
-		t.place, t.err = nil, errLeft
-		t.account.chats--
-		t.callLocked()
-		close(t.settled)
-		if g.called == t {
-			g.called = nil
-		}
-		g.callLocked()
+		g.dropLocked(t, errLeft)
 	case g.holder == t:
 		g.holder = nil
 		g.chargeLocked(t)
@@ -227,7 +172,7 @@ func (t *Turn) Leave() {
 			}
 			g.line.Remove(next.place)
 			next.place = nil
-			g.admitLocked(next) // its Wait calls the next one
+			g.admitLocked(next)
 		}
 	}
 }
@@ -237,13 +182,9 @@ func (t *Turn) Leave() {
 func (g *Gate) Close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.closed, g.called = true, nil
-	for e := g.line.Front(); e != nil; e = g.line.Front() {
-		t := g.line.Remove(e).(*Turn)
-		t.place, t.err = nil, ErrClosed
-		t.account.chats--
-		t.callLocked()
-		close(t.settled)
+	g.closed = true
+	for g.line.Len() > 0 {
+		g.dropLocked(g.line.Front().Value.(*Turn), ErrClosed)
 	}
 }
 
@@ -301,31 +242,14 @@ func (g *Gate) Line() (holder *Place, waiting []Place) {
 // admitLocked gives t the turn.
 func (g *Gate) admitLocked(t *Turn) {
 	g.holder, t.began = t, time.Now()
-	if g.called == t {
-		g.called = nil
-	}
 	g.kind = t.request.Kind
-	t.callLocked()
 	close(t.settled)
 }
 
-// callLocked closes Next of the request that is next, one at a time: a request that
-// overtakes the called one is not called, and gets ready when it has the turn.
-func (g *Gate) callLocked() {
-	if g.called != nil {
-		return
-	}
-	if t := g.nextLocked(); t != nil {
-		g.called = t
-		t.callLocked()
-	}
-}
-
-// callLocked closes Next.
-func (t *Turn) callLocked() {
-	select {
-	case <-t.next:
-	default:
-		close(t.next)
-	}
+// dropLocked takes t out of the line.
+func (g *Gate) dropLocked(t *Turn, why error) {
+	g.line.Remove(t.place)
+	t.place, t.err = nil, why
+	t.account.chats--
+	close(t.settled)
 }

@@ -51,37 +51,43 @@ func (h *hall) arrive(ctx context.Context, names, news string) {
 
 func (h *hall) send(ctx context.Context, names string) {
 	for name := range strings.FieldsSeq(names) {
-		tell := func(what string, turn *gate.Turn) {
+		tell := func(what string) {
 			h.mu.Lock()
 			defer h.mu.Unlock()
-			h.news, h.turns[name] = append(h.news, name+" "+what), turn
+			h.news = append(h.news, name+" "+what)
 		}
 		go func() {
-			turn, err := h.Enter(ctx, request(name))
+			turn, err := h.Join(request(name))
 			if err == nil {
-				tell("next", turn)
+				h.note(name, turn)
 				if err = turn.Wait(ctx); err != nil {
 					turn.Leave()
 				}
 			}
 			if err != nil {
-				tell(err.Error(), nil)
+				tell(err.Error())
 				return
 			}
-			tell("in", turn)
+			tell("in")
 		}()
 		synctest.Wait() // until it stands in line
 	}
 }
 
-// enter enters at once, and does not wait for the turn.
-func (h *hall) enter(name string) *gate.Turn {
+// join joins at once, and does not wait for the turn.
+func (h *hall) join(name string) *gate.Turn {
 	h.t.Helper()
-	turn, err := h.Enter(h.t.Context(), request(name))
+	turn, err := h.Join(request(name))
 	if err != nil {
-		h.t.Fatalf("Enter of %s: %v", name, err)
+		h.t.Fatalf("Join of %s: %v", name, err)
 	}
 	return turn
+}
+
+func (h *hall) note(name string, turn *gate.Turn) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.turns[name] = turn
 }
 
 func (h *hall) turn(name string) *gate.Turn {
@@ -144,11 +150,11 @@ func (h *hall) wantErrors(want error, got ...error) {
 // becomes next, and not before.
 func TestOrderOfArrival(t *testing.T) {
 	inHall(t, 10, 0, func(t *testing.T, h *hall) {
-		h.arrive(t.Context(), "0a 1b 2a 3b 4a", "0a next,0a in,1b next")
+		h.arrive(t.Context(), "0a 1b 2a 3b 4a", "0a in")
 		h.wantLine("0a | 1b* 2a 3b 4a")
-		h.leave("0a", "1b in,2a next")
-		h.leave("1b", "2a in,3b next")
-		h.leave("2a", "3b in,4a next")
+		h.leave("0a", "1b in")
+		h.leave("1b", "2a in")
+		h.leave("2a", "3b in")
 		h.leave("3b", "4a in")
 		h.leave("4a", "")
 		h.wantLine("nobody |")
@@ -158,9 +164,9 @@ func TestOrderOfArrival(t *testing.T) {
 // Whoever leaves and comes back at once is not in before one who has yet to wake.
 func TestNobodyOvertakes(t *testing.T) {
 	inHall(t, 1, 0, func(t *testing.T, h *hall) {
-		h.arrive(t.Context(), "0a 1a", "0a next,0a in,1a next")
+		h.arrive(t.Context(), "0a 1a", "0a in")
 		h.turn("0a").Leave()
-		h.enter("2a")
+		h.join("2a")
 		h.wantLine("1a | 2a*")
 	})
 }
@@ -168,7 +174,7 @@ func TestNobodyOvertakes(t *testing.T) {
 func TestLimit(t *testing.T) {
 	inHall(t, 2, 0, func(t *testing.T, h *hall) {
 		ctx, cancel := context.WithCancelCause(t.Context())
-		h.arrive(t.Context(), "0a 1a", "0a next,0a in,1a next")
+		h.arrive(t.Context(), "0a 1a", "0a in")
 		h.arrive(ctx, "2a", "")
 		h.arrive(t.Context(), "3a", "3a the line is full")
 		cancel(errLeft)
@@ -177,7 +183,7 @@ func TestLimit(t *testing.T) {
 		h.wantLine("0a | 1a* 4a")
 	})
 	inHall(t, 0, 0, func(t *testing.T, h *hall) {
-		h.arrive(t.Context(), "0a 1a", "0a next,0a in,1a the line is full")
+		h.arrive(t.Context(), "0a 1a", "0a in,1a the line is full")
 	})
 }
 
@@ -192,9 +198,9 @@ func TestLine(t *testing.T) {
 				t.Errorf("got %+v before %+v, Holder %q, %v; want %+v before %+v", holder, waiting, kind, since, wantHolder, want)
 			}
 		}
-		turn, _ := h.Enter(t.Context(), a)
+		turn, _ := h.Join(a)
 		time.Sleep(time.Nanosecond)
-		h.Enter(t.Context(), b)
+		h.Join(b)
 		want(gate.Place{Request: a, Since: start}, gate.Place{Request: b, Since: start.Add(1), Position: 1, Next: true})
 		time.Sleep(time.Nanosecond)
 		turn.Leave()
@@ -204,7 +210,7 @@ func TestLine(t *testing.T) {
 
 func TestWaitTwice(t *testing.T) {
 	inHall(t, 1, 0, func(t *testing.T, h *hall) {
-		first, second := h.enter("0a"), h.enter("1a")
+		first, second := h.join("0a"), h.join("1a")
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errLeft)
 		defer cancel()
 		h.wantErrors(errLeft, second.Wait(ctx), second.Wait(ctx))
@@ -217,34 +223,33 @@ func TestWaitTwice(t *testing.T) {
 	})
 }
 
-// One leaves before it waits, when it is next or has the turn without knowing. Only
-// when the one with the turn knows is the next one called.
-func TestLeaveBetweenEnterAndWait(t *testing.T) {
+// One leaves before it waits, in line or when it has the turn without knowing.
+func TestLeaveBetweenJoinAndWait(t *testing.T) {
 	inHall(t, 10, 0, func(t *testing.T, h *hall) {
-		h.arrive(t.Context(), "0a", "0a next,0a in")
-		next := h.enter("1a")
+		h.arrive(t.Context(), "0a", "0a in")
+		next := h.join("1a")
 		h.arrive(t.Context(), "2a 3a", "")
 		next.Leave()
-		h.wantNews("2a next")
-		h.leave("0a", "2a in,3a next")
+		h.wantNews("")
+		h.leave("0a", "2a in")
 		h.leave("3a", "3a the place in line was given up") // its Wait ends
-		next = h.enter("4a")
+		next = h.join("4a")
 		h.arrive(t.Context(), "5a 6a", "")
 		h.leave("2a", "")
 		h.wantLine("4a | 5a* 6a")
 		next.Leave()
-		h.wantNews("5a next,5a in,6a next")
+		h.wantNews("5a in")
 	})
 }
 
 func TestLeaveTwice(t *testing.T) {
 	inHall(t, 10, 0, func(t *testing.T, h *hall) {
-		turn := h.enter("0a")
-		h.arrive(t.Context(), "1a 2a", "1a next")
+		turn := h.join("0a")
+		h.arrive(t.Context(), "1a 2a", "")
 		for range 10 {
 			go turn.Leave()
 		}
-		h.wantNews("1a in,2a next") // one turn was passed on, not two
+		h.wantNews("1a in") // one turn was passed on, not two
 		turn.Leave()
 		h.wantLine("1a | 2a*")
 	})
@@ -254,8 +259,8 @@ func TestPanicWhileHolding(t *testing.T) {
 	inHall(t, 1, 0, func(t *testing.T, h *hall) {
 		func() {
 			defer func() { recover() }()
-			defer h.enter("0a").Leave()
-			h.arrive(t.Context(), "1a", "1a next")
+			defer h.join("0a").Leave()
+			h.arrive(t.Context(), "1a", "")
 			panic("in mid-stream")
 		}()
 		h.wantNews("1a in")
@@ -266,7 +271,7 @@ func TestPanicWhileHolding(t *testing.T) {
 // turn, one in line, and those who come later.
 func TestClose(t *testing.T) {
 	inHall(t, 10, 0, func(t *testing.T, h *hall) {
-		holder, next := h.enter("0a"), h.enter("1a")
+		holder, next := h.join("0a"), h.join("1a")
 		h.arrive(t.Context(), "2a", "")
 		h.Close()
 		h.Close()
@@ -288,10 +293,9 @@ func TestContextDone(t *testing.T) {
 		cancel(errLeft)
 		h.arrive(ctx, "0a", "0a the caller left")
 		h.wantLine("nobody |")
-		h.enter("1a")
-		h.arrive(ctx, "2a", "2a the caller left")
+		h.join("1a")
 		h.Close()
-		h.arrive(ctx, "3a", "3a the caller left")
+		h.arrive(ctx, "2a", "2a the gate is closed")
 	})
 }
 
@@ -316,11 +320,11 @@ func TestCancellationRaces(t *testing.T) {
 		event                            func(*hall)
 		news, line                       string
 	}{
-		{"grant", "0a", "0a next,0a in", "1a", "2a 3a", func(h *hall) { h.turn("0a").Leave() }, "2a next,2a in,3a next", "2a | 3a*"},
-		{"call", "0a 1a", "0a next,0a in,1a next", "2a", "3a", func(h *hall) { h.turn("1a").Leave() }, "1a the place in line was given up,3a next", "0a | 3a*"},
-		{"call and grant", "0a 1a", "0a next,0a in,1a next", "2a", "3a", func(h *hall) { h.turn("1a").Leave(); h.turn("0a").Leave() }, "1a the place in line was given up,3a next,3a in", "3a |"},
-		{"close in Wait", "0a", "0a next,0a in", "1a", "", func(h *hall) { h.Close() }, "", "0a |"},
-		{"close in Enter", "0a 1a", "0a next,0a in,1a next", "2a", "", func(h *hall) { h.Close() }, "1a the gate is closed", "0a |"},
+		{"grant", "0a", "0a in", "1a", "2a 3a", func(h *hall) { h.turn("0a").Leave() }, "2a in", "2a | 3a*"},
+		{"call", "0a 1a", "0a in", "2a", "3a", func(h *hall) { h.turn("1a").Leave() }, "1a the place in line was given up", "0a | 3a*"},
+		{"call and grant", "0a 1a", "0a in", "2a", "3a", func(h *hall) { h.turn("1a").Leave(); h.turn("0a").Leave() }, "1a the place in line was given up,3a in", "3a |"},
+		{"close in Wait", "0a", "0a in", "1a", "", func(h *hall) { h.Close() }, "", "0a |"},
+		{"close in Enter", "0a 1a", "0a in", "2a", "", func(h *hall) { h.Close() }, "1a the gate is closed", "0a |"},
 	} {
 		run := func(t *testing.T, h *hall, surely bool) {
 			h.arrive(t.Context(), tt.before, tt.first)
@@ -330,7 +334,7 @@ func TestCancellationRaces(t *testing.T) {
 				ctx = lateContext{base, event}
 			}
 			go func() {
-				turn, err := h.Enter(ctx, request(tt.who))
+				turn, err := h.Join(request(tt.who))
 				if err == nil {
 					err = turn.Wait(ctx)
 					turn.Leave()
@@ -363,7 +367,7 @@ func BenchmarkGate(b *testing.B) {
 	var mu sync.Mutex
 	for name, turn := range map[string]func(){
 		"gate": func() {
-			turn, _ := g.Enter(b.Context(), gate.Request{})
+			turn, _ := g.Join(gate.Request{})
 			defer turn.Leave()
 			turn.Wait(b.Context())
 		},

@@ -26,47 +26,32 @@ func testJoin(t *testing.T) {
 	if turn, err := g.Join(gate.Request{}); turn != nil || err != gate.ErrFull {
 		t.Errorf("got %v, %v; want %v", turn, err, gate.ErrFull)
 	}
-	want := func(when string, positions []int, next []bool) {
+	want := func(when string, positions []int) {
 		t.Helper()
 		time.Sleep(time.Second) // so old may a position be
 		for i, turn := range turns {
 			if got := turn.Position(); got != positions[i] {
 				t.Errorf("%s: %d is in place %d; want %d", when, i, got, positions[i])
 			}
-			if got := isClosed(turn.Next()); got != next[i] {
-				t.Errorf("%s: %d is next: %v; want %v", when, i, got, next[i])
-			}
-			if err := turn.Err(); err != nil {
-				t.Errorf("%s: %d: %v", when, i, err)
-			}
 		}
 	}
-	want("at first", []int{0, 1, 2}, []bool{true, true, false})
+	want("at first", []int{0, 1, 2})
 	turns[1].Leave()
 	turns = append(turns[:1], turns[2])
-	want("when one has left", []int{0, 1}, []bool{true, true})
+	want("when one has left", []int{0, 1})
 	turns[0].Leave()
-	want("at the end of the turn", []int{0, 0}, []bool{true, true})
+	want("at the end of the turn", []int{0, 0})
 
 	waiting, err := g.Join(gate.Request{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	g.Close()
-	if err := waiting.Err(); err != gate.ErrClosed || !isClosed(waiting.Next()) || waiting.Position() != 0 {
+	if err := waiting.Wait(t.Context()); err != gate.ErrClosed || waiting.Position() != 0 {
 		t.Errorf("got %v, place %d; want it turned away", err, waiting.Position())
 	}
 	if turn, err := g.Join(gate.Request{}); turn != nil || err != gate.ErrClosed {
 		t.Errorf("got %v, %v; want %v", turn, err, gate.ErrClosed)
-	}
-}
-
-func isClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
 	}
 }
 

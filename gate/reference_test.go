@@ -26,7 +26,6 @@ type reference struct {
 	began    time.Time                // of the turn
 	overtake map[string]time.Time     // when somebody was first overtaken
 	closed   bool
-	called   map[string]bool // those told that they are next
 	news     []string
 }
 
@@ -52,7 +51,6 @@ func (r *reference) enter(name string) {
 	default:
 		r.join(name)
 		r.line = append(r.line, name)
-		r.call()
 	}
 }
 
@@ -118,18 +116,6 @@ func (r *reference) next() int {
 	return first
 }
 
-// call tells whoever is next that it is, if nobody in line has been told so.
-func (r *reference) call() {
-	if len(r.line) > 0 && !r.closed && !slices.ContainsFunc(r.line, func(name string) bool { return r.called[name] }) {
-		r.tellNext(r.line[r.next()])
-	}
-}
-
-func (r *reference) tellNext(name string) {
-	r.called[name] = true
-	r.tell(name, "next")
-}
-
 func (r *reference) leave(name string) {
 	if name != r.holder {
 		return
@@ -144,13 +130,9 @@ func (r *reference) leave(name string) {
 			r.overtake[first] = time.Now()
 		}
 		r.holder, r.began = r.line[i], time.Now()
-		if !r.called[r.holder] {
-			r.tellNext(r.holder)
-		}
 		r.line = slices.Delete(r.line, i, i+1)
 		r.tell(r.holder, "in")
 		r.kind = request(r.holder).Kind
-		r.call()
 	}
 }
 
@@ -160,7 +142,6 @@ func (r *reference) drop(why error, names ...string) {
 		if i := slices.Index(r.line, name); i >= 0 {
 			r.line = slices.Delete(r.line, i, i+1)
 			r.tell(name, why.Error())
-			r.call()
 		}
 	}
 }
@@ -181,7 +162,7 @@ func TestAgainstReference(t *testing.T) {
 		inHall(t, limit, affinity, func(t *testing.T, h *hall) {
 			h.Fair = random.IntN(3) > 0
 			againstReference(t, h, random, &reference{
-				limit: limit, affinity: affinity, fair: h.Fair, spent: map[string]time.Duration{}, overtake: map[string]time.Time{}, called: map[string]bool{},
+				limit: limit, affinity: affinity, fair: h.Fair, spent: map[string]time.Duration{}, overtake: map[string]time.Time{},
 			})
 		})
 		if t.Failed() {
@@ -243,7 +224,7 @@ func TestOneAtATimeUnderFire(t *testing.T) {
 			if loses {
 				go cancel(errLeft)
 			}
-			turn, err := h.Enter(ctx, gate.Request{})
+			turn, err := h.Join(gate.Request{})
 			if err == nil {
 				defer turn.Leave()
 				err = turn.Wait(ctx)

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -13,12 +12,11 @@ import (
 	"foreman/gate"
 	"foreman/inventory"
 	"foreman/proxy/ask"
-	"foreman/proxy/target"
 )
 
 // A chat is what a client asks of the worker model, read to its end and for a model
-// that the target holds. It is data: a persistent queue could keep it, and have
-// [Proxy.run] run it later, into any exchange.
+// that the target holds. It is data: a persistent queue could keep it, and forward its
+// request later, into any exchange.
 type chat struct {
 	ID      string // X-Request-Id
 	Client  string // who asks
@@ -35,11 +33,23 @@ type chat struct {
 // kind is what the target has to load for a chat.
 func (c *chat) kind() string { return strings.TrimSpace(c.Model + " " + c.Options) }
 
+// request returns the request that is sent to the target for a chat.
+func (c *chat) request(ctx context.Context) *http.Request {
+	r := (&http.Request{
+		Method: http.MethodPost,
+		URL:    &url.URL{Path: c.Path, RawQuery: c.Query},
+		Proto:  "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Host:   c.Host,
+		Header: c.Header,
+	}).WithContext(ctx)
+	inMemory(r, c.Body)
+	return r
+}
+
 // serveChat serves a request for the worker model: it reads the body, checks the
-// model, waits in line until the chat is next, and runs it. A chat that the target does
-// no work for (see [record.Beside]) needs no turn. Any other has its turn
-// from when awaitTurn returns, in the middle of run, until endCall, when the target
-// has said all; or until this function returns, whatever happened.
+// model, waits in line for the chat's turn, and forwards it. A chat that the target does
+// no work for (see [record.Beside]) needs no turn. Any other has its turn until endCall,
+// when the target has said all; or until this function returns, whatever happened.
 func (p *Proxy) serveChat(x *exchange, r *http.Request) error {
 	body, err := p.readBody(x, r)
 	defer func() { p.bodies.give(int64(cap(body))) }()
@@ -54,36 +64,49 @@ func (p *Proxy) serveChat(x *exchange, r *http.Request) error {
 		ID: x.ID, Client: x.Client, Arrived: x.Began, Model: x.Model, Options: x.asked.Options,
 		Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery, Header: r.Header, Body: body,
 	}
+	out := c.request(r.Context()) // now, and not in its turn
 	x.joined = time.Now()
-	defer p.startBeats(x)()
-	if x.Beside != "" {
-		return p.run(r.Context(), c, x)
+	if x.Beside == "" {
+		x.key = p.underway.join(x)
+		defer p.underway.leave(x.key)
+		x.turn, err = p.Gate.Join(gate.Request{Kind: c.kind(), Client: c.Client, ID: x.key})
+		if err != nil {
+			return err
+		}
+		defer x.turn.Leave()
 	}
-
-	patience, cancel := p.patience(r.Context())
-	defer cancel()
-	x.patience = patience
-	x.key = p.underway.join(x)
-	defer p.underway.leave(x.key)
-	turn, err := p.Gate.Join(gate.Request{Kind: c.kind(), Client: c.Client, ID: x.key})
-	if err == nil {
-		defer turn.Leave()
-		x.turn = turn
-		err = p.awaitNext(x)
+	p.startBeats(x)
+	defer x.beats.stop()
+	if x.Beside == "" {
+		if err := p.awaitTurn(r.Context(), x); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		p.leftLine(x, err)
-		return err
-	}
-	return p.run(r.Context(), c, x)
+	return p.forward(x, out, p.StallTimeout)
 }
 
-// awaitNext waits until a chat is next in line.
-func (p *Proxy) awaitNext(x *exchange) error {
-	if err := p.await(x.patience, x, x.turn.Next()); err != nil {
+// awaitTurn waits for a chat's turn, and then sees if the target can be asked: much
+// may have happened meanwhile. One poll that failed is asked for again before a whole
+// line is turned away; a host that is away for longer is not, and the line gets its
+// answer at once.
+func (p *Proxy) awaitTurn(ctx context.Context, x *exchange) error {
+	patient, cancel := p.patience(ctx)
+	defer cancel()
+	err := x.turn.Wait(patient)
+	x.Queued = x.turn.Waited()
+	p.metrics.queueWait.Observe(x.Queued)
+	switch {
+	case err != nil:
 		return err
+	case x.token != nil && x.token.Revoked().Err() != nil:
+		return errRevoked // the chat that had the turn may have ended by the same change, and sooner
 	}
-	return cmp.Or(context.Cause(x.patience), x.turn.Err()) // both may have happened
+	x.hadTurn = true
+	p.noteOptions(x)
+	if p.Inventory.State().Unanswered >= asleepAfter {
+		return inventory.ErrUnreachable
+	}
+	return p.Inventory.Reachable(ctx)
 }
 
 // checkModel checks the model that a chat's body names, and whether the chat needs a
@@ -116,82 +139,14 @@ func (p *Proxy) patience(ctx context.Context) (context.Context, context.CancelFu
 	return context.WithTimeoutCause(ctx, p.QueueTimeout, errQueueTimeout)
 }
 
-// run carries a chat through the ReverseProxy, to the target and back.
-func (p *Proxy) run(ctx context.Context, c *chat, x *exchange) error {
-	r := (&http.Request{
-		Method: http.MethodPost,
-		URL:    &url.URL{Path: c.Path, RawQuery: c.Query},
-		Proto:  "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Host:   c.Host,
-		Header: c.Header,
-	}).WithContext(ctx)
-	inMemory(r, c.Body)
-	return p.forward(x, r, p.StallTimeout)
-}
-
 // roundTrip is the ReverseProxy's transport.
-func (p *Proxy) roundTrip(r *http.Request) (*http.Response, error) {
-	c := callOf(r)
-	if c.x.beats == nil {
-		return p.send(c, r)
-	}
-	return p.meanwhile(c, func() (*http.Response, error) { return p.send(c, r) })
-}
-
-// send sends a request to the target. It is built by now, and a chat that is next has
-// a connection opened for it and waits there for its turn: nothing is left to do then
-// but to write it.
-func (p *Proxy) send(c *call, r *http.Request) (*http.Response, error) {
+func (p *Proxy) roundTrip(r *http.Request) (resp *http.Response, err error) {
 	// The call's own context, without ReverseProxy's trace, which would send the
 	// target's informational answers on to a client that has asked for none.
-	ctx := c.ctx
-	if c.x.turn == nil {
-		p.underway.begin(c)
-	} else {
-		state := p.Inventory.State()
-		since := state.Since
-		if state.Unanswered >= asleepAfter { // a connection would only time out, and a line of chats one by one
-			if err := p.awaitTurn(c, since); err != nil && err != target.ErrStale {
-				return nil, err
-			}
-		}
-		ctx = target.WithHold(c.ctx, target.Hold{
-			Wait: func() error { return p.awaitTurn(c, since) },
-			Sent: func() { c.x.sent = time.Now() },
-		})
-	}
-	return p.Target.RoundTrip(r.WithContext(ctx))
-}
-
-// awaitTurn waits for a chat's turn, and then sees if the target can be asked: much
-// may have happened meanwhile. One poll that failed is asked for again before a whole
-// line is turned away; a host that is away for longer is not, and the line gets its
-// answer at once. If there was an outage after since, when the chat's connection was
-// not yet open, the way to the target may be another one: that connection is stale.
-func (p *Proxy) awaitTurn(c *call, since time.Time) error {
-	if c.x.call != nil {
-		return nil // it has its turn
-	}
-	err := c.x.turn.Wait(c.x.patience)
-	p.leftLine(c.x, err)
-	if err != nil {
-		return err
-	}
-	if c.x.token != nil && c.x.token.Revoked().Err() != nil {
-		return errRevoked // the chat that had the turn may have ended by the same change, and sooner
-	}
-	p.underway.begin(c)
-	p.noteOptions(c.x)
-	if p.Inventory.State().Unanswered >= asleepAfter {
-		return inventory.ErrUnreachable
-	}
-	if err := p.Inventory.Reachable(c.ctx); err != nil {
-		return err
-	}
-	if !p.Inventory.State().Since.Equal(since) {
-		return target.ErrStale
-	}
-	return nil
+	c := callOf(r)
+	resp, c.x.sent, err = p.Target.RoundTrip(r.WithContext(c.ctx))
+	c.x.beats.stop()
+	return resp, err
 }
 
 // noteOptions warns, once for each model, when the options with which it is asked for
@@ -201,18 +156,6 @@ func (p *Proxy) noteOptions(x *exchange) {
 		p.Log.Warn("the load options of a model keep changing, and each time the target loads it again: have all clients ask for the same, or make a model of its own for each (ollama create)",
 			"model", x.Model, "options", x.asked.Options, "before", before)
 	}
-}
-
-// leftLine notes how long a chat has waited for its turn, which has come or, for err,
-// will not come any more. A chat that never joined the line did not wait.
-func (p *Proxy) leftLine(x *exchange, err error) {
-	if err == gate.ErrFull {
-		return
-	}
-	if x.Queued = time.Since(x.joined); x.turn != nil {
-		x.Queued = x.turn.Waited() // opening a connection is no waiting
-	}
-	p.metrics.queueWait.Observe(x.Queued)
 }
 
 // endCall ends a call, and a chat's turn with it. It may be called twice.

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -246,126 +245,6 @@ func TestFaultOneMissedPollBeforeAnUnpreparedChat(t *testing.T) {
 		target.next(t, "third").finish()
 		c.expect(t, http.StatusOK, "chat")
 	})
-}
-
-// One chat at a time is next, and has a connection in hand; of those that wait the
-// target has got nothing, whether they are next, overtaken, or overtake. All get
-// their turns.
-func TestOneWaitingChatHasAConnection(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		target := newHolder(t)
-		var dialled atomic.Int64
-		f, network := newFrontIn(t, target, func(o *Options) {
-			o.Gate.Affinity = time.Minute
-			dialBy(o, func(dial func() (net.Conn, error)) (net.Conn, error) {
-				dialled.Add(1)
-				return dial()
-			})
-		})
-		var clients []*wire
-		send := func(body string) {
-			c := connectIn(t, network)
-			c.send(t, postOf("/api/chat", body))
-			clients = append(clients, c)
-			synctest.Wait()
-		}
-		send(marked("running"))
-		running := target.next(t, "running")
-		before := dialled.Load()
-		send(`{"model":"embed","mark":"overtaken"}`)
-		send(marked("overtakes"))
-		send(`{"model":"embed","mark":"last"}`)
-		target.none(t)
-		if n := dialled.Load() - before; n != 1 {
-			t.Errorf("%d connections were opened for chats that wait; want 1", n)
-		}
-		running.finish()
-		target.next(t, "overtakes").finish()
-		for _, want := range []string{`{"model":"embed","mark":"overtaken"}`, `{"model":"embed","mark":"last"}`} {
-			c := target.any(t)
-			if c.body != want {
-				t.Errorf("target got %q; want %q", c.body, want)
-			}
-			c.finish()
-		}
-		for i, c := range clients {
-			c.expect(t, http.StatusOK, fmt.Sprint("chat ", i))
-		}
-		if n := dialled.Load() - before; n != 1 {
-			t.Errorf("%d connections were opened for four chats beside the first; want 1", n)
-		}
-		f.expectIdle(t)
-	})
-}
-
-// What happens to the connection that the next chat has in hand costs it nothing: it
-// goes on a new one, once.
-func TestFaultConnectionOfTheNextChat(t *testing.T) {
-	for name, happens := range map[string]func(t *testing.T, target *holder, f *front, conn lossy){
-		"the target closes it": func(_ *testing.T, _ *holder, _ *front, conn lossy) {
-			time.Sleep(time.Second)
-			conn.Close()
-		},
-		"an outage": func(t *testing.T, target *holder, f *front, conn lossy) {
-			conn.lost.Store(true) // the way to the host is another one now
-			target.missPoll(t, f)
-			time.Sleep(2 * time.Second)
-		},
-		"none can be opened": nil,
-	} {
-		inBubble(t, name, func(t *testing.T) {
-			target := newHolder(t)
-			var mu sync.Mutex // guards conns
-			var conns []lossy
-			opened := func() []lossy {
-				mu.Lock()
-				defer mu.Unlock()
-				return conns
-			}
-			var down atomic.Bool
-			f, network := newFrontIn(t, target, func(o *Options) {
-				dialBy(o, func(dial func() (net.Conn, error)) (net.Conn, error) {
-					if down.Load() {
-						return nil, &net.OpError{Op: "dial", Err: net.ErrClosed}
-					}
-					c, err := dial()
-					mu.Lock()
-					defer mu.Unlock()
-					conns = append(conns, lossy{c, new(atomic.Bool)})
-					return conns[len(conns)-1], err
-				})
-			})
-			first, second := connectIn(t, network), connectIn(t, network)
-			first.chat(t, "first")
-			running := target.next(t, "first")
-			down.Store(happens == nil)
-			before := len(opened())
-			second.chat(t, "second")
-			synctest.Wait()
-			if happens != nil {
-				if n := len(opened()) - before; n != 1 {
-					t.Fatalf("%d connections for the next chat; want 1", n)
-				}
-				happens(t, target, f, opened()[before])
-			}
-			down.Store(false)
-			before = len(opened())
-			began := time.Now()
-			running.finish()
-			target.next(t, "second").finish()
-			if took := time.Since(began); took != 0 {
-				t.Errorf("the second chat came %v after its turn; want it at once", took)
-			}
-			for _, c := range []*wire{first, second} {
-				c.expect(t, http.StatusOK, "chat")
-			}
-			if n := len(opened()) - before; n != 1 {
-				t.Errorf("%d connections were opened for the second chat in its turn; want 1", n)
-			}
-			target.none(t)
-			f.expectIdle(t)
-		})
-	}
 }
 
 // A chat that is next and gives up, or is turned away, has not reached the target.
@@ -615,38 +494,6 @@ func TestFaultCancellationRacesWithTheGrant(t *testing.T) {
 			first.Close()
 			next.Close()
 		}
-	})
-}
-
-// What the next chat's connection does is no matter of the chat before it: that ends,
-// and its client has its answer, while the next one's bytes find no room.
-func TestFaultNextChatsConnectionTakesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		target := newHolder(t)
-		var full atomic.Bool // connections that are opened now take nothing
-		f, network := newFrontIn(t, target, func(o *Options) {
-			dialBy(o, func(dial func() (net.Conn, error)) (net.Conn, error) {
-				if full.Load() {
-					c, _ := net.Pipe() // nobody reads its other end
-					return c, nil
-				}
-				return dial()
-			})
-		})
-		first := connectIn(t, network).chat(t, "first")
-		running := target.next(t, "first")
-		full.Store(true)
-		next := connectIn(t, network).chat(t, "next")
-		synctest.Wait()
-		full.Store(false)
-		began := time.Now()
-		running.finish()
-		if got, took := first.status(t), time.Since(began); got != http.StatusOK || took != 0 {
-			t.Errorf("first chat: status %d after %v; want 200 at once", got, took)
-		}
-		next.Close() // it would wait for FOREMAN_STALL_TIMEOUT
-		synctest.Wait()
-		f.expectIdle(t)
 	})
 }
 

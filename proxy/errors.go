@@ -39,6 +39,7 @@ var (
 	errStall         = errors.New("target silent for FOREMAN_STALL_TIMEOUT")
 	errBrokenOff     = errors.New("target broke its answer off")
 	errClientStalled = errors.New("client took no byte for too long")
+	errDefect        = errors.New("panic")
 	errNotStoppable  = errors.New("no such chat in line or running")
 )
 
@@ -140,6 +141,8 @@ func (x *exchange) explain(err error) verdict {
 		return verdict{http.StatusServiceUnavailable, "degraded", fmt.Sprintf("model '%.8000s' unknown, and the Ollama host does not tell its models now", x.Model)}
 	case errors.Is(err, errNotPolled):
 		return verdict{http.StatusServiceUnavailable, "degraded", "the Ollama host's models are not known yet"}
+	case errors.Is(err, errDefect):
+		return verdict{http.StatusInternalServerError, "defect", "foreman failed; its log says why"}
 
 	// The target.
 	case errors.As(err, &answered):
@@ -213,7 +216,7 @@ func (p *Proxy) refuse(x *exchange, v verdict) {
 	}
 	x.abandonBody()
 	h.Set("X-Request-Id", x.ID)
-	if x.hadTurn() {
+	if x.hadTurn {
 		h.Set("Server-Timing", x.serverTiming())
 	}
 	writeJSON(x, v.status, words.Error(failure))
@@ -225,7 +228,7 @@ func (p *Proxy) refuse(x *exchange, v verdict) {
 func (p *Proxy) tellStopped(x *exchange) {
 	stop, ok := errors.AsType[*stopError](x.Err)
 	words := dialect.Of(x.Route)
-	if !ok || !x.hadTurn() || !x.asked.Stream || x.sized || !x.call.tail.EndsWith(words.Separator()) {
+	if !ok || x.call == nil || !x.asked.Stream || x.sized || !x.call.tail.EndsWith(words.Separator()) {
 		return
 	}
 	v := x.explain(stop)

@@ -33,19 +33,19 @@ type exchange struct {
 	cancel  context.CancelCauseFunc // ends its context; only of a chat or with a token of its own
 	route   *route
 
-	token    *tokens.Token   // that the request has; nil: none with a name
-	asked    ask.Ask         // of a chat
-	joined   time.Time       // when a chat joined the line, or passed beside it; zero: it never did
-	beats    *time.Timer     // when its client is to hear from foreman next; nil: not before the answer
-	key      string          // of a chat that stands in line or has its turn; see [underway]
-	turn     *gate.Turn      // of a chat that is next, or has its turn
-	patience context.Context // ends when that chat has waited too long for its turn
-	call     *call           // set by underway.begin; nil until the target may be asked: for a chat, until its turn
-	sent     time.Time       // when a chat that has its turn went to the target; zero: it did not
-	failure  error           // what ReverseProxy could not do
+	token   *tokens.Token // that the request has; nil: none with a name
+	asked   ask.Ask       // of a chat
+	joined  time.Time     // when a chat joined the line, or passed beside it; zero: it never did
+	beats   beats         // until the answer begins
+	key     string        // of a chat that stands in line or has its turn; see [underway]
+	turn    *gate.Turn    // of a chat that stands in line or has its turn
+	call    *call         // set by underway.begin; nil until the target is asked
+	sent    time.Time     // when a chat went to the target; zero: it did not
+	failure error         // what ReverseProxy could not do
 
 	renewed   time.Time     // when the write deadline was set
 	admitted  bool          // the request was let in
+	hadTurn   bool          // a chat's turn came
 	bodyRead  bool          // its body was read to its end
 	sized     bool          // the answer's length is known
 	answered  bool          // the target's last byte has come
@@ -151,9 +151,6 @@ func (x *exchange) note(err error) {
 	}
 }
 
-// hadTurn reports whether the exchange is a chat that has had its turn.
-func (x *exchange) hadTurn() bool { return x.turn != nil && x.call != nil }
-
 // abandonBody lets an answer go out before the request's body has come: what is
 // left of that is not worth waiting for, and net/http would wait.
 func (x *exchange) abandonBody() {
@@ -192,13 +189,12 @@ func (p *Proxy) end(x *exchange) {
 		defer x.cut()
 		p.tellStopped(x)
 	default: // a defect of foreman's own
-		x.Err = fmt.Errorf("panic: %v", e)
-		p.Log.Error("panic", "err", e, "id", x.ID, "stack", string(debug.Stack()))
+		x.Err = p.panicked(x, e)
 		if x.Status != 0 || x.Early {
 			defer x.cut()
 			break
 		}
-		p.refuse(x, verdict{http.StatusInternalServerError, "defect", "foreman failed; its log says why"})
+		p.refuse(x, x.explain(x.Err))
 		x.completed = true
 	}
 	x.renewDeadline(time.Now()) // for what net/http still has to write
@@ -210,15 +206,19 @@ func (p *Proxy) end(x *exchange) {
 	x.write(x.request.Context(), p.Log)
 }
 
+// panicked logs a panic of foreman's own, and returns it as an error.
+func (p *Proxy) panicked(x *exchange, e any) error {
+	p.Log.Error("panic", "err", e, "id", x.ID, "stack", string(debug.Stack()))
+	return fmt.Errorf("%w: %v", errDefect, e)
+}
+
 // sumUp completes the record.
 func (x *exchange) sumUp() {
 	x.Duration = time.Since(x.Began)
 	x.Cut = !x.completed && (x.Status != 0 || x.Early)
-	if x.hadTurn() {
+	if x.hadTurn {
 		x.Held = x.turn.Held()
-	}
-	if x.turn != nil { // it may have had its turn and no connection
-		if x.Idle = x.turn.Held(); !x.sent.IsZero() {
+		if x.Idle = x.Held; !x.sent.IsZero() {
 			x.Idle = max(x.sent.Sub(x.joined)-x.Queued, 0)
 		}
 	}
@@ -240,7 +240,7 @@ func (x *exchange) sumUp() {
 			x.Usage.Completion = x.answering
 		}
 	}
-	if x.hadTurn() && !x.answered {
+	if x.hadTurn && !x.answered {
 		switch {
 		case x.stalled:
 			x.Revoked = revokedStalled

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"runtime/debug"
+	"sync"
 	"time"
 
 	"foreman/proxy/dialect"
@@ -19,35 +19,47 @@ import (
 // Without a stream there is no safe way to tell an error after that, so there are no
 // beats.
 
-// startBeats lets the client of a stream hear from foreman while it waits.
-func (p *Proxy) startBeats(x *exchange) (stop func()) {
-	if p.Heartbeat == 0 || !x.asked.Stream {
-		return func() {}
-	}
-	x.beats = time.NewTimer(p.Heartbeat)
-	return func() { x.beats.Stop() }
+// Beats are the heartbeats of one answer, which a timer writes.
+type beats struct {
+	mu    sync.Mutex  // held while one is written
+	timer *time.Timer // of the next one; nil: there is none
 }
 
-// await waits until done is closed, and lets the client hear from foreman meanwhile, if
-// it is to. The error is the cause of ctx if that ended first, or says that the client
-// is gone.
-func (p *Proxy) await(ctx context.Context, x *exchange, done <-chan struct{}) error {
-	var due <-chan time.Time // never
-	if x.beats != nil {
-		due = x.beats.C
+// startBeats lets the client of a stream hear from foreman until its beats are stopped.
+// A client that does not take one is gone. Until then the chat's own goroutine must not
+// touch the ResponseWriter, nor change what [Proxy.beat] reads.
+func (p *Proxy) startBeats(x *exchange) {
+	if p.Heartbeat == 0 || !x.asked.Stream {
+		return
 	}
-	for {
-		select {
-		case <-done:
-			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-due:
-			if err := p.beat(x); err != nil {
-				return fmt.Errorf("%w: heartbeat not taken: %w", context.Canceled, err)
-			}
-			x.beats.Reset(p.Heartbeat)
+	x.beats.mu.Lock()
+	defer x.beats.mu.Unlock()
+	x.beats.timer = time.AfterFunc(p.Heartbeat, func() {
+		x.beats.mu.Lock()
+		defer x.beats.mu.Unlock()
+		if x.beats.timer == nil {
+			return
 		}
+		defer func() {
+			if e := recover(); e != nil { // here it would end the process, and not one request
+				x.cancel(p.panicked(x, e))
+			}
+		}()
+		if err := p.beat(x); err != nil {
+			x.cancel(fmt.Errorf("%w: heartbeat not taken: %w", context.Canceled, err))
+			return
+		}
+		x.beats.timer.Reset(p.Heartbeat)
+	})
+}
+
+// stop ends the beats, of which none is being written any more when it returns.
+func (b *beats) stop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.timer != nil {
+		b.timer.Stop()
+		b.timer = nil
 	}
 }
 
@@ -73,35 +85,6 @@ func (p *Proxy) beat(x *exchange) error {
 		return err
 	}
 	return x.FlushError()
-}
-
-// meanwhile calls send on a goroutine of its own, which nothing of the chat runs beside
-// but its heartbeats, and returns what send does.
-func (p *Proxy) meanwhile(c *call, send func() (*http.Response, error)) (resp *http.Response, err error) {
-	var panicked any
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer func() {
-			if panicked = recover(); panicked != nil {
-				panicked = fmt.Sprintf("%v\n%s", panicked, debug.Stack())
-			}
-		}()
-		resp, err = send()
-	}()
-	gone := p.await(c.ctx, c.x, done)
-	if gone != nil {
-		c.cancel(gone)
-		<-done
-	}
-	switch {
-	case panicked != nil:
-		panic(panicked)
-	case gone != nil && err == nil:
-		resp.Body.Close()
-		return nil, gone
-	}
-	return resp, err
 }
 
 // A targetError is an error that the target answered with, for a client that has the

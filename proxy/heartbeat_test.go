@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -334,18 +335,26 @@ func TestHeartbeatFindsTheDead(t *testing.T) {
 	}
 }
 
-// What panics beside the beats is no worse than any other panic in a handler.
-func TestPanicBesideTheBeats(t *testing.T) {
-	f := newFront(t, newStub(t).URL, nil)
-	ctx, cancel := context.WithCancelCause(t.Context())
-	c := &call{ctx: ctx, cancel: cancel, x: &exchange{}}
-	defer func() {
-		if e := fmt.Sprint(recover()); !strings.HasPrefix(e, "of the test\n") || !strings.Contains(e, "goroutine") {
-			t.Errorf("got %q; want the panic, and where it was", e)
+// A panicky ResponseWriter panics at the first byte.
+type panicky struct{ httptest.ResponseRecorder }
+
+func (*panicky) Write([]byte) (int, error) { panic("of the test") }
+
+// What panics in a beat ends its chat and nothing else.
+func TestPanicInABeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, leave := newBeatFront(t, newHolder(t), nil)
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "/api/chat", strings.NewReader(chatBody))
+		func() {
+			defer func() { recover() }() // of the one that cuts the answer
+			f.ServeHTTP(new(panicky), r)
+		}()
+		f.log.await(t, `"stack":`)
+		if waiting, _ := f.Gate.Len(); waiting != 1 {
+			t.Errorf("%d wait; want the other one alone", waiting)
 		}
-	}()
-	_, err := f.meanwhile(c, func() (*http.Response, error) { panic("of the test") })
-	t.Errorf("got %v; want a panic", err)
+		leave()
+	})
 }
 
 // When to come again is told from the line.

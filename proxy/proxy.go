@@ -95,6 +95,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rt, class, err := find(r)
 	x := newExchange(w, r, rt, class)
 	defer p.end(x)
+	delete(r.Header, "Te") // ReverseProxy would put it back behind the Director
 	token, refused := p.admit(r, rt, class)
 	if refused != nil {
 		err = refused // report it first: clients without access must not learn which paths exist
@@ -211,8 +212,8 @@ func (p *Proxy) forward(x *exchange, r *http.Request, stall time.Duration) error
 	c := &call{x: x, stall: stall}
 	c.ctx, c.cancel = context.WithCancelCause(context.WithValue(r.Context(), callKey{}, c))
 	defer c.cancel(nil)
+	p.underway.begin(c)
 	defer p.endCall(c)
-	delete(r.Header, "Te") // ReverseProxy puts it back behind the Director
 	p.reverse.ServeHTTP(x, r.WithContext(c.ctx))
 	return x.failure
 }
@@ -246,7 +247,7 @@ func (p *Proxy) modify(resp *http.Response) error {
 	if c.x.Class == manage {
 		resp.Body = p.settle(resp)
 	}
-	if c.x.hadTurn() {
+	if c.x.hadTurn {
 		resp.Header.Add("Server-Timing", c.x.serverTiming())
 	}
 	return nil

@@ -110,7 +110,7 @@ func TestTargetIdle(t *testing.T) {
 		first, second := connectIn(t, network), connectIn(t, network)
 		first.send(t, postOf("/api/chat", marked("first"), ""))
 		running := target.next(t, "first")
-		second.send(t, postOf("/api/chat", marked("second"), "")) // its connection is open from now on
+		second.send(t, postOf("/api/chat", marked("second"), ""))
 		time.Sleep(time.Second)
 		running.finish()
 		first.status(t)
@@ -125,7 +125,7 @@ func TestTargetIdle(t *testing.T) {
 		if got := first.status(t); got != http.StatusServiceUnavailable {
 			t.Errorf("got %d; want 503", got)
 		}
-		idle("8") // two connections were tried
+		idle("4") // until no connection could be had
 
 		target.sleep(false)
 		time.Sleep(10 * time.Second) // polls find it awake
@@ -136,6 +136,6 @@ func TestTargetIdle(t *testing.T) {
 		time.Sleep(time.Second)
 		running.finish()
 		first.status(t)
-		idle("11")
+		idle("7")
 	})
 }

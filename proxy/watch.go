@@ -26,7 +26,7 @@ const (
 	watchInterval = time.Second
 )
 
-// A call is a request that the target works on: from when it may be sent to the
+// A call is a request that the target works on: from when it is sent to the
 // last byte of the answer. The watch cancels it when the target goes silent.
 type call struct {
 	ctx    context.Context // of that request
@@ -136,7 +136,7 @@ func (u *underway) noteOptions(model, options string) (before string, flips bool
 	return before, options != before && last.changes == 2
 }
 
-// begin notes that a call may be sent from now on.
+// begin notes a call that is about to be sent.
 func (u *underway) begin(c *call) {
 	c.began = time.Now()
 	u.mu.Lock()

@@ -1,7 +1,6 @@
 package target
 
 import (
-	"context"
 	"io"
 	"net"
 	"net/http"
@@ -14,51 +13,26 @@ import (
 // have been closed before it: time for TCP to notice over a bad network.
 const retryWithin = 5 * time.Second
 
-// keptFrom is how long a request must have been held for its connection to count as
-// one that the host may have closed meanwhile.
-const keptFrom = 10 * time.Millisecond
-
 // An attempt is a request sent once. It knows afterwards whether the request may be
 // sent once more.
 //
 // Transport itself repeats a request only if nothing of it was written. But when a
 // host restarts, the kept connections to it take a request and then break. So: if
 // the connection was kept from another request and broke at once, without a byte of
-// an answer, the host had most likely closed it before. So it is with a connection
-// that was open while the request was held. One that breaks later may break because
-// of the request, and a request on a new connection is never repeated.
+// an answer, the host had most likely closed it before. One that breaks later may break
+// because of the request, and a request on a new connection is never repeated.
 type attempt struct {
 	conn     net.Conn    // that carries the request; nil: none yet
-	kept     bool        // it had carried another request, or was open while the request was held
+	kept     bool        // it had carried another request
 	sent     time.Time   // when the request went to it
-	holdErr  error       // why it did not; see [WithHold]
 	answered atomic.Bool // a byte of an answer came
 }
 
-// send sends the request on a connection of transport's, once it is not held any
-// more.
+// send sends the request on a connection of transport's.
 func (a *attempt) send(transport *http.Transport, r *http.Request) (*http.Response, error) {
-	ctx, stop := r.Context(), context.CancelCauseFunc(nil)
-	hold := holdOf(ctx)
-	if hold != nil {
-		ctx, stop = context.WithCancelCause(ctx) // r's context ends with the request, and this one with it
-	}
-	traced := r.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+	traced := r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { // on this goroutine
-			began := time.Now()
-			if hold != nil {
-				a.holdErr = hold.Wait()
-			}
-			a.conn, a.sent = info.Conn, time.Now()
-			a.kept = info.Reused || a.sent.Sub(began) >= keptFrom
-			if a.holdErr != nil {
-				// Nothing has been written, and nothing will be: with ctx ended Transport
-				// writes nothing, which is not documented, and to a closed connection it cannot.
-				stop(a.holdErr)
-				info.Conn.Close()
-			} else if hold != nil {
-				hold.Sent()
-			}
+			a.conn, a.kept, a.sent = info.Conn, info.Reused, time.Now()
 		},
 		GotFirstResponseByte: func() { a.answered.Store(true) },
 	}))
@@ -68,9 +42,6 @@ func (a *attempt) send(transport *http.Transport, r *http.Request) (*http.Respon
 		traced.Body, _ = r.GetBody() // of a body in memory: it does not fail
 	}
 	resp, err := transport.RoundTrip(traced)
-	if a.holdErr != nil {
-		err = a.holdErr
-	}
 	if err == nil && resp.Body != http.NoBody {
 		resp.Body = &answerBody{ReadCloser: resp.Body, conn: a.conn}
 	}

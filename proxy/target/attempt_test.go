@@ -151,7 +151,7 @@ func TestNotSentAgain(t *testing.T) {
 		if want != left {
 			r.GetBody = nil // the body is not at hand any more
 		}
-		if _, err := h.RoundTrip(r); !errors.Is(err, want) {
+		if _, _, err := h.RoundTrip(r); !errors.Is(err, want) {
 			t.Errorf("got %v; want %v", err, want)
 		}
 		h.want(0, logged("A", "first"), logged("A", "second"))
@@ -176,7 +176,7 @@ func TestFaultClientLeavesBeforeTheNextGoes(t *testing.T) {
 			h.onClose.Store(&slow)
 			ctx, cancel := context.WithCancel(t.Context())
 			time.AfterFunc(time.Second, cancel)
-			resp, err := h.RoundTrip(h.request(ctx, "first"))
+			resp, _, err := h.RoundTrip(h.request(ctx, "first"))
 			if when != "before the answer" {
 				if err != nil {
 					t.Fatal(err)
@@ -214,7 +214,7 @@ func TestAnswerReadToItsEnd(t *testing.T) {
 			c.serve()
 		})
 		for range answers {
-			resp, err := h.RoundTrip(h.request(t.Context(), "any"))
+			resp, _, err := h.RoundTrip(h.request(t.Context(), "any"))
 			if err != nil {
 				t.Fatal(err)
 			}

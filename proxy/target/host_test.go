@@ -117,7 +117,7 @@ func (h *host) request(ctx context.Context, body string) *http.Request {
 func (h *host) chat(body string) (string, error) {
 	ctx, cancel := context.WithTimeout(h.t.Context(), limit)
 	defer cancel()
-	resp, err := h.RoundTrip(h.request(ctx, body))
+	resp, _, err := h.RoundTrip(h.request(ctx, body))
 	if err != nil {
 		return "", err
 	}

@@ -101,32 +101,19 @@ func (t *Target) IsLoop(r *http.Request) bool {
 }
 
 // RoundTrip sends a request that was addressed to the target, on a pooled
-// connection. If it is to be sent once more (see [attempt]), that is on a new one; a
-// request that is held (see [WithHold]) gets a new one too if there was none before.
-func (t *Target) RoundTrip(r *http.Request) (*http.Response, error) {
+// connection. If it is to be sent once more (see [attempt]), that is on a new one. Sent
+// is when the request first had a connection; zero: it never had one.
+func (t *Target) RoundTrip(r *http.Request) (resp *http.Response, sent time.Time, err error) {
 	var first attempt
-	resp, err := first.send(t.pooled, r)
-	hold := holdOf(r.Context())
-	switch {
-	case err == nil:
-		return resp, nil
-	case first.holdErr == ErrStale:
-	case first.holdErr != nil:
-		return nil, first.holdErr
-	case first.conn == nil && hold != nil: // there may be a connection when it is not held any more
-		if err := hold.Wait(); err != nil && err != ErrStale {
-			return nil, err
-		}
-	case first.mayBeRepeated(r):
+	resp, err = first.send(t.pooled, r)
+	if err != nil && first.mayBeRepeated(r) {
 		t.retries.Add(1)
-	default:
-		return nil, Classify(r.Context(), err)
+		resp, err = new(attempt).send(t.fresh, r)
 	}
-	second := new(attempt)
-	if resp, err = second.send(t.fresh, r); err != nil {
-		return nil, Classify(r.Context(), err)
+	if err != nil {
+		return nil, first.sent, Classify(r.Context(), err)
 	}
-	return resp, nil
+	return resp, first.sent, nil
 }
 
 // Classify makes an error of the way to the target, or of reading its answer, wrap

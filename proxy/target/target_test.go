@@ -71,7 +71,7 @@ func TestNoProxy(t *testing.T) {
 			dialled = append(dialled, addr)
 			return nil, errors.New("never")
 		}
-		_, err := target.RoundTrip(&http.Request{URL: &u, Header: http.Header{}})
+		_, _, err := target.RoundTrip(&http.Request{URL: &u, Header: http.Header{}})
 		_, read := target.Read(t.Context(), "/")
 		if want := []string{u.Host, u.Host}; err == nil || read == nil || !slices.Equal(dialled, want) {
 			t.Errorf("dialled %q, %v, %v; want %q", dialled, err, read, want)
