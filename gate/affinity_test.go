@@ -63,7 +63,7 @@ func TestAffinity(t *testing.T) {
 func keepComing(ctx context.Context, g *gate.Gate, kind string, stay, pause time.Duration) (longest time.Duration) {
 	for ctx.Err() == nil {
 		arrived := time.Now()
-		turn, err := g.Join(gate.Request{Kind: kind})
+		turn, err := g.Join(gate.Request{Kind: gate.Kind{Model: kind}})
 		if err == nil {
 			turn.Wait(ctx)
 		}

@@ -50,16 +50,22 @@ type Gate struct {
 	mu       sync.Mutex // guards what follows
 	closed   bool
 	holder   *Turn               // has the turn; nil: nobody has
-	kind     string              // of the request that had the turn last
+	kind     Kind                // of the request that had the turn last
 	line     list.List           // of *Turn, in order of arrival
 	accounts map[string]*account // by client; all of them have one where the gate is not fair
 	ranked   time.Time           // when the turns' ranks were reckoned
-	pace     time.Duration       // see [Gate.Pace]
+	meanTurn time.Duration       // see [Gate.MeanTurn]
+}
+
+// A Kind is what requests are grouped by; see [Gate.Affinity].
+type Kind struct {
+	Model   string
+	Options string // with which the model is loaded
 }
 
 // A Request is what the gate and those who look at the line know of a request.
 type Request struct {
-	Kind   string // requests are grouped by it; see [Gate.Affinity]
+	Kind   Kind
 	Client string // who asks; see [Gate.Fair]
 	ID     string // identifies the request
 }
@@ -195,23 +201,23 @@ func (g *Gate) Len() (waiting int, busy bool) {
 	return g.line.Len(), g.holder != nil
 }
 
-// Pace returns how long turns took lately: a mean in which the last turn counts a quarter, the one before
+// MeanTurn returns how long turns took lately: a mean in which the last turn counts a quarter, the one before
 // it a quarter of the rest, and so on. It is 0 until a turn has ended.
-func (g *Gate) Pace() time.Duration {
+func (g *Gate) MeanTurn() time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.pace
+	return g.meanTurn
 }
 
-// Holder returns the kind of the request that has the turn, and since when it has
+// Holder returns the model of the request that has the turn, and since when it has
 // it; "" if nobody has.
-func (g *Gate) Holder() (kind string, since time.Time) {
+func (g *Gate) Holder() (model string, since time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.holder == nil {
 		return "", time.Time{}
 	}
-	return g.holder.request.Kind, g.holder.began
+	return g.holder.request.Kind.Model, g.holder.began
 }
 
 // A Place is a request in line, or the one that has the turn.

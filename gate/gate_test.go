@@ -38,7 +38,7 @@ func inHall(t *testing.T, limit int, affinity time.Duration, test func(*testing.
 
 func request(name string) gate.Request {
 	kind := len(name) - 1
-	return gate.Request{ID: name, Client: strings.TrimLeft(name[:kind], "0123456789"), Kind: name[kind:]}
+	return gate.Request{ID: name, Client: strings.TrimLeft(name[:kind], "0123456789"), Kind: gate.Kind{Model: name[kind:]}}
 }
 
 // arrive has callers come one after the other, who wait for their turn and keep it,
@@ -125,7 +125,7 @@ func (h *hall) wantLine(want string) {
 	holder, line := h.Line()
 	got, kind := "nobody |", ""
 	if holder != nil {
-		got, kind = holder.ID+" |", holder.Kind
+		got, kind = holder.ID+" |", holder.Kind.Model
 	}
 	for _, p := range line {
 		got += " " + p.ID + map[bool]string{true: "*"}[p.Next]
@@ -189,12 +189,12 @@ func TestLimit(t *testing.T) {
 
 func TestLine(t *testing.T) {
 	inHall(t, 1, 0, func(t *testing.T, h *hall) {
-		start, a, b := time.Now(), gate.Request{Kind: "a", Client: "Ann", ID: "1"}, gate.Request{Kind: "b", Client: "Bob", ID: "2"}
+		start, a, b := time.Now(), gate.Request{Kind: gate.Kind{Model: "a"}, Client: "Ann", ID: "1"}, gate.Request{Kind: gate.Kind{Model: "b"}, Client: "Bob", ID: "2"}
 		want := func(wantHolder gate.Place, want ...gate.Place) {
 			t.Helper()
 			holder, waiting := h.Line()
 			kind, since := h.Holder()
-			if *holder != wantHolder || !slices.Equal(waiting, want) || kind != holder.Kind || since != holder.Since {
+			if *holder != wantHolder || !slices.Equal(waiting, want) || kind != holder.Kind.Model || since != holder.Since {
 				t.Errorf("got %+v before %+v, Holder %q, %v; want %+v before %+v", holder, waiting, kind, since, wantHolder, want)
 			}
 		}

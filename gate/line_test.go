@@ -55,11 +55,11 @@ func testJoin(t *testing.T) {
 	}
 }
 
-// TestPace: the last turns count most, and waits do not.
-func TestPace(t *testing.T) {
+// TestMeanTurn: the last turns count most, and waits do not.
+func TestMeanTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := gate.New(10)
-		if got := g.Pace(); got != 0 {
+		if got := g.MeanTurn(); got != 0 {
 			t.Errorf("got %v before the first turn; want 0", got)
 		}
 		for _, turn := range []struct{ took, want time.Duration }{
@@ -77,7 +77,7 @@ func TestPace(t *testing.T) {
 			waiting.Leave()
 			holder.Leave()
 			holder.Leave() // counts once
-			if got := g.Pace(); got != turn.want {
+			if got := g.MeanTurn(); got != turn.want {
 				t.Errorf("after a turn of %v: got %v; want %v", turn.took, got, turn.want)
 			}
 		}

@@ -93,7 +93,7 @@ func (r *reference) join(name string) {
 func (r *reference) first(kind string) int {
 	first := -1
 	for i, name := range r.line {
-		if kind != "" && request(name).Kind != kind {
+		if kind != "" && request(name).Kind.Model != kind {
 			continue
 		}
 		if first < 0 || r.account(r.client(name)) < r.account(r.client(r.line[first])) {
@@ -132,7 +132,7 @@ func (r *reference) leave(name string) {
 		r.holder, r.began = r.line[i], time.Now()
 		r.line = slices.Delete(r.line, i, i+1)
 		r.tell(r.holder, "in")
-		r.kind = request(r.holder).Kind
+		r.kind = request(r.holder).Kind.Model
 	}
 }
 

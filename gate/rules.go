@@ -20,7 +20,7 @@ func (g *Gate) nextLocked() *Turn {
 	if first == nil || first.request.Kind == g.kind || first.isOvertakenLocked() {
 		return first
 	}
-	if same := g.firstLocked(func(kind string) bool { return kind == g.kind }); same != nil {
+	if same := g.firstLocked(func(kind Kind) bool { return kind == g.kind }); same != nil {
 		return same
 	}
 	return first
@@ -28,7 +28,7 @@ func (g *Gate) nextLocked() *Turn {
 
 // firstLocked returns whoever goes first by share of those in line with such a kind:
 // whose client's account is the smallest, and of these the one that came first.
-func (g *Gate) firstLocked(kind func(string) bool) *Turn {
+func (g *Gate) firstLocked(kind func(Kind) bool) *Turn {
 	var first *Turn
 	var least time.Duration
 	for e := g.line.Front(); e != nil; e = e.Next() {
@@ -43,7 +43,7 @@ func (g *Gate) firstLocked(kind func(string) bool) *Turn {
 	return first
 }
 
-func anyKind(string) bool { return true }
+func anyKind(Kind) bool { return true }
 
 // isOvertakenLocked reports whether nobody may go before a request any more that is
 // first by share.
@@ -99,10 +99,10 @@ func (g *Gate) chargeLocked(t *Turn) {
 	t.held = took
 	t.account.spent += took
 	t.account.chats--
-	if g.pace == 0 {
-		g.pace = took
+	if g.meanTurn == 0 {
+		g.meanTurn = took
 	}
-	g.pace += (took - g.pace) / 4
+	g.meanTurn += (took - g.meanTurn) / 4
 
 	smallest := g.smallestLocked()
 	maps.DeleteFunc(g.accounts, func(_ string, a *account) bool {
@@ -123,7 +123,7 @@ func (g *Gate) rankLocked() {
 	for e := g.line.Front(); e != nil; e = e.Next() {
 		t := e.Value.(*Turn)
 		starts = append(starts, start{t, g.spentLocked(t.account) + ahead[t.account]})
-		ahead[t.account] += g.pace
+		ahead[t.account] += g.meanTurn
 	}
 	slices.SortStableFunc(starts, func(a, b start) int { return cmp.Compare(a.at, b.at) })
 	for i, s := range starts {

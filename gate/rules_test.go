@@ -206,7 +206,7 @@ func BenchmarkShare(b *testing.B) {
 			g := gate.New(others + 1)
 			g.Fair, g.Affinity = true, 1000*time.Hour
 			join := func(i int) *gate.Turn {
-				turn, err := g.Join(gate.Request{Client: fmt.Sprint(i), Kind: fmt.Sprint(i % 2)})
+				turn, err := g.Join(gate.Request{Client: fmt.Sprint(i), Kind: gate.Kind{Model: fmt.Sprint(i % 2)}})
 				if err != nil {
 					b.Fatal(err)
 				}

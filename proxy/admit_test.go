@@ -112,7 +112,7 @@ func TestLoopWithAnotherForeman(t *testing.T) {
 func TestShuttingDownWhileWaiting(t *testing.T) {
 	stub := newStub(t)
 	f := newFront(t, stub.URL, nil)
-	turn, err := f.Gate.Join(gate.Request{Kind: "chat:latest"})
+	turn, err := f.Gate.Join(gate.Request{Kind: gate.Kind{Model: "chat:latest"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -314,7 +314,7 @@ func TestTranscriptions(t *testing.T) {
 		io.WriteString(w, `{"text":"hello"}`)
 	}
 	f := newFront(t, stub.URL, func(o *Options) { o.MaxBody = 64 << 20 })
-	turn, err := f.Gate.Join(gate.Request{Kind: "chat:latest"})
+	turn, err := f.Gate.Join(gate.Request{Kind: gate.Kind{Model: "chat:latest"}})
 	if err != nil {
 		t.Fatal(err)
 	}

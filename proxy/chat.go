@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"runtime"
-	"strings"
 	"time"
 
 	"foreman/gate"
@@ -29,9 +28,6 @@ type chat struct {
 	Header  http.Header
 	Body    []byte
 }
-
-// kind is what the target has to load for a chat.
-func (c *chat) kind() string { return strings.TrimSpace(c.Model + " " + c.Options) }
 
 // request returns the request that is sent to the target for a chat.
 func (c *chat) request(ctx context.Context) *http.Request {
@@ -69,7 +65,7 @@ func (p *Proxy) serveChat(x *exchange, r *http.Request) error {
 	if x.Beside == "" {
 		x.key = p.underway.join(x)
 		defer p.underway.leave(x.key)
-		x.turn, err = p.Gate.Join(gate.Request{Kind: c.kind(), Client: c.Client, ID: x.key})
+		x.turn, err = p.Gate.Join(gate.Request{Kind: gate.Kind{Model: c.Model, Options: c.Options}, Client: c.Client, ID: x.key})
 		if err != nil {
 			return err
 		}

@@ -241,9 +241,9 @@ func (p *Proxy) tellStopped(x *exchange) {
 // had their turns, if turns take as long as they did lately.
 func (p *Proxy) retryAfter(v verdict) string {
 	after := retryAfter
-	if pace := p.Gate.Pace(); pace > 0 && (v.reason == "queue full" || v.reason == "queue timeout") {
+	if turn := p.Gate.MeanTurn(); turn > 0 && (v.reason == "queue full" || v.reason == "queue timeout") {
 		waiting, _ := p.Gate.Len()
-		after = min(max(pace*time.Duration(waiting), time.Second), 10*time.Minute)
+		after = min(max(turn*time.Duration(waiting), time.Second), 10*time.Minute)
 	}
 	return strconv.Itoa(int(math.Ceil(after.Seconds())))
 }

@@ -246,7 +246,7 @@ func post(t testing.TB, url, body string) (*http.Response, string) {
 // enter joins the line as a chat does, and waits for its turn.
 func (f *front) enter(t testing.TB) *gate.Turn {
 	t.Helper()
-	turn, err := f.Gate.Join(gate.Request{Kind: "chat:latest"})
+	turn, err := f.Gate.Join(gate.Request{Kind: gate.Kind{Model: "chat:latest"}})
 	if err != nil {
 		t.Fatal(err)
 	}

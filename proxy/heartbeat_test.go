@@ -114,7 +114,7 @@ func newBeatFront(t *testing.T, target http.Handler, change func(*Options)) (f *
 	})
 	var turns []*gate.Turn
 	for range 2 {
-		turn, err := f.Gate.Join(gate.Request{Kind: "chat:latest"})
+		turn, err := f.Gate.Join(gate.Request{Kind: gate.Kind{Model: "chat:latest"}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -49,7 +49,7 @@ func TestHealthTells(t *testing.T) {
 		}
 		expect(200, `{"status":"ok","since":"`+clock(0)+`","last_poll":"`+clock(0)+`","models":2,"running":0,"waiting":0,"version":"v1.2.3"}`)
 
-		turn, err := f.Gate.Join(gate.Request{Kind: "chat:latest"})
+		turn, err := f.Gate.Join(gate.Request{Kind: gate.Kind{Model: "chat:latest"}})
 		if err != nil {
 			t.Fatal(err)
 		}

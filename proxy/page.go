@@ -76,8 +76,8 @@ func (p *Proxy) page() *status.Page {
 	}
 	for _, place := range waiting {
 		chat := p.newChat(place)
-		if pace := p.Gate.Pace(); pace > 0 && holder != nil {
-			estimate := max(pace*time.Duration(place.Position)-time.Since(holder.Since), 0)
+		if turn := p.Gate.MeanTurn(); turn > 0 && holder != nil {
+			estimate := max(turn*time.Duration(place.Position)-time.Since(holder.Since), 0)
 			chat.Estimate = &estimate
 		}
 		page.Waiting = append(page.Waiting, chat)
@@ -94,9 +94,8 @@ func (p *Proxy) page() *status.Page {
 
 // newChat returns a chat as the page has it.
 func (p *Proxy) newChat(place gate.Place) status.Chat {
-	model, options, _ := strings.Cut(place.Kind, " ") // see chat.kind
 	chat := status.Chat{
-		Key: place.ID, Model: model, Options: options, Client: place.Client,
+		Key: place.ID, Model: place.Kind.Model, Options: place.Kind.Options, Client: place.Client,
 		Since: place.Since, Position: place.Position, Next: place.Next,
 	}
 	x, call := p.underway.chat(place.ID)

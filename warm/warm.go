@@ -11,7 +11,6 @@ import (
 	"context"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -44,9 +43,9 @@ type stateSource interface {
 
 // A turnHolder knows which chat has the turn.
 type turnHolder interface {
-	// Holder returns the kind of the chat that has the turn, which is its model and
-	// perhaps, behind a space, more; and since when it has it. "" if no chat has.
-	Holder() (kind string, since time.Time)
+	// Holder returns the model of the chat that has the turn, and since when it has it;
+	// "" if no chat has.
+	Holder() (model string, since time.Time)
 }
 
 // A Warmer keeps one model resident while [Warmer.Run] runs. Make one with [New].
@@ -165,8 +164,7 @@ func (w *Warmer) warnOfOneSlot(state inventory.State) {
 	if resident != 1 || w.oneSlot {
 		return
 	}
-	kind, since := w.line.Holder()
-	model, _, _ := strings.Cut(kind, " ")
+	model, since := w.line.Holder()
 	if !state.IsResident(model) || inventory.Same(model, w.model) || time.Since(since) < underLoad {
 		return
 	}
