@@ -2,6 +2,7 @@ package gate_test
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -10,10 +11,9 @@ import (
 	"foreman/gate"
 )
 
-// One that was told that it is next is overtaken by one of the kind that has the
-// turn. It does not hold that up, though it does not wait yet, and gets its turn
-// later. Nobody else is told meanwhile.
-func TestNextIsOvertaken(t *testing.T) {
+// The first in line is overtaken by one of the kind that has the turn. It does not hold
+// that up, though it does not wait yet, and gets its turn later.
+func TestFirstIsOvertaken(t *testing.T) {
 	inHall(t, 10, time.Minute, func(t *testing.T, h *hall) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		h.arrive(t.Context(), "0a", "0a in")
@@ -33,7 +33,7 @@ func TestNextIsOvertaken(t *testing.T) {
 	})
 }
 
-// The first in line is overtaken until Affinity has passed since it was overtaken first.
+// Others are overtaken until Affinity has passed since the first was.
 func TestAffinity(t *testing.T) {
 	inHall(t, 10, time.Minute, func(t *testing.T, h *hall) {
 		h.arrive(t.Context(), "0a", "0a in")
@@ -48,13 +48,36 @@ func TestAffinity(t *testing.T) {
 		h.wantLine("4a | 1b* 2c 5a")
 		h.leave("4a", "1b in")
 		h.arrive(t.Context(), "6b", "")
-		h.wantLine("1b | 2c 5a 6b*") // 2c has not been overtaken yet
+		h.wantLine("1b | 2c 5a 6b*") // the kind has changed: nobody was overtaken yet
 		h.leave("1b", "6b in")
 		time.Sleep(time.Minute)
 		h.arrive(t.Context(), "7b", "")
 		h.wantLine("6b | 2c* 5a 7b")
 		h.leave("6b", "2c in")
 		h.leave("2c", "5a in") // no other c: the first in line is next
+	})
+}
+
+// Affinity runs out whoever is overtaken: others of that kind leave and come, and each is
+// the first to be overtaken by share. It begins anew when nobody waits who could be.
+func TestAffinityHasOneClock(t *testing.T) {
+	fairly(t, time.Minute, func(t *testing.T, h *hall) {
+		h.send(t.Context(), "0Xa 0"+nobody(0)+"b")
+		for n := 1; n <= 7; n++ { // the end of the first turn is when somebody was overtaken first
+			h.send(t.Context(), fmt.Sprintf("%dXa 0%sb", n, nobody(n)))
+			h.turn("0" + nobody(n-1) + "b").Leave()
+			h.wantServed(1, 10*time.Second, fmt.Sprint(n-1, "Xa"))
+		}
+		h.wantLine("0" + nobody(7) + "b | 7Xa*")
+	})
+	fairly(t, time.Minute, func(t *testing.T, h *hall) {
+		h.send(t.Context(), "0Xa 1Xa 2Xa 3Xa 4Xa 5Yb")
+		h.serve(1, 50*time.Second)
+		time.Sleep(50 * time.Second)
+		h.turn("5Yb").Leave()
+		h.send(t.Context(), "6Zb")
+		h.wantServed(2, 50*time.Second, "1Xa 2Xa")
+		h.wantServed(3, 50*time.Second, "3Xa 6Zb 4Xa")
 	})
 }
 
@@ -84,7 +107,7 @@ func TestEndlessStream(t *testing.T) {
 		for _, visitors := range []int{2, 3, 10, 50} { // one alone would leave the gate free
 			for _, affinity := range []time.Duration{0, 30 * time.Second} {
 				inHall(t, 100, affinity, func(t *testing.T, h *hall) {
-					ctx, cancel := context.WithTimeout(t.Context(), 3*time.Hour)
+					ctx, cancel := context.WithTimeout(t.Context(), 10*(time.Duration(visitors)*stay+affinity))
 					defer cancel()
 					var all sync.WaitGroup
 					defer all.Wait()

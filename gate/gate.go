@@ -8,19 +8,22 @@
 // [Gate.Join] gives a request a place in line, [Turn.Wait] waits there, on the caller's
 // own goroutine, and [Turn.Leave] ends it all.
 //
-// Whose turn is next follows from two rules (rules.go): clients share the gate's time,
-// see [Gate.Fair], and where a change from one kind of request to another is expensive,
-// as it is where each kind is a model to be loaded, the gate stays with a kind for a
-// while, see [Gate.Affinity]. Without them it is the order of arrival.
+// Whose turn is next, and who may stand in line, follows from three rules (rules.go):
+// clients share the gate's time, see [Gate.Fair]; where a change from one kind of
+// request to another is expensive, as it is where each kind is a model to be loaded, the
+// gate stays with a kind for a while, see [Gate.Affinity]; and no client can take all
+// places, see [Gate.Join].
 //
 // The gate knows nothing of HTTP or of Ollama, and it forgets everything when
 // the process ends.
 package gate
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 )
@@ -36,25 +39,37 @@ var (
 
 // A Gate gives one request at a time the turn. Make one with [New].
 type Gate struct {
-	// Fair has the request go first whose client's requests have had the turn for the
-	// least time: among those with as much, and of one client, the one that came first.
-	// Without it that is the first of all that came.
+	// Fair has clients share the gate's time: the request goes first whose client is
+	// furthest behind, in time that its requests had the turn. A client that has nobody
+	// here saves nothing up, and is not ahead for longer than those here need to get as
+	// much each. Of one client, and of clients that have had as much, the request goes
+	// first that came first. Without Fair that is the first of all that came.
 	Fair bool
 
-	// Affinity is how long whoever goes first by that rule may be overtaken, from the
-	// first time on, by requests of the kind that had the turn last. 0: never.
+	// Affinity is how long those who would go first may be overtaken by requests of the
+	// kind that had the turn last, counted from the first that was, until one of another
+	// kind has its turn. 0: they may not be overtaken.
 	Affinity time.Duration
 
 	limit int // how many may wait
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
-	holder   *Turn               // has the turn; nil: nobody has
-	kind     Kind                // of the request that had the turn last
-	line     list.List           // of *Turn, in order of arrival
-	accounts map[string]*account // by client; all of them have one where the gate is not fair
-	ranked   time.Time           // when the turns' ranks were reckoned
-	meanTurn time.Duration       // see [Gate.MeanTurn]
+	holder   *Turn     // has the turn; nil: nobody has
+	line     list.List // of *Turn, in order of arrival
+	arrivals int       // so far
+	waiting  map[Kind]*lanes
+	ranked   time.Time     // when the turns' ranks were reckoned
+	meanTurn time.Duration // see [Gate.MeanTurn]
+
+	// For the rules.
+	clients    map[string]*client // those here, and those whose account still matters
+	here       int                // how many clients have a request in line or with the turn
+	remembered int                // how many clients there may be before some are forgotten
+	virtual    float64            // time; see elapseLocked
+	reckoned   time.Time          // until when virtual and the accounts are reckoned
+	kind       Kind               // of the request that had the turn last
+	overtaken  time.Time          // since when others are overtaken by that kind; zero: none is
 }
 
 // A Kind is what requests are grouped by; see [Gate.Affinity].
@@ -74,42 +89,51 @@ type Request struct {
 type Turn struct {
 	request Request
 	gate    *Gate
+	client  *client
+	number  int // in order of arrival
 	arrived time.Time
 	settled chan struct{} // closed when it has the turn, or was turned away
 
 	// Gate.mu guards these.
-	place     *list.Element // in Gate.line; nil: not in line
-	account   *account
-	overtaken time.Time     // when the first went before it by affinity; zero: none has
-	rank      int           // see [Turn.Position]; 0: not reckoned yet
-	began     time.Time     // when it got the turn; zero: it has not
-	held      time.Duration // for how long it had the turn
-	err       error         // why it was turned away
+	inLine *list.Element // in Gate.line; nil: not in line
+	inLane *list.Element // in its lane
+	rank   int           // see [Turn.Position]; 0: not reckoned yet
+	began  time.Time     // when it got the turn; zero: it has not
+	held   time.Duration // for how long it had the turn
+	err    error         // why it was turned away
 }
 
 // New returns an open gate where at most limit requests wait behind the holder.
 func New(limit int) *Gate {
-	return &Gate{limit: limit, accounts: map[string]*account{}}
+	return &Gate{limit: limit, waiting: map[Kind]*lanes{}, clients: map[string]*client{}}
 }
 
 // Join takes the turn, if that is free, or the last place in line. The caller must
-// call [Turn.Leave] in the end. The error is ErrFull if too many wait already, or
-// ErrClosed after [Gate.Close].
+// call [Turn.Leave] in the end. Where the line is full, whoever has most requests there,
+// the newcomer counted in, loses the last of them: its Wait returns ErrFull. If that is
+// the newcomer's client, or it has as many, Join returns ErrFull. It returns ErrClosed
+// after [Gate.Close].
 func (g *Gate) Join(r Request) (*Turn, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	t := &Turn{request: r, gate: g, arrived: time.Now(), settled: make(chan struct{})}
-	switch {
-	case g.closed:
+	if g.closed {
 		return nil, ErrClosed
-	case g.holder != nil && g.line.Len() >= g.limit:
-		return nil, ErrFull
 	}
-	t.account = g.openAccountLocked(r.Client)
+	g.elapseLocked()
+	if g.holder != nil && g.line.Len() >= g.limit {
+		last := g.crowdingLocked(r.Client)
+		if last == nil {
+			return nil, ErrFull
+		}
+		g.turnAwayLocked(last, ErrFull)
+	}
+	g.arrivals++
+	t := &Turn{request: r, gate: g, number: g.arrivals, arrived: g.reckoned, settled: make(chan struct{})}
+	t.client = g.arriveLocked(r.Client)
 	if g.holder == nil {
 		g.admitLocked(t)
 	} else {
-		t.place = g.line.PushBack(t)
+		g.lineUpLocked(t)
 	}
 	return t, nil
 }
@@ -120,18 +144,20 @@ func (t *Turn) Position() int {
 	g := t.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if t.place == nil {
+	if t.inLine == nil {
 		return 0
 	}
 	if t.rank == 0 || time.Since(g.ranked) >= time.Second {
+		g.elapseLocked()
 		g.rankLocked()
 	}
 	return t.rank
 }
 
 // Wait waits until the request has the turn. It may be called again. The error is
-// ErrClosed after [Gate.Close], or the cause of ctx if ctx has ended, even if the turn
-// has come: the caller has lost interest, and its Leave passes the turn on.
+// ErrFull if the request had to make room, see [Gate.Join], ErrClosed after [Gate.Close],
+// or the cause of ctx if ctx has ended, even if the turn has come: the caller has lost
+// interest, and its Leave passes the turn on.
 func (t *Turn) Wait(ctx context.Context) error {
 	select {
 	case <-t.settled:
@@ -167,17 +193,21 @@ func (t *Turn) Leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
-	case t.place != nil:
-		g.dropLocked(t, errLeft)
+	case t.inLine != nil:
+		g.elapseLocked()
+		g.turnAwayLocked(t, errLeft)
 	case g.holder == t:
+		g.elapseLocked()
 		g.holder = nil
-		g.chargeLocked(t)
+		t.held = g.reckoned.Sub(t.began)
+		if g.meanTurn == 0 {
+			g.meanTurn = t.held
+		}
+		g.meanTurn += (t.held - g.meanTurn) / 4
+		g.departLocked(t.client)
 		if next := g.nextLocked(); next != nil {
-			if first := g.firstLocked(anyKind); first != next && first.overtaken.IsZero() {
-				first.overtaken = time.Now()
-			}
-			g.line.Remove(next.place)
-			next.place = nil
+			g.timeAffinityLocked(next)
+			g.stepOutLocked(next)
 			g.admitLocked(next)
 		}
 	}
@@ -189,8 +219,9 @@ func (g *Gate) Close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.closed = true
+	g.elapseLocked()
 	for g.line.Len() > 0 {
-		g.dropLocked(g.line.Front().Value.(*Turn), ErrClosed)
+		g.turnAwayLocked(g.line.Front().Value.(*Turn), ErrClosed)
 	}
 }
 
@@ -201,8 +232,9 @@ func (g *Gate) Len() (waiting int, busy bool) {
 	return g.line.Len(), g.holder != nil
 }
 
-// MeanTurn returns how long turns took lately: a mean in which the last turn counts a quarter, the one before
-// it a quarter of the rest, and so on. It is 0 until a turn has ended.
+// MeanTurn returns how long turns took lately: a mean in which the last turn counts a
+// quarter, the one before it a quarter of the rest, and so on. It is 0 until a turn has
+// ended.
 func (g *Gate) MeanTurn() time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -233,29 +265,59 @@ type Place struct {
 func (g *Gate) Line() (holder *Place, waiting []Place) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.holder != nil {
-		holder = &Place{Request: g.holder.request, Since: g.holder.began}
+	if g.holder == nil {
+		return nil, nil
 	}
+	g.elapseLocked()
 	g.rankLocked()
 	next := g.nextLocked()
 	for e := g.line.Front(); e != nil; e = e.Next() {
 		t := e.Value.(*Turn)
 		waiting = append(waiting, Place{t.request, t.arrived, t.rank, t == next})
 	}
-	return holder, waiting
+	return &Place{Request: g.holder.request, Since: g.holder.began}, waiting
 }
 
 // admitLocked gives t the turn.
 func (g *Gate) admitLocked(t *Turn) {
-	g.holder, t.began = t, time.Now()
+	g.holder, t.began = t, g.reckoned
 	g.kind = t.request.Kind
 	close(t.settled)
 }
 
-// dropLocked takes t out of the line.
-func (g *Gate) dropLocked(t *Turn, why error) {
-	g.line.Remove(t.place)
-	t.place, t.err = nil, why
-	t.account.chats--
+// turnAwayLocked takes t out of the line for good.
+func (g *Gate) turnAwayLocked(t *Turn, why error) {
+	g.stepOutLocked(t)
+	g.departLocked(t.client)
+	t.err = why
 	close(t.settled)
+}
+
+// rankLocked reckons in which order those in line go, if nobody else comes, turns take
+// as long as they did lately, and none goes before another by affinity.
+func (g *Gate) rankLocked() {
+	g.ranked = g.reckoned
+	var turn float64 // for each; without shares it does not matter
+	if g.Fair {
+		turn = float64(g.meanTurn)
+	}
+	// What will have been added to a client's account by then: the rest of the turn that
+	// somebody has, and the turns of those before it.
+	ahead := map[*client]float64{
+		g.holder.client: max(0, turn-float64(g.reckoned.Sub(g.holder.began))),
+	}
+	type start struct {
+		*Turn
+		at float64 // its client's account then
+	}
+	starts := make([]start, 0, g.line.Len())
+	for e := g.line.Front(); e != nil; e = e.Next() {
+		t := e.Value.(*Turn)
+		starts = append(starts, start{t, t.client.account + ahead[t.client]})
+		ahead[t.client] += turn
+	}
+	slices.SortStableFunc(starts, func(a, b start) int { return cmp.Compare(a.at, b.at) })
+	for i, s := range starts {
+		s.rank = i + 1
+	}
 }

@@ -3,6 +3,7 @@ package gate_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -21,9 +22,10 @@ type hall struct {
 	*gate.Gate
 	t *testing.T
 
-	mu    sync.Mutex // guards what follows
-	news  []string   // what happened to them since the last wantNews
 	turns map[string]*gate.Turn
+
+	mu   sync.Mutex // guards news
+	news []string   // what happened to them since the last wantNews
 }
 
 // inHall runs a test with a hall.
@@ -41,6 +43,11 @@ func request(name string) gate.Request {
 	return gate.Request{ID: name, Client: strings.TrimLeft(name[:kind], "0123456789"), Kind: gate.Kind{Model: name[kind:]}}
 }
 
+// nobody returns the name, without its kind, of a client that nobody knows.
+func nobody(n int) string {
+	return fmt.Sprint(n) + strings.Map(func(digit rune) rune { return digit - '0' + 'K' }, fmt.Sprint(n))
+}
+
 // arrive has callers come one after the other, who wait for their turn and keep it,
 // and checks the news.
 func (h *hall) arrive(ctx context.Context, names, news string) {
@@ -56,21 +63,20 @@ func (h *hall) send(ctx context.Context, names string) {
 			defer h.mu.Unlock()
 			h.news = append(h.news, name+" "+what)
 		}
+		turn, err := h.Join(request(name))
+		if err != nil {
+			tell(err.Error())
+			continue
+		}
+		h.turns[name] = turn
 		go func() {
-			turn, err := h.Join(request(name))
-			if err == nil {
-				h.note(name, turn)
-				if err = turn.Wait(ctx); err != nil {
-					turn.Leave()
-				}
-			}
-			if err != nil {
+			if err := turn.Wait(ctx); err != nil {
+				turn.Leave()
 				tell(err.Error())
 				return
 			}
 			tell("in")
 		}()
-		synctest.Wait() // until it stands in line
 	}
 }
 
@@ -84,17 +90,7 @@ func (h *hall) join(name string) *gate.Turn {
 	return turn
 }
 
-func (h *hall) note(name string, turn *gate.Turn) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.turns[name] = turn
-}
-
-func (h *hall) turn(name string) *gate.Turn {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.turns[name]
-}
+func (h *hall) turn(name string) *gate.Turn { return h.turns[name] }
 
 // leave has a caller leave, and checks the news.
 func (h *hall) leave(name, news string) {
@@ -123,19 +119,19 @@ func (h *hall) wantNews(news string) {
 func (h *hall) wantLine(want string) {
 	h.t.Helper()
 	holder, line := h.Line()
-	got, kind := "nobody |", ""
+	all, model := []string{"nobody", "|"}, ""
 	if holder != nil {
-		got, kind = holder.ID+" |", holder.Kind.Model
+		all[0], model = holder.ID, holder.Kind.Model
 	}
 	for _, p := range line {
-		got += " " + p.ID + map[bool]string{true: "*"}[p.Next]
+		all = append(all, p.ID+map[bool]string{true: "*"}[p.Next])
 	}
-	if got != want {
+	if got := strings.Join(all, " "); got != want {
 		h.t.Errorf("got line %s; want %s", got, want)
 	}
 	waiting, busy := h.Len()
-	if k, _ := h.Holder(); k != kind || waiting != len(line) || busy != (holder != nil) {
-		h.t.Errorf("got Len %d, %t and a Holder of kind %q; want those of %s", waiting, busy, k, want)
+	if m, _ := h.Holder(); m != model || waiting != len(line) || busy != (holder != nil) {
+		h.t.Errorf("got Len %d, %t and a Holder with model %q; want those of %s", waiting, busy, m, want)
 	}
 }
 
@@ -146,8 +142,7 @@ func (h *hall) wantErrors(want error, got ...error) {
 	}
 }
 
-// Turns come in the order of arrival. The second in line gets to know when it
-// becomes next, and not before.
+// Turns come in the order of arrival.
 func TestOrderOfArrival(t *testing.T) {
 	inHall(t, 10, 0, func(t *testing.T, h *hall) {
 		h.arrive(t.Context(), "0a 1b 2a 3b 4a", "0a in")
@@ -200,11 +195,21 @@ func TestLine(t *testing.T) {
 		}
 		turn, _ := h.Join(a)
 		time.Sleep(time.Nanosecond)
-		h.Join(b)
+		second, _ := h.Join(b)
+		if second.Waited() != 0 {
+			t.Errorf("got a wait of %v at once; want 0", second.Waited())
+		}
 		want(gate.Place{Request: a, Since: start}, gate.Place{Request: b, Since: start.Add(1), Position: 1, Next: true})
 		time.Sleep(time.Nanosecond)
 		turn.Leave()
 		want(gate.Place{Request: b, Since: start.Add(2)}) // since it has the turn
+		time.Sleep(time.Nanosecond)
+		third, _ := h.Join(a)
+		time.Sleep(time.Second)
+		second.Leave()
+		if turn.Waited() != 0 || turn.Held() != 2 || second.Waited() != 1 || second.Held() != time.Second+1 || third.Waited() != time.Second {
+			t.Errorf("waited %v, %v, %v; held %v, %v; want 0s, 1ns, 1s; 2ns, 1.000000001s", turn.Waited(), second.Waited(), third.Waited(), turn.Held(), second.Held())
+		}
 	})
 }
 
@@ -286,7 +291,7 @@ func TestClose(t *testing.T) {
 	})
 }
 
-// Whoever has lost interest before it enters takes nothing, not even a free turn.
+// Whoever has lost interest before it waits keeps nothing, not even a free turn.
 func TestContextDone(t *testing.T) {
 	inHall(t, 0, 0, func(t *testing.T, h *hall) {
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -313,7 +318,7 @@ func (c lateContext) Err() error {
 }
 
 // A caller loses interest, and what it waits for, or the end of the gate, comes at
-// the same time, or surely before it can leave. No turn and no call is lost.
+// the same time, or surely before it can leave. No turn is lost.
 func TestCancellationRaces(t *testing.T) {
 	for _, tt := range []struct {
 		name, before, first, who, behind string // first: the news of those before
@@ -321,10 +326,9 @@ func TestCancellationRaces(t *testing.T) {
 		news, line                       string
 	}{
 		{"grant", "0a", "0a in", "1a", "2a 3a", func(h *hall) { h.turn("0a").Leave() }, "2a in", "2a | 3a*"},
-		{"call", "0a 1a", "0a in", "2a", "3a", func(h *hall) { h.turn("1a").Leave() }, "1a the place in line was given up", "0a | 3a*"},
-		{"call and grant", "0a 1a", "0a in", "2a", "3a", func(h *hall) { h.turn("1a").Leave(); h.turn("0a").Leave() }, "1a the place in line was given up,3a in", "3a |"},
-		{"close in Wait", "0a", "0a in", "1a", "", func(h *hall) { h.Close() }, "", "0a |"},
-		{"close in Enter", "0a 1a", "0a in", "2a", "", func(h *hall) { h.Close() }, "1a the gate is closed", "0a |"},
+		{"leave", "0a 1a", "0a in", "2a", "3a", func(h *hall) { h.turn("1a").Leave() }, "1a the place in line was given up", "0a | 3a*"},
+		{"leave and grant", "0a 1a", "0a in", "2a", "3a", func(h *hall) { h.turn("1a").Leave(); h.turn("0a").Leave() }, "1a the place in line was given up,3a in", "3a |"},
+		{"close", "0a", "0a in", "1a", "", func(h *hall) { h.Close() }, "", "0a |"},
 	} {
 		run := func(t *testing.T, h *hall, surely bool) {
 			h.arrive(t.Context(), tt.before, tt.first)

@@ -3,8 +3,8 @@ package gate_test
 import (
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -105,122 +105,126 @@ func TestShareWithAffinity(t *testing.T) {
 	})
 }
 
-// A client that has a question now and then waits for whoever has the turn, for one chat
-// of each other client and, where chats of other kinds overtake it, for Affinity and
-// one more chat.
-func TestShareIsBounded(t *testing.T) {
-	for seed := range uint64(30) {
-		random := rand.New(rand.NewPCG(seed, 7))
-		affinity := time.Duration(random.IntN(2)*random.IntN(60)) * time.Second
-		const longest = 20 // seconds
-		fairly(t, affinity, func(t *testing.T, h *hall) {
-			others := 1 + random.IntN(4)
-			n := 0
-			for range 300 {
-				if random.IntN(3) == 0 { // a batch
-					client := "XYZW"[random.IntN(others):][:1]
-					for range random.IntN(20) {
-						n++
-						h.send(t.Context(), fmt.Sprint(n, client, "a"))
-					}
-				}
-				if random.IntN(5) == 0 {
-					n++
-					name := fmt.Sprint(n, "Q", "b")
-					h.send(t.Context(), name)
-					arrived := time.Now()
-					for h.turn(name) == nil || !has(h, name) {
-						h.serve(1, time.Duration(random.IntN(longest+1))*time.Second)
-						synctest.Wait()
-					}
-					if got, most := time.Since(arrived), time.Duration(others+2)*longest*time.Second+affinity; got > most {
-						t.Fatalf("seed %d: it waited for %v behind %d clients; want %v at most", seed, got, others, most)
-					}
-				}
-				h.serve(1, time.Duration(random.IntN(longest+1))*time.Second)
-			}
-			h.serve(10_000, 0)
-		})
-	}
-}
-
-func has(h *hall, name string) bool {
-	holder, _ := h.Line()
-	return holder != nil && holder.ID == name
-}
-
-// Accounts of clients that are gone are forgotten.
-func TestAccountsAreForgotten(t *testing.T) {
-	g := gate.New(10)
-	g.Fair = true
-	visit := func(client string) *gate.Turn {
-		turn, err := g.Join(gate.Request{Client: client})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return turn
-	}
-	var before, after runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
-	stays := visit("who stays")
-	for i := range 200_000 {
-		next := visit(fmt.Sprint("client ", i))
-		stays.Leave()
-		stays = visit("who stays")
-		next.Leave()
-	}
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	if got := int64(after.HeapAlloc) - int64(before.HeapAlloc); got > 4<<20 {
-		t.Errorf("%d KiB are held after 200,000 clients; want a few", got>>10)
-	}
-	stays.Leave()
-}
-
-// Positions tell in which order those in line will go, as far as that is known.
-func TestPositions(t *testing.T) {
+// A client that is ahead waits while those here get as much each, and no longer, though
+// three who have had nothing stand in line at any time. Without end they come.
+func TestNewcomersWithoutEnd(t *testing.T) {
 	fairly(t, 0, func(t *testing.T, h *hall) {
+		h.send(t.Context(), "0Xa 1Aa 2Ba 3Ca")
+		h.serve(1, time.Minute)
 		h.send(t.Context(), "0Xa")
-		h.serve(1, 10*time.Second) // so long a turn takes
-		h.send(t.Context(), "1Xa 2Xa 3Xa 4Ya 5Ya 6Za")
-		time.Sleep(time.Second)
-		want := map[string]int{"4Ya": 1, "6Za": 2, "2Xa": 3, "5Ya": 4, "3Xa": 5}
-		_, waiting := h.Line()
-		for _, p := range waiting {
-			if p.Position != want[p.ID] {
-				t.Errorf("%s is in place %d; want %d", p.ID, p.Position, want[p.ID])
+		served := 0
+		for n := range 1000 {
+			h.send(t.Context(), nobody(n)+"a")
+			served++
+			if h.serve(1, time.Minute) == "0Xa" {
+				break
 			}
 		}
-		if got, want := h.serve(10, 10*time.Second), "1Xa 4Ya 6Za 5Ya 2Xa 3Xa"; !slices.Equal(strings.Fields(got), strings.Fields(want)) {
-			t.Errorf("served were %s; want %s", got, want)
+		// It was 45 s ahead, and five were here: that makes four turns. Whoever came before
+		// their end has one, too.
+		if served != 8 {
+			t.Errorf("it had the %dth turn; want the 8th", served)
 		}
 	})
 }
 
-// BenchmarkShare is one hand-off while many wait, each for a client of its own.
-func BenchmarkShare(b *testing.B) {
-	for _, others := range []int{0, 100, 512, 10_000} {
-		b.Run(fmt.Sprint(others), func(b *testing.B) {
+// Where the line is full, whoever has most there makes room with its last, but not for
+// one that would have as many.
+func TestPlaces(t *testing.T) {
+	for _, fair := range []bool{true, false} {
+		inHall(t, 4, 0, func(t *testing.T, h *hall) {
+			h.Fair = fair
+			h.arrive(t.Context(), "0Xa 1Xa 2Xa 3Xa 4Xa 5Xa", "0Xa in,5Xa the line is full")
+			h.arrive(t.Context(), "6Ya", "4Xa the line is full")
+			h.arrive(t.Context(), "7Ya", "3Xa the line is full")
+			h.arrive(t.Context(), "8Ya 8Xa", "8Ya the line is full,8Xa the line is full")
+			h.arrive(t.Context(), "9Za", "7Ya the line is full") // the later of the two who have most
+			h.arrive(t.Context(), "10Wa", "2Xa the line is full")
+			h.arrive(t.Context(), "11Va", "11Va the line is full")
+			h.turn("1Xa").Leave()
+			h.arrive(t.Context(), "12Ya", "1Xa the place in line was given up")
+			h.wantLine("0Xa | 6Ya* 9Za 10Wa 12Ya")
+			h.leave("0Xa", "6Ya in") // what has its turn stands in line no more
+			h.arrive(t.Context(), "13Ya 14Va", "13Ya the line is full")
+		})
+	}
+}
+
+// Accounts of clients that are gone are forgotten as soon as the others have had as
+// much, though those wait for a kind that does not get its turn.
+func TestAccountsAreForgotten(t *testing.T) {
+	fairly(t, 1000*time.Hour, func(t *testing.T, h *hall) {
+		h.send(t.Context(), "1Xa 2Yb 3Zb")
+		for n := range 20_000 {
+			h.send(t.Context(), nobody(n)+"a")
+			h.serve(1, time.Millisecond)
+			if got := h.Accounts(); got > 200 {
+				t.Fatalf("%d are remembered after %d clients; want a few", got, n)
+			}
+		}
+		h.turn("2Yb").Leave()
+		h.turn("3Zb").Leave()
+		h.serve(1, time.Millisecond)
+		if got := h.Accounts(); got != 0 {
+			t.Errorf("%d are remembered when nobody is here; want none", got)
+		}
+	})
+}
+
+// Positions tell in which order those in line will go, if turns take as long as they did.
+func TestPositions(t *testing.T) {
+	for seed := range uint64(50) {
+		random := rand.New(rand.NewPCG(seed, 3))
+		inHall(t, 100, 0, func(t *testing.T, h *hall) {
+			h.Fair = seed%5 > 0
+			h.send(t.Context(), "0Xa")
+			h.serve(1, 10*time.Second)
+			h.send(t.Context(), "1Xa")
+			for n := range 20 {
+				h.send(t.Context(), fmt.Sprintf("%d%ca", n+2, "XYZ"[random.IntN(3)]))
+			}
+			h.serve(random.IntN(5), 10*time.Second)
+			time.Sleep(time.Duration(random.IntN(10)) * time.Second)
+			holder, waiting := h.Line()
+			slices.SortFunc(waiting, func(a, b gate.Place) int { return a.Position - b.Position })
+			var want []string
+			for i, p := range waiting {
+				want = append(want, p.ID)
+				if p.Position != i+1 || h.turn(p.ID).Position() != p.Position {
+					t.Errorf("%s is in place %d, and in %d; want both to be %d", p.ID, p.Position, h.turn(p.ID).Position(), i+1)
+				}
+			}
+			time.Sleep(10*time.Second - time.Since(holder.Since))
+			h.turn(holder.ID).Leave()
+			if h.wantServed(30, 10*time.Second, strings.Join(want, " ")); t.Failed() {
+				t.Fatalf("seed %d", seed)
+			}
+		})
+	}
+}
+
+// BenchmarkHandOff is one hand-off of the turn, and one request that joins, while so many
+// wait for so many clients, of two kinds.
+func BenchmarkHandOff(b *testing.B) {
+	for _, n := range []struct{ clients, line int }{{1, 1}, {10, 10}, {1000, 1000}, {1000, 10_000}, {10_000, 10_000}} {
+		b.Run(fmt.Sprintf("%d clients/%d in line", n.clients, n.line), func(b *testing.B) {
 			b.ReportAllocs()
-			g := gate.New(others + 1)
-			g.Fair, g.Affinity = true, 1000*time.Hour
-			join := func(i int) *gate.Turn {
-				turn, err := g.Join(gate.Request{Client: fmt.Sprint(i), Kind: gate.Kind{Model: fmt.Sprint(i % 2)}})
-				if err != nil {
+			g := gate.New(n.line)
+			g.Fair, g.Affinity = true, time.Millisecond
+			joined := 0
+			join := func() {
+				client := strconv.Itoa(joined % n.clients)
+				joined++
+				if _, err := g.Join(gate.Request{Client: client, Kind: gate.Kind{Model: strconv.Itoa(joined % 2)}}); err != nil {
 					b.Fatal(err)
 				}
-				return turn
 			}
-			turn := join(0)
-			for i := range others {
-				join(i + 1)
+			for range n.line + 1 {
+				join()
 			}
 			for b.Loop() {
-				next := join(0)
-				turn.Leave()
-				next.Leave()
-				turn = join(0)
+				g.HasTurn().Leave()
+				join()
 			}
 		})
 	}
