@@ -22,14 +22,7 @@ const (
 	degradedInterval = 5 * time.Second        // longest time between the beginnings of two polls while degraded
 )
 
-// Errors that a source wraps to tell these failures from every other one.
-// ErrUnreachable is a transient failure of the connection: nothing was answered.
-var (
-	ErrUnreachable  = errors.New("target unreachable")
-	ErrUnauthorized = errors.New("target refused foreman")
-)
-
-// Errors of [Inventory.Check], beside ErrUnreachable.
+// Errors of [Inventory.Check], beside [target.ErrUnreachable].
 var (
 	ErrNotFound = errors.New("not found on the target")
 	ErrCloud    = errors.New("a model of Ollama's cloud that was not pulled: it would run on the account of the target's owner")
@@ -104,7 +97,7 @@ func (inv *Inventory) Next(ctx context.Context, seen uint64) (State, error) {
 // asks at that moment.
 //
 // The error is ErrNotFound, or ErrCloud, if the target answers and lacks the model; it
-// wraps ErrUnreachable if the target does not answer, and ErrDegraded, with the cause, if
+// wraps target.ErrUnreachable if the target does not answer, and ErrDegraded, with the cause, if
 // it answers but its models cannot be read and the model was never seen; or it is
 // the cause of ctx.
 func (inv *Inventory) Check(ctx context.Context, asked string) (Model, error) {
@@ -137,7 +130,7 @@ func (inv *Inventory) Check(ctx context.Context, asked string) (Model, error) {
 
 // Reachable reports whether the target can be asked for anything: nil if it was
 // not found unreachable. Before it says no it polls once, as Check does. The error
-// wraps ErrUnreachable, or is the cause of ctx.
+// wraps target.ErrUnreachable, or is the cause of ctx.
 func (inv *Inventory) Reachable(ctx context.Context) error {
 	if inv.State().Reason != Unreachable {
 		return nil

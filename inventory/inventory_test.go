@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"foreman/proxy/target"
 )
 
 const second = time.Second
@@ -26,8 +28,8 @@ const (
 
 // Errors as the package target returns them.
 var (
-	errRefused  = fmt.Errorf("GET /api/tags: %w: connection refused", ErrUnreachable)
-	errToken    = fmt.Errorf("GET /api/tags: %w: 401 Unauthorized", ErrUnauthorized)
+	errRefused  = fmt.Errorf("GET /api/tags: %w: connection refused", target.ErrUnreachable)
+	errToken    = fmt.Errorf("GET /api/tags: %w: 401 Unauthorized", target.ErrUnauthorized)
 	errInternal = errors.New("GET /api/tags: answered 500 Internal Server Error")
 )
 
@@ -69,7 +71,7 @@ func (s *fakeSource) set(path string, answer func(context.Context) ([]byte, erro
 func (s *fakeSource) answer(path string, takes time.Duration, body string, err error) {
 	s.set(path, func(ctx context.Context) ([]byte, error) {
 		if !pause(ctx, takes) {
-			return nil, fmt.Errorf("GET %s: %w: %w", path, ErrUnreachable, ctx.Err())
+			return nil, fmt.Errorf("GET %s: %w: %w", path, target.ErrUnreachable, ctx.Err())
 		}
 		return []byte(body), err
 	})
@@ -376,7 +378,7 @@ func TestResidentDuringAnOutage(t *testing.T) {
 		sleep(31 * second)
 		b.wantCheck("new", ErrNotFound) // a good poll, and then a bad one
 		b.tags("", errRefused)
-		b.wantCheck("new", ErrUnreachable)
+		b.wantCheck("new", target.ErrUnreachable)
 		seq := b.State().Seq
 		sleep(3 * second)
 		if state := b.State(); state.Seq != seq || state.IsResident("chat") {
@@ -515,8 +517,8 @@ func TestReachable(t *testing.T) {
 		b.wantPolls(0)
 		b.tags("", errRefused)
 		sleep(5 * second)
-		if err := b.Reachable(limited(t)); !errors.Is(err, ErrUnreachable) {
-			t.Errorf("got %v; want %v", err, ErrUnreachable)
+		if err := b.Reachable(limited(t)); !errors.Is(err, target.ErrUnreachable) {
+			t.Errorf("got %v; want %v", err, target.ErrUnreachable)
 		}
 		b.tags("", errInternal)
 		if err := b.Reachable(limited(t)); err != nil {
@@ -551,8 +553,8 @@ func TestCheck(t *testing.T) {
 		b.tags("", errRefused)
 		sleep(5 * second)
 		b.wantPolls(35*second + 2*minInterval)
-		b.wantCheck("embed", ErrUnreachable)   // known, but of no use
-		b.wantPolls(35*second + 3*minInterval) // not without having asked again
+		b.wantCheck("embed", target.ErrUnreachable) // known, but of no use
+		b.wantPolls(35*second + 3*minInterval)      // not without having asked again
 		b.tags(both, nil)
 		b.wantCheck("embed", nil) // back, and found out at once
 	})
@@ -575,8 +577,8 @@ func TestCheckCloud(t *testing.T) {
 
 // The errors are told apart by errors.Is, so none may be another as well.
 func TestCheckErrorsAreApart(t *testing.T) {
-	all := []error{ErrNotFound, ErrCloud, ErrDegraded, ErrUnreachable, ErrUnauthorized}
-	for err, want := range map[error][]error{nil: {ErrNotFound}, errInternal: {ErrDegraded}, errToken: {ErrDegraded, ErrUnauthorized}, errRefused: {ErrUnreachable}} {
+	all := []error{ErrNotFound, ErrCloud, ErrDegraded, target.ErrUnreachable, target.ErrUnauthorized}
+	for err, want := range map[error][]error{nil: {ErrNotFound}, errInternal: {ErrDegraded}, errToken: {ErrDegraded, target.ErrUnauthorized}, errRefused: {target.ErrUnreachable}} {
 		inBed(t, 30*second, chat, err, func(t *testing.T, b *bed) {
 			_, got := b.Check(limited(t), "new")
 			for _, e := range all {
@@ -606,7 +608,7 @@ func TestPollsAtOneMomentCountOnce(t *testing.T) {
 		b.tags("", errRefused)
 		for want := 1; want <= 3; want++ {
 			for range 3 {
-				b.wantCheck("unknown", ErrUnreachable)
+				b.wantCheck("unknown", target.ErrUnreachable)
 			}
 			if got := b.State().Unanswered; got != want {
 				t.Errorf("after %v: %d unanswered; want %d", time.Since(b.began), got, want)
@@ -621,7 +623,7 @@ func TestPollsAtOneMomentCountOnce(t *testing.T) {
 func TestChecksDuringAPollShareTheNext(t *testing.T) {
 	for _, tt := range []struct {
 		err, want error
-	}{{nil, nil}, {errRefused, ErrUnreachable}} {
+	}{{nil, nil}, {errRefused, target.ErrUnreachable}} {
 		inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
 			b.answer("/api/tags", 2*second, chat, nil)
 			sleep(31 * second) // in the middle of a poll
@@ -646,7 +648,7 @@ func TestWhoWaitsCanLeave(t *testing.T) {
 		inBed(t, 30*second, "", errRefused, func(t *testing.T, b *bed) {
 			b.hang("/api/tags")
 			var other sync.WaitGroup
-			other.Go(func() { b.wantCheck("newer", ErrUnreachable) }) // waits on
+			other.Go(func() { b.wantCheck("newer", target.ErrUnreachable) }) // waits on
 			errLeft := errors.New("the client left")
 			ctx, cancel := context.WithTimeoutCause(t.Context(), second, errLeft)
 			defer cancel()
@@ -703,7 +705,7 @@ func TestNextPoll(t *testing.T) {
 		want(time.Minute)
 		sleep(10 * time.Second)
 		want(50 * time.Second)
-		b.tags("", ErrUnreachable)
+		b.tags("", target.ErrUnreachable)
 		sleep(51 * time.Second)
 		want(4 * time.Second)
 	})

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"slices"
 	"time"
+
+	"foreman/proxy/target"
 )
 
 // Reasons to be degraded, coarse enough for everybody to know.
@@ -23,7 +25,7 @@ type State struct {
 	Kept       map[string]Answer // the target's last good answers to GET, by kept path
 	Reason     string            // why the state is degraded; empty: it is not
 	Since      time.Time         // when the state became, or ceased to be, degraded
-	Unanswered int               // polls in a row that ended in ErrUnreachable; those within 4 s of each other count once
+	Unanswered int               // polls in a row that ended in target.ErrUnreachable; those within 4 s of each other count once
 	Polls      Polls             // polls since the start, by result
 
 	// Resident are the models in the memory of the target, in the order of its
@@ -99,14 +101,14 @@ func (s State) after(err error) State {
 	case err == nil:
 		s.Reason = ""
 		s.Polls.OK++
-	case errors.Is(err, ErrUnreachable):
+	case errors.Is(err, target.ErrUnreachable):
 		s.Reason = Unreachable
 		s.Polls.Unreachable++
 		// Many requests at one moment cause several polls, which fail for one reason.
 		if unanswered = s.Unanswered; unanswered == 0 || time.Since(s.counted) >= pollTimeout {
 			unanswered, s.counted = unanswered+1, time.Now()
 		}
-	case errors.Is(err, ErrUnauthorized):
+	case errors.Is(err, target.ErrUnauthorized):
 		s.Reason = Unauthorized
 		s.Polls.Unauthorized++
 	default:

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"foreman/gate"
-	"foreman/inventory"
 	"foreman/proxy/ask"
+	"foreman/proxy/target"
 )
 
 // A chat is what a client asks of the worker model, read to its end and for a model
@@ -100,7 +100,7 @@ func (p *Proxy) awaitTurn(ctx context.Context, x *exchange) error {
 	x.hadTurn = true
 	p.noteOptions(x)
 	if p.Inventory.State().Unanswered >= asleepAfter {
-		return inventory.ErrUnreachable
+		return target.ErrUnreachable
 	}
 	return p.Inventory.Reachable(ctx)
 }

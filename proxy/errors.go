@@ -155,7 +155,7 @@ func (x *exchange) explain(err error) verdict {
 		return verdict{statusClientLeft, "", ""}
 	case errors.Is(err, errUpload):
 		return verdict{http.StatusBadRequest, "bad request", "the request body is broken off or badly framed"}
-	case errors.Is(err, inventory.ErrUnreachable):
+	case errors.Is(err, target.ErrUnreachable):
 		return verdict{http.StatusServiceUnavailable, "unreachable", "the Ollama host is unreachable"}
 	default:
 		return verdict{http.StatusBadGateway, "bad answer", "the Ollama host answered nonsense"}
@@ -172,7 +172,7 @@ var reasons = []string{
 // fail ends an exchange with an error.
 func (p *Proxy) fail(x *exchange, err error) {
 	x.Err = err
-	if errors.Is(err, inventory.ErrUnreachable) {
+	if errors.Is(err, target.ErrUnreachable) {
 		p.Inventory.Refresh()
 	}
 	v := x.explain(err)

@@ -11,13 +11,14 @@ import (
 	"time"
 
 	"foreman/inventory"
+	"foreman/proxy/target"
 )
 
 // serveTags answers with the target's models as last polled. A web page's request
 // goes on to the target while that answers: its CORS decides.
 func (p *Proxy) serveTags(x *exchange, r *http.Request) error {
 	if r.Header.Get("Origin") != "" && !p.Inventory.State().Degraded() {
-		if err := p.pass(x, r); !errors.Is(err, inventory.ErrUnreachable) && !errors.Is(err, errAsleep) {
+		if err := p.pass(x, r); !errors.Is(err, target.ErrUnreachable) && !errors.Is(err, errAsleep) {
 			return err
 		}
 		p.Inventory.Refresh()
@@ -25,7 +26,7 @@ func (p *Proxy) serveTags(x *exchange, r *http.Request) error {
 	state := p.Inventory.State()
 	switch {
 	case state.Tags == nil && state.Reason == inventory.Unreachable:
-		return inventory.ErrUnreachable
+		return target.ErrUnreachable
 	case state.Tags == nil:
 		return errNotPolled
 	}

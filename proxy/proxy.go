@@ -257,7 +257,7 @@ func (p *Proxy) modify(resp *http.Response) error {
 // connection, a poll at once finds out about the target.
 func (p *Proxy) brokeOff(x *exchange, cause error) {
 	x.Err = cause
-	if errors.Is(cause, inventory.ErrUnreachable) {
+	if errors.Is(cause, target.ErrUnreachable) {
 		p.Inventory.Refresh()
 	}
 }

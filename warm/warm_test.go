@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"foreman/inventory"
+	ollama "foreman/proxy/target"
 )
 
 const (
@@ -39,8 +40,8 @@ const (
 var never = time.Date(2318, 1, 1, 0, 0, 0, 0, time.UTC)
 
 var (
-	errRefused  = fmt.Errorf("GET /api/tags: %w: connection refused", inventory.ErrUnreachable)
-	errToken    = fmt.Errorf("GET /api/tags: %w: 401", inventory.ErrUnauthorized)
+	errRefused  = fmt.Errorf("GET /api/tags: %w: connection refused", ollama.ErrUnreachable)
+	errToken    = fmt.Errorf("GET /api/tags: %w: 401", ollama.ErrUnauthorized)
 	errInternal = errors.New("answered 500 Internal Server Error")
 )
 

@@ -10,15 +10,13 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"foreman/inventory"
 )
 
 // wantUnreachable sends a chat and fails the test unless its connection fails.
 func (h *host) wantUnreachable(body string) {
 	h.t.Helper()
-	if got, err := h.chat(body); !errors.Is(err, inventory.ErrUnreachable) {
-		h.t.Errorf("answer %q, %v; want %v", got, err, inventory.ErrUnreachable)
+	if got, err := h.chat(body); !errors.Is(err, ErrUnreachable) {
+		h.t.Errorf("answer %q, %v; want %v", got, err, ErrUnreachable)
 	}
 }
 
@@ -135,7 +133,7 @@ func TestFaultNeverTwiceAfterWork(t *testing.T) {
 
 func TestNotSentAgain(t *testing.T) {
 	left := errors.New("left")
-	for _, want := range []error{left, inventory.ErrUnreachable} {
+	for _, want := range []error{left, ErrUnreachable} {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		h := newHost(t, "http", func(c *conn) {
 			c.read()

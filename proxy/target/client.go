@@ -9,12 +9,10 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-
-	"foreman/inventory"
 )
 
 // Read returns the body of the target's answer to GET path, of at most 32 MiB. Its
-// errors wrap [inventory.ErrUnauthorized] where the target answered 401 or 403.
+// errors wrap [ErrUnauthorized] where the target answered 401 or 403.
 func (t *Target) Read(ctx context.Context, path string) ([]byte, error) {
 	return t.ask(ctx, http.MethodGet, path, nil)
 }
@@ -39,7 +37,7 @@ func (t *Target) ask(ctx context.Context, method, path string, body []byte) (ans
 		if err == nil {
 			return
 		}
-		if errors.Is(err, inventory.ErrUnreachable) {
+		if errors.Is(err, ErrUnreachable) {
 			t.pooled.CloseIdleConnections()
 		}
 		err = fmt.Errorf("%s %s: %w", method, t.url.Path+path, err)
@@ -61,7 +59,7 @@ func (t *Target) ask(ctx context.Context, method, path string, body []byte) (ans
 	switch resp.StatusCode {
 	case http.StatusOK:
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return nil, fmt.Errorf("%w: %s", inventory.ErrUnauthorized, resp.Status)
+		return nil, fmt.Errorf("%w: %s", ErrUnauthorized, resp.Status)
 	case http.StatusLoopDetected:
 		return nil, ErrLoop
 	default:

@@ -10,8 +10,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"foreman/inventory"
 )
 
 func TestClientAsks(t *testing.T) {
@@ -52,14 +50,14 @@ func TestClientErrors(t *testing.T) {
 		text   string
 	}{
 		{status(302), answered, "answered 302 Text"},
-		{status(401), inventory.ErrUnauthorized, "401 Text"},
-		{status(403), inventory.ErrUnauthorized, "403 Text"},
+		{status(401), ErrUnauthorized, "401 Text"},
+		{status(403), ErrUnauthorized, "403 Text"},
 		{status(500), answered, "answered 500 Text"},
 		{status(201), answered, "answered 201 Text"},
 		{status(508), ErrLoop, ""},
 		{"220 smtp.example ESMTP\r\n", answered, "malformed"},
-		{"", inventory.ErrUnreachable, "EOF"},
-		{"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", inventory.ErrUnreachable, "unexpected EOF"},
+		{"", ErrUnreachable, "EOF"},
+		{"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", ErrUnreachable, "unexpected EOF"},
 		{"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n", answered, "invalid"},
 		{"HTTP/1.1 200 OK\r\n\r\n" + strings.Repeat("0", answerLimit+1), answered, "larger than 32 MiB"},
 	} {
@@ -67,7 +65,7 @@ func TestClientErrors(t *testing.T) {
 		h := newHost(t, "http", play, play)
 		_, read := h.Read(t.Context(), "/api/tags")
 		for what, err := range map[string]error{"GET /base/api/tags": read, "POST /base/api/embed": h.Embed(t.Context(), "embed")} {
-			for _, sentinel := range []error{inventory.ErrUnreachable, inventory.ErrUnauthorized, ErrLoop} {
+			for _, sentinel := range []error{ErrUnreachable, ErrUnauthorized, ErrLoop} {
 				if got, want := errors.Is(err, sentinel), sentinel == test.want; got != want {
 					t.Errorf("%v wraps %q: %v; want %v", err, sentinel, got, want)
 				}
@@ -90,8 +88,8 @@ func TestClientReads32MiB(t *testing.T) {
 func TestClientTrustsNoCertificateOfNobody(t *testing.T) {
 	h := newHost(t, "https", func(c *conn) { c.read() })
 	h.fresh.TLSClientConfig = nil
-	if _, err := h.Read(t.Context(), "/api/tags"); err == nil || errors.Is(err, inventory.ErrUnreachable) {
-		t.Errorf("got %v; want an error that is not %v", err, inventory.ErrUnreachable)
+	if _, err := h.Read(t.Context(), "/api/tags"); err == nil || errors.Is(err, ErrUnreachable) {
+		t.Errorf("got %v; want an error that is not %v", err, ErrUnreachable)
 	}
 	h.want(0)
 }
@@ -104,13 +102,13 @@ func TestClientDropsKeptConnections(t *testing.T) {
 		func(c *conn) { c.serve(); close(ended) },
 		func(c *conn) { c.read(); c.say("HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n") })
 	h.wantAnswer("first", "A")
-	if _, err := h.Read(t.Context(), "/api/tags"); err == nil || errors.Is(err, inventory.ErrUnreachable) {
-		t.Errorf("500: %v; want another error than %v", err, inventory.ErrUnreachable)
+	if _, err := h.Read(t.Context(), "/api/tags"); err == nil || errors.Is(err, ErrUnreachable) {
+		t.Errorf("500: %v; want another error than %v", err, ErrUnreachable)
 	}
 	h.wantAnswer("second", "A")
 	h.stop()
-	if _, err := h.Read(t.Context(), "/api/tags"); !errors.Is(err, inventory.ErrUnreachable) {
-		t.Errorf("refused: %v; want %v", err, inventory.ErrUnreachable)
+	if _, err := h.Read(t.Context(), "/api/tags"); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("refused: %v; want %v", err, ErrUnreachable)
 	}
 	wait(t, ended)
 }
@@ -120,8 +118,8 @@ func TestClientsTimeLimit(t *testing.T) {
 	left := errors.New("left")
 	for _, said := range []string{"", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"} {
 		for want, after := range map[error]struct{ limit, leave time.Duration }{
-			inventory.ErrUnreachable: {3 * time.Second, time.Hour},
-			left:                     {time.Hour, 3 * time.Second},
+			ErrUnreachable: {3 * time.Second, time.Hour},
+			left:           {time.Hour, 3 * time.Second},
 		} {
 			synctest.Test(t, func(t *testing.T) {
 				h := newHost(t, "pipe", func(c *conn) { c.read(); c.say(said); c.read() })
@@ -132,7 +130,7 @@ func TestClientsTimeLimit(t *testing.T) {
 				began := time.Now()
 				_, err := h.Read(ctx, "/api/tags")
 				took := time.Since(began)
-				if !errors.Is(err, want) || errors.Is(err, inventory.ErrUnreachable) == (want == left) || took != 3*time.Second {
+				if !errors.Is(err, want) || errors.Is(err, ErrUnreachable) == (want == left) || took != 3*time.Second {
 					t.Errorf("%q: %v after %v; want %v after 3s", said, err, took, want)
 				}
 			})

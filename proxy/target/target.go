@@ -2,7 +2,7 @@
 // that pass through, with one retry, and a small client for foreman's own.
 //
 // It knows nothing of clients, of the gate or of metrics. Its errors wrap
-// [inventory.ErrUnreachable] where the connection failed, which is transient, and
+// [ErrUnreachable] where the connection failed, which is transient, and
 // never where the host answered.
 package target
 
@@ -18,8 +18,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-
-	"foreman/inventory"
 )
 
 const (
@@ -28,8 +26,14 @@ const (
 	answerLimit = 32 << 20
 )
 
-// ErrLoop is the error of the small client where the target is foreman itself.
-var ErrLoop = errors.New("the request came from this foreman: FOREMAN_OLLAMA_URL points back at it")
+// Errors that tell these failures from every other one. ErrUnreachable is a transient
+// failure of the connection: nothing was answered. The other two are of the small client:
+// the host answered 401 or 403, or is foreman itself.
+var (
+	ErrUnreachable  = errors.New("target unreachable")
+	ErrUnauthorized = errors.New("target refused foreman")
+	ErrLoop         = errors.New("the request came from this foreman: FOREMAN_OLLAMA_URL points back at it")
+)
 
 // A Target is the way to one Ollama host. Make one with [New].
 type Target struct {
@@ -117,7 +121,7 @@ func (t *Target) RoundTrip(r *http.Request) (resp *http.Response, sent time.Time
 }
 
 // Classify makes an error of the way to the target, or of reading its answer, wrap
-// [inventory.ErrUnreachable] if the connection failed: it could not be made, it
+// [ErrUnreachable] if the connection failed: it could not be made, it
 // broke, or nothing came in time. If ctx was cancelled, its cause is the error: it
 // says more than what that did to the connection.
 func Classify(ctx context.Context, err error) error {
@@ -132,7 +136,7 @@ func Classify(ctx context.Context, err error) error {
 		errors.As(err, &timeout) && timeout.Timeout(),
 		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
 		strings.Contains(err.Error(), "server closed idle connection"): // not exported by net/http
-		return fmt.Errorf("%w: %w", inventory.ErrUnreachable, err)
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
 	default:
 		return err
 	}

@@ -12,8 +12,6 @@ import (
 	"os"
 	"slices"
 	"testing"
-
-	"foreman/inventory"
 )
 
 // net/http reads these once, and leaves out 127.0.0.1.
@@ -98,7 +96,7 @@ func TestClassify(t *testing.T) {
 		{&net.DNSError{Err: "no such host", IsNotFound: true}, false},
 	} {
 		got := Classify(t.Context(), test.err)
-		if errors.Is(got, inventory.ErrUnreachable) != test.unreachable || !errors.Is(got, test.err) {
+		if errors.Is(got, ErrUnreachable) != test.unreachable || !errors.Is(got, test.err) {
 			t.Errorf("%v: got %v; want unreachable: %v", test.err, got, test.unreachable)
 		}
 	}
