@@ -1,29 +1,28 @@
 // Package tokens keeps the bearer tokens of named clients. They stand in a file, which
-// is read again when it changes.
+// is read again when it has changed and nobody writes it any more.
 package tokens
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
 const (
-	limit    = 1000    // tokens: each request is compared with all of them
-	maxBytes = 1 << 20 // of the file
-	least    = 8       // bytes of a token
-	longest  = 64      // bytes of a name
-	shown    = 20      // problems that an error tells
+	maxTokens   = 1000
+	maxBytes    = 1 << 20 // of the file
+	minTokenLen = 8       // bytes
+	maxNameLen  = 64      // bytes
+	maxProblems = 20      // that an error tells
 )
 
 // Other is what metrics call all clients without a name, and so is no name.
@@ -33,53 +32,65 @@ const Other = "other"
 type Token struct {
 	Name string
 
-	digest  [sha256.Size]byte
-	revoked context.Context // ends when the token is in the file no more
+	revoked context.Context // ends when the token is no longer in the file
 	revoke  context.CancelFunc
 }
 
-// Revoked returns a context that ends when the token is valid no more.
+// Revoked returns a context that ends when the token is no longer valid.
 func (t *Token) Revoked() context.Context { return t.revoked }
+
+// tokens are by their digest. The time of a look-up tells nothing of them: nobody can
+// choose the bytes of a digest.
+type tokens map[[sha256.Size]byte]*Token
 
 // A File has the tokens. Open one with [Open].
 type File struct {
 	path string
 	log  *slog.Logger
 
-	mu     sync.Mutex // guards what follows
-	tokens []*Token
-	seen   os.FileInfo // of the file when it was last read, good or not
+	// These are for Open, and then for the goroutine of Run alone.
+	spare *os.File // whose descriptor is for the file when there is no other; nil: there was none for it either
+	seen  look     // the last one
+	done  look     // the last one that came to something: other tokens, or an error in the log
+
+	mu    sync.Mutex // guards valid
+	valid tokens
+}
+
+// A look is what was found at the file's path.
+type look struct {
+	digest [sha256.Size]byte // of the content
+	err    string            // why it could not be read; empty: it could
 }
 
 // Open reads a file of tokens: a line each, name and token, with white space between;
-// empty lines and lines that begin with # say nothing. The error tells all that is
-// wrong, line by line.
+// empty lines and lines that begin with # say nothing. The last line ends in a line
+// break, too: one without may be cut short. The error tells all that is wrong, line by
+// line.
 func Open(path string, log *slog.Logger) (*File, error) {
 	f := &File{path: path, log: log}
-	tokens, err := f.read()
+	content, err := f.read()
+	if err == nil {
+		f.valid, err = parse(path, content)
+	}
 	if err != nil {
 		return nil, err
 	}
-	f.tokens = tokens
+	f.done = look{digest: sha256.Sum256(content)}
 	return f, nil
 }
 
-// Find returns the token that a client has sent; nil: it is none of the file's. It takes
-// as long whichever it is, and says nothing of the others by the time that it takes.
-func (f *File) Find(sent string) (found *Token) {
+// Find returns the token that a client has sent; nil: it is none of the file's.
+func (f *File) Find(sent string) *Token {
 	digest := sha256.Sum256([]byte(sent))
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, t := range f.tokens {
-		if subtle.ConstantTimeCompare(digest[:], t.digest[:]) == 1 {
-			found = t
-		}
-	}
-	return found
+	return f.valid[digest]
 }
 
-// Run reads the file again when it has changed, until ctx ends. A file with anything
-// wrong in it changes nothing but the log.
+// Run looks at the file every so often, until ctx ends, and takes the tokens from it once
+// two looks have found the same: whoever writes it may not be done before. A file with
+// anything wrong in it changes nothing but the log.
 func (f *File) Run(ctx context.Context, every time.Duration) {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
@@ -93,85 +104,91 @@ func (f *File) Run(ctx context.Context, every time.Duration) {
 	}
 }
 
-// reload reads the file if it is another one than before.
+// reload looks at the file. It compares the content: a file may change and be as long and
+// as old as before.
 func (f *File) reload() {
-	info, err := os.Stat(f.path)
-	if err == nil && f.seen != nil && os.SameFile(info, f.seen) && info.ModTime().Equal(f.seen.ModTime()) && info.Size() == f.seen.Size() {
+	content, err := f.read()
+	seen := look{digest: sha256.Sum256(content)}
+	if err != nil {
+		seen = look{err: err.Error()}
+	}
+	settled := seen == f.seen
+	f.seen = seen
+	if !settled || seen == f.done {
 		return
 	}
-	if err != nil && f.seen == nil {
-		return // as before
+	f.done = seen
+	var now tokens
+	if err == nil {
+		now, err = parse(f.path, content)
 	}
-	tokens, err := f.read()
 	if err != nil {
 		f.log.Error("tokens file not usable: the tokens from before stay valid", "err", err)
 		return
 	}
 	f.mu.Lock()
-	before := f.tokens
-	f.tokens = tokens
-	for i, t := range tokens {
-		for j, old := range before {
-			if old != nil && old.Name == t.Name && old.digest == t.digest {
-				f.tokens[i], before[j] = old, nil
-			}
+	before := f.valid
+	f.valid = now
+	for digest, t := range now {
+		if old := before[digest]; old != nil && old.Name == t.Name {
+			now[digest] = old
+			delete(before, digest)
 		}
 	}
 	f.mu.Unlock()
-	removed := 0
-	for _, old := range before {
-		if old != nil {
-			old.revoke()
-			removed++
-		}
+	for _, t := range before {
+		t.revoke()
 	}
-	f.log.Info("tokens file read again", "tokens", len(tokens), "removed", removed)
+	f.log.Info("tokens file read again", "tokens", len(now), "removed", len(before))
 }
 
-// read reads the file, and notes which one that was.
-func (f *File) read() ([]*Token, error) {
-	f.seen = nil
-	file, err := os.Open(f.path)
+// read returns what is in the file. It works where the process has no descriptor left:
+// there a token that is taken out must not stay valid. Nothing else than a file is read,
+// and opening a pipe does not wait for somebody to write into it.
+func (f *File) read() ([]byte, error) {
+	f.spare.Close()
+	defer func() { f.spare, _ = os.Open(os.DevNull) }() // when the file is closed
+	file, err := os.OpenFile(f.path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
 	info, err := file.Stat()
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	f.seen = info
-	if info.IsDir() {
-		return nil, fmt.Errorf("%s is a folder: expected a file", f.path)
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file", f.path)
 	}
 	content, err := io.ReadAll(io.LimitReader(file, maxBytes+1))
 	if err != nil {
 		return nil, err
 	}
 	if len(content) > maxBytes {
-		return nil, fmt.Errorf("%s is larger than 1 MiB: expected at most %d tokens", f.path, limit)
+		return nil, fmt.Errorf("%s is larger than 1 MiB: expected at most %d tokens", f.path, maxTokens)
 	}
-	return parse(f.path, content)
+	return content, nil
 }
 
 // parse reads tokens. Files of Windows may begin with a byte order mark, and their lines
 // end in CR LF.
-func parse(path string, content []byte) ([]*Token, error) {
+func parse(path string, content []byte) (tokens, error) {
 	var (
-		tokens   []*Token
-		problems []error
+		found    = tokens{}
 		names    = map[string]int{} // the lines where they stand
 		digests  = map[[sha256.Size]byte]int{}
+		problems []error
 		line     int
 	)
 	problem := func(format string, args ...any) {
 		problems = append(problems, fmt.Errorf("%s:%d: %s", path, line, fmt.Sprintf(format, args...)))
 	}
-	lines := bufio.NewScanner(bytes.NewReader(bytes.TrimPrefix(content, []byte("\ufeff"))))
-	lines.Buffer(nil, maxBytes+1)
-	for lines.Scan() {
+	for text := range strings.Lines(strings.TrimPrefix(string(content), "\ufeff")) {
 		line++
-		fields := strings.Fields(lines.Text())
+		fields := strings.Fields(text)
+		if !strings.HasSuffix(text, "\n") {
+			problem("expected a line break at the end: the file may be cut short")
+		}
 		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
 			continue
 		}
@@ -182,39 +199,40 @@ func parse(path string, content []byte) ([]*Token, error) {
 		name, token := fields[0], fields[1]
 		digest := sha256.Sum256([]byte(token))
 		switch {
-		case !IsName(name):
-			problem("expected a name of at most %d printable ASCII characters", longest)
-		case name == Other || name == Other+"s":
-			problem("the name %s is for clients without a token", name)
-		case names[name] > 0:
-			problem("the name %s stands in line %d already", name, names[name])
-		case len(token) < least || strings.ContainsFunc(token, notVisible):
-			problem("expected the token of %s to have at least %d characters, all of them visible ASCII", name, least)
-		case digests[digest] > 0:
-			problem("the token of %s stands in line %d already", name, digests[digest])
+		case !isTokenName(name):
+			problem("expected a name of at most %d printable ASCII characters, that is no address and not other", maxNameLen)
+		case len(token) < minTokenLen || strings.ContainsFunc(token, notVisible):
+			problem("expected the token of %s to have at least %d characters, all of them visible ASCII", name, minTokenLen)
+		case max(names[name], digests[digest]) > 0:
+			problem("the name or the token of %s stands in line %d already", name, max(names[name], digests[digest]))
 		}
 		names[name], digests[digest] = line, line
-		t := &Token{Name: name, digest: digest}
+		t := &Token{Name: name}
 		t.revoked, t.revoke = context.WithCancel(context.Background())
-		tokens = append(tokens, t)
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		found[digest] = t
 	}
 	switch {
-	case len(problems) > shown:
-		problems = append(problems[:shown], fmt.Errorf("%s: and %d problems more", path, len(problems)-shown))
-	case len(tokens) == 0 && len(problems) == 0:
+	case len(problems) > maxProblems:
+		problems = append(problems[:maxProblems], fmt.Errorf("%s: and %d problems more", path, len(problems)-maxProblems))
+	case len(found) == 0 && len(problems) == 0:
 		problems = append(problems, fmt.Errorf("%s has no token: expected lines with a name and a token", path))
-	case len(tokens) > limit:
-		problems = append(problems, fmt.Errorf("%s has %d tokens: expected at most %d", path, len(tokens), limit))
+	case len(found) > maxTokens:
+		problems = append(problems, fmt.Errorf("%s has %d tokens: expected at most %d", path, len(found), maxTokens))
 	}
-	return tokens, errors.Join(problems...)
+	return found, errors.Join(problems...)
+}
+
+// isTokenName reports whether a token may have the name s: not that of all who have none,
+// nor an address, which is what a client without a token goes by.
+func isTokenName(s string) bool {
+	_, errAddr := netip.ParseAddr(s)
+	_, errPrefix := netip.ParsePrefix(s)
+	return IsName(s) && s != Other && s != Other+"s" && errAddr != nil && errPrefix != nil
 }
 
 // IsName reports whether s can name a client: in a header, a log and a metric.
 func IsName(s string) bool {
-	return s != "" && len(s) <= longest && !strings.ContainsFunc(s, notVisible)
+	return s != "" && len(s) <= maxNameLen && !strings.ContainsFunc(s, notVisible)
 }
 
 func notVisible(r rune) bool { return r <= ' ' || r > '~' }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,25 +33,30 @@ func TestParse(t *testing.T) {
 		return b.String()
 	}
 	const word = "expected a name and a token, with a space between; got "
+	const name = "expected a name of at most 64 printable ASCII characters, that is no address and not other"
 	for _, test := range []struct{ name, content, want, err string }{
-		{"two", "ann sesame-1\n# nobody\n\n  bob\tsesame-2  ", "ann bob", ""},
+		{"two", "bob sesame-2\n# nobody\n\n  ann\tsesame-1  \n", "ann bob", ""},
 		{"Windows", "\ufeffann sesame-1\r\n\r\nbob sesame-2\r\n", "ann bob", ""},
 		{"as many as may be", many(1000), "client0", ""},
 		{"empty", "", "", "F has no token: expected lines with a name and a token"},
 		{"comments alone", "# ann sesame-1\n", "", "F has no token: expected lines with a name and a token"},
 		{"no name", "sesame-1\n", "", "F:1: " + word + "1 words"},
 		{"a word more", "ann sesame-1 # mine\n", "", "F:1: " + word + "4 words"},
-		{"name twice", "ann sesame-1\nbob sesame-2\nann sesame-3\n", "", "F:3: the name ann stands in line 1 already"},
-		{"name of others", "other sesame-1\n", "", "F:1: the name other is for clients without a token"},
-		{"token twice", "ann sesame-1\nbob sesame-1\n", "", "F:2: the token of bob stands in line 1 already"},
+		{"name twice", "ann sesame-1\nbob sesame-2\nann sesame-3\n", "", "F:3: the name or the token of ann stands in line 1 already"},
+		{"name of others", "other sesame-1\n", "", "F:1: " + name},
+		{"an address", "192.0.2.7 sesame-1\n", "", "F:1: " + name},
+		{"an address of IPv6", "::1 sesame-1\n", "", "F:1: " + name},
+		{"a network", "2001:db8::/64 sesame-1\n", "", "F:1: " + name},
+		{"token twice", "ann sesame-1\nbob sesame-1\n", "", "F:2: the name or the token of bob stands in line 1 already"},
 		{"token of one byte", "ann x\n", "", "F:1: expected the token of ann to have at least 8 characters, all of them visible ASCII"},
 		{"token with more than ASCII", "ann sesamé-12345\n", "", "F:1: expected the token of ann to have at least 8 characters, all of them visible ASCII"},
-		{"long name", strings.Repeat("x", 65) + " sesame-1", "", "F:1: expected a name of at most 64 printable ASCII characters"},
+		{"long name", strings.Repeat("x", 65) + " sesame-1\n", "", "F:1: " + name},
+		{"cut short", "ann sesame-1\nbob sesame-2", "", "F:2: expected a line break at the end: the file may be cut short"},
 		{"all that is wrong", "ann\nbob x\nann sesame-1\nann sesame-1\n", "", "F:1: " + word + "1 words\n" +
-			"F:2: expected the token of bob to have at least 8 characters, all of them visible ASCII\nF:4: the name ann stands in line 3 already"},
+			"F:2: expected the token of bob to have at least 8 characters, all of them visible ASCII\nF:4: the name or the token of ann stands in line 3 already"},
 		{"too many", many(1001), "", "F has 1001 tokens: expected at most 1000"},
 		{"100,000 lines", many(100_000), "", "F is larger than 1 MiB: expected at most 1000 tokens"},
-		{"a line of a megabyte", strings.Repeat("x", 1<<20), "", "F:1: " + word + "1 words"},
+		{"a line of a megabyte", strings.Repeat("x", 1<<20-1) + "\n", "", "F:1: " + word + "1 words"},
 		{"nonsense", strings.Repeat("x\n", 100), "", "and 80 problems more"},
 	} {
 		path := filepath.Join(t.TempDir(), "F")
@@ -64,9 +70,10 @@ func TestParse(t *testing.T) {
 			continue
 		}
 		var names []string
-		for _, token := range f.tokens {
+		for _, token := range f.valid {
 			names = append(names, token.Name)
 		}
+		slices.Sort(names)
 		if got := strings.Join(names, " "); test.err != "" || !strings.HasPrefix(got, test.want) {
 			t.Errorf("%s: got %.60s; want %s, %s", test.name, got, test.want, test.err)
 		}
@@ -76,7 +83,7 @@ func TestParse(t *testing.T) {
 func TestNoFile(t *testing.T) {
 	dir := t.TempDir()
 	for path, want := range map[string]string{
-		dir:                          "is a folder: expected a file",
+		dir:                          "is not a regular file",
 		filepath.Join(dir, "absent"): "no such file",
 	} {
 		if f, err := Open(path, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), want) {
@@ -132,28 +139,29 @@ func TestReload(t *testing.T) {
 			t.Errorf("%s: bob's token revoked: %v; want %v", when, got, bobRevoked)
 		}
 	}
-	f.reload()
+	look := func() { f.reload(); f.reload() }
+	look()
 	want("unchanged", "", false, false)
 	write(t, path, "ann sesame-1\nann\n")
-	f.reload()
+	look()
 	want("a mistake", `level=ERROR msg="tokens file not usable: the tokens from before stay valid" err="F:2: expected a name and a token, with a space between; got 1 words"`+"\n", false, false)
-	f.reload()
+	look()
 	want("the same mistake", "", false, false)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	f.reload()
+	look()
 	want("gone", `level=ERROR msg="tokens file not usable: the tokens from before stay valid" err="open F: no such file or directory"`+"\n", false, false)
-	f.reload()
+	look()
 	want("still gone", "", false, false)
 	write(t, path, "eve sesame-3\nann sesame-1\n")
-	f.reload()
+	look()
 	want("bob removed", `level=INFO msg="tokens file read again" tokens=2 removed=1`+"\n", false, true)
 	if f.Find("sesame-2") != nil || f.Find("sesame-1") != ann || f.Find("sesame-3") == nil {
 		t.Error("got other tokens than those in the file")
 	}
 	write(t, path, "eve sesame-3\nbob sesame-1\n")
-	f.reload()
+	look()
 	want("renamed", `level=INFO msg="tokens file read again" tokens=2 removed=1`+"\n", true, true)
 	if got := f.Find("sesame-1"); got == nil || got.Name != "bob" {
 		t.Errorf("got %v; want the new name", got)
@@ -200,11 +208,74 @@ func TestReloadThroughLinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.reload()
+	f.reload()
 	if got := f.Find("sesame-2"); got == nil || got.Name != "bob" {
 		t.Errorf("got %v; want bob, whose token is in the new file", got)
 	}
 	if ann.Revoked().Err() == nil {
 		t.Error("ann's token was in the old file alone, and is not revoked")
+	}
+}
+
+// A file that is being written in place changes nothing until it is whole, wherever the
+// writer stops to think: at the end of a line or within a token.
+func TestReloadOfAFileBeingWritten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "F")
+	const whole = "ann sesame-1\nbob sesame-2-long\neve sesame-3\n"
+	write(t, path, whole)
+	f, err := Open(path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bob := f.Find("sesame-2-long")
+	inPlace := func(content string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range len(whole) {
+		inPlace(whole[:n])
+		f.reload()
+		inPlace(whole)
+		f.reload()
+		if bob.Revoked().Err() != nil || len(f.valid) != 3 {
+			t.Fatalf("%d bytes written: got %d tokens, bob's revoked: %v; want all as before", n, len(f.valid), bob.Revoked().Err())
+		}
+	}
+	inPlace("ann sesame-1\nbob sesame-2")
+	f.reload()
+	f.reload()
+	if bob.Revoked().Err() != nil || f.Find("sesame-2") != nil {
+		t.Error("a token is valid that was cut short")
+	}
+}
+
+// A file may change and be as long and as old as before: two writes within a tick of the
+// file system's clock, or a tool that keeps times.
+func TestReloadOfTheSameSizeAndTime(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "F")
+	day := time.Date(2026, time.January, 1, 0, 0, 0, 0, time.UTC)
+	inPlace := func(content string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, day, day); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inPlace("ann sesame-1\n")
+	f, err := Open(path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ann := f.Find("sesame-1")
+	inPlace("ann sesame-2\n")
+	f.reload()
+	f.reload()
+	if ann.Revoked().Err() == nil || f.Find("sesame-2") == nil {
+		t.Error("the token in the file is not valid, or the one before is")
 	}
 }
 
