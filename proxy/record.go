@@ -155,7 +155,7 @@ func (rec *record) row() status.Request {
 		Early:     rec.Early,
 		Cut:       rec.Cut,
 		Err:       cmp.Or(rec.Revoked, rec.Reason),
-		Ended:     rec.Began.Add(rec.Duration),
+		Ended:     time.Now(), // Began may be from before the clock was set
 		Arriving:  rec.Arriving,
 		Queued:    rec.Queued,
 		FirstByte: rec.FirstByte,

@@ -32,56 +32,68 @@ const (
 
 // days sum up what was done today, and since the start.
 type days struct {
-	date   string // of today
-	today  Day    // but for Shares
-	shares map[string]*Share
+	today  dated
+	before dated                    // another day: the clock may step back to it
 	total  map[string]time.Duration // since the start, of clients with a name; "": of all others
 }
 
+// A dated is the sum of a day.
+type dated struct {
+	date   string
+	sum    Day // but for Shares
+	shares map[string]*Share
+}
+
+// of returns the day that a time is in, and begins it if it is a new one. The day before
+// is kept: a request may have ended a little before midnight and be added behind it.
+func (d *days) of(at time.Time) *dated {
+	date := at.Local().Format(time.DateOnly)
+	if d.today.date != date {
+		d.today, d.before = d.before, d.today
+	}
+	if d.today.date != date {
+		d.today = dated{date: date, shares: map[string]*Share{}}
+	}
+	return &d.today
+}
+
 func (d *days) add(r Request) {
-	d.turn(r.Ended)
+	day := d.of(r.Ended)
 	if !r.IsChat {
-		d.today.Others++
+		day.sum.Others++
 		return
 	}
-	d.today.PromptTokens += r.Usage.PromptTokens
-	d.today.CompletionTokens += r.Usage.CompletionTokens
+	day.sum.PromptTokens += r.Usage.PromptTokens
+	day.sum.CompletionTokens += r.Usage.CompletionTokens
 	if r.Held == 0 {
 		return
 	}
-	d.today.Chats++
-	d.today.Held += r.Held
+	day.sum.Chats++
+	day.sum.Held += r.Held
 	client, label := r.Client, ""
 	if r.Named {
 		label = r.Client
-	} else if d.shares[client] == nil && len(d.shares) >= sharesLimit {
+	} else if day.shares[client] == nil && len(day.shares) >= sharesLimit {
 		client = others
 	}
 	if d.total == nil {
 		d.total = map[string]time.Duration{}
 	}
 	d.total[label] += r.Held
-	if d.shares[client] == nil {
-		d.shares[client] = &Share{Client: client}
+	if day.shares[client] == nil {
+		day.shares[client] = &Share{Client: client}
 	}
-	d.shares[client].Chats++
-	d.shares[client].Held += r.Held
-}
-
-// turn begins a new day, if at is in one.
-func (d *days) turn(at time.Time) {
-	if date := at.Local().Format(time.DateOnly); date != d.date {
-		d.date, d.today, d.shares = date, Day{}, map[string]*Share{}
-	}
+	day.shares[client].Chats++
+	day.shares[client].Held += r.Held
 }
 
 // Today returns what was done today.
 func (r *Recent) Today(now time.Time) Day {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.days.turn(now)
-	day := r.days.today
-	for _, share := range r.days.shares {
+	today := r.days.of(now)
+	day := today.sum
+	for _, share := range today.shares {
 		day.Shares = append(day.Shares, *share)
 	}
 	slices.SortFunc(day.Shares, func(a, b Share) int {

@@ -63,3 +63,29 @@ func TestDayTotals(t *testing.T) {
 		t.Errorf("after midnight: got %+v; want nothing", got)
 	}
 }
+
+// The clock may step back over midnight, or forward by mistake, and a chat may be told
+// of a little after midnight that ended before: neither erases what a day has had.
+func TestDayOutlivesTheClocksSteps(t *testing.T) {
+	var r Recent
+	noon := time.Date(2026, 11, 26, 12, 0, 0, 0, time.Local)
+	midnight := noon.Add(12 * time.Hour)
+	add := func(ended time.Time) {
+		r.Add(Request{IsChat: true, Client: "ann", Held: time.Second, Ended: ended})
+	}
+	want := func(at time.Time, chats int) {
+		t.Helper()
+		if got := r.Today(at); got.Chats != chats || chats > 0 && got.Shares[0].Chats != chats {
+			t.Errorf("%v: got %+v; want %d chats", at, got, chats)
+		}
+	}
+	add(noon)
+	want(midnight.AddDate(1, 0, 0), 0) // wrong
+	want(noon, 1)
+	add(midnight)
+	add(midnight.Add(-time.Second))
+	want(midnight, 1)
+	add(midnight)
+	want(midnight.Add(-time.Second), 2)
+	want(midnight, 2)
+}
