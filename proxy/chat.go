@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -89,6 +90,9 @@ func (p *Proxy) awaitTurn(ctx context.Context, x *exchange) error {
 	patient, cancel := p.patience(ctx)
 	defer cancel()
 	err := x.turn.Wait(patient)
+	if errors.Is(err, errQueueTimeout) && x.turn.Position() == 0 {
+		err = x.turn.Wait(ctx) // the turn came in time: it is foreman that took so long to notice
+	}
 	x.Queued = x.turn.Waited()
 	p.metrics.queueWait.Observe(x.Queued)
 	switch {
