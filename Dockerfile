@@ -10,8 +10,9 @@ ARG VERSION
 ARG COMMIT
 ARG TARGETOS
 ARG TARGETARCH
-# foreman speaks no HTTP/2, neither to clients nor to the host: half a megabyte less.
-RUN CGO_ENABLED=0 GOOS=${TARGETOS} GOARCH=${TARGETARCH} go build -trimpath -tags nethttpomithttp2 -ldflags "-s -w -X main.release=${VERSION} -X main.revision=${COMMIT}" -o /foreman .
+# foreman speaks no HTTP/2, neither to clients nor to the host: half a megabyte less. The image
+# has no time zones for TZ: the binary has them.
+RUN CGO_ENABLED=0 GOOS=${TARGETOS} GOARCH=${TARGETARCH} go build -trimpath -tags nethttpomithttp2,timetzdata -ldflags "-s -w -X main.release=${VERSION} -X main.revision=${COMMIT}" -o /foreman .
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt

@@ -232,12 +232,16 @@ func (i *image) run(t *testing.T, version, commit string) {
 		t.Errorf("-h: got %s, %v; want %v", usage, err, want)
 	}
 
-	foreman, err := lab.StartForemanAs(t.Context(), in(i.Config.Entrypoint), t.TempDir(), append(slices.Clone(i.Config.Env), "FOREMAN_OLLAMA_URL="+ollama.URL)...)
+	foreman, err := lab.StartForemanAs(t.Context(), in(i.Config.Entrypoint), t.TempDir(),
+		append(slices.Clone(i.Config.Env), "FOREMAN_OLLAMA_URL="+ollama.URL, "TZ=Europe/Berlin")...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { foreman.Stop() })
 	eventually(t, func() error { return wantHealth(foreman.URL, "ok", "") })
+	if log, want := foreman.Log(), regexp.MustCompile(`(?m)^time=\S+\+0[12]:00 level=INFO msg=starting`); !want.MatchString(log) {
+		t.Errorf("TZ=Europe/Berlin: got log %s; want its time, %v", log, want)
+	}
 	test := i.Config.Healthcheck.Test
 	if len(test) < 2 || test[0] != "CMD" {
 		t.Fatalf("got health check %q; want one that is run without a shell", test)
