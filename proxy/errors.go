@@ -35,6 +35,7 @@ var (
 	errNoRoom        = errors.New("too many bytes waiting")
 	errQueueTimeout  = errors.New("waited too long for a turn")
 	errSwitched      = errors.New("target switched protocols unasked, or answered with no status")
+	errCompressed    = errors.New("target compressed its answer unasked")
 	errAsleep        = errors.New("target silent and not answering polls")
 	errStall         = errors.New("target silent for FOREMAN_STALL_TIMEOUT")
 	errBrokenOff     = errors.New("target broke its answer off")

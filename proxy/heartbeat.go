@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,6 +33,7 @@ func (p *Proxy) startBeats(x *exchange) {
 	if p.Heartbeat == 0 || !x.asked.Stream {
 		return
 	}
+	delete(x.request.Header, "Accept-Encoding") // the header that goes out with a beat could not tell the coding
 	x.beats.mu.Lock()
 	defer x.beats.mu.Unlock()
 	x.beats.timer = time.AfterFunc(p.Heartbeat, func() {
@@ -100,24 +102,29 @@ func (e *targetError) Error() string { return fmt.Sprintf("target answered %d: %
 // targetErrorLimit is how many bytes of such an answer are read.
 const targetErrorLimit = 64 << 10
 
-// readTargetError reads an answer that is no success, in the shape of any API.
+// readTargetError reads an answer that is no success, in the shape of any API. It always
+// has a text: clients take an error without one for none.
 func readTargetError(resp *http.Response) *targetError {
-	e := &targetError{status: resp.StatusCode, text: http.StatusText(resp.StatusCode)}
+	e := &targetError{status: resp.StatusCode}
+	e.text = strings.TrimSpace(fmt.Sprintf("the Ollama host answered %d %s", e.status, http.StatusText(e.status)))
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, targetErrorLimit)) // what has come has to do
-	var answer struct {
-		Error json.RawMessage `json:"error"`
+	var (
+		text   string
+		answer struct {
+			Error json.RawMessage `json:"error"`
+		}
+		inner struct {
+			Message any `json:"message"`
+			Code    any `json:"code"` // a number in some
+		}
+	)
+	json.Unmarshal(body, &answer) // what cannot be read has no text
+	if json.Unmarshal(answer.Error, &text) != nil && json.Unmarshal(answer.Error, &inner) == nil {
+		text, _ = inner.Message.(string)
+		e.code, _ = inner.Code.(string)
 	}
-	var inner struct {
-		Message string `json:"message"`
-		Code    string `json:"code"`
-	}
-	if json.Unmarshal(body, &answer) != nil {
-		return e
-	}
-	switch {
-	case json.Unmarshal(answer.Error, &e.text) == nil:
-	case json.Unmarshal(answer.Error, &inner) == nil:
-		e.text, e.code = inner.Message, inner.Code
+	if strings.TrimSpace(text) != "" {
+		e.text = text
 	}
 	return e
 }

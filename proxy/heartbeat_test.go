@@ -208,6 +208,31 @@ func TestNoHeartbeats(t *testing.T) {
 	}
 }
 
+// Where a beat may send the header of the answer, the host is not asked for a coding that
+// it could not tell any more. Where none can, the client is asked.
+func TestNoCodingAfterABeat(t *testing.T) {
+	stub := newStub(t)
+	asked := make(chan string, 1)
+	stub.chat = func(_ http.ResponseWriter, r *http.Request) { asked <- r.Header.Get("Accept-Encoding") }
+	for _, every := range []time.Duration{0, 20 * time.Second} {
+		f := newFront(t, stub.URL, func(o *Options) { o.Heartbeat = every })
+		for _, stream := range streams {
+			want := "gzip"
+			if every > 0 {
+				want = ""
+			}
+			f.do(t, "POST", stream.path, stream.body, "Accept-Encoding", "gzip")
+			if got := <-asked; got != want {
+				t.Errorf("beats every %v, %s: the target was asked for %q; want %q", every, stream.path, got, want)
+			}
+			f.do(t, "POST", stream.path, `{"model":"chat","stream":false,"messages":[{}],"prompt":"x"}`, "Accept-Encoding", "gzip")
+			if got := <-asked; got != "gzip" {
+				t.Errorf("beats every %v, %s without stream: the target was asked for %q; want gzip", every, stream.path, got)
+			}
+		}
+	}
+}
+
 // What goes wrong after a beat is told in the stream, and ends it.
 func TestErrorsAfterABeat(t *testing.T) {
 	answers := func(status int, body string) http.HandlerFunc {
@@ -238,9 +263,32 @@ func TestErrorsAfterABeat(t *testing.T) {
 		{name: "OpenAI's own", target: answers(400, `{"error":{"message":"too long","type":"x","code":"context_length_exceeded"}}`),
 			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 400, code: "context_length_exceeded", text: "too long"},
 		{name: "no words", target: answers(500, `<html>`),
-			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 500, text: "Internal Server Error"},
+			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 500, text: "the Ollama host answered 500 Internal Server Error"},
 		{name: "a redirect", target: answers(302, ``),
-			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 302, text: "Found"},
+			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 302, text: "the Ollama host answered 302 Found"},
+		{name: "no status that has a name", target: answers(524, ``),
+			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 524, text: "the Ollama host answered 524"},
+		{name: "an empty error", target: answers(500, `{"error":""}`),
+			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 500, text: "the Ollama host answered 500 Internal Server Error"},
+		{name: "an empty message", target: answers(520, `{"error":{"message":" ","code":null}}`),
+			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 520, text: "the Ollama host answered 520"},
+		{name: "a code that is a number", target: answers(500, `{"error":{"code":500,"message":"out of memory","type":"server_error"}}`),
+			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 500, text: "out of memory"},
+		{name: "an error of no shape", target: answers(530, `{"error":[{"message":{}}]}`),
+			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 530, text: "the Ollama host answered 530"},
+		{name: "compressed", target: func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(30 * time.Second)
+			w.Header().Set("Content-Encoding", "gzip")
+			w.Write([]byte{0x1f, 0x8b, 8})
+		},
+			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 502, text: "the Ollama host answered nonsense"},
+		{name: "a compressed error", target: func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(30 * time.Second)
+			w.Header().Set("Content-Encoding", "gzip")
+			w.WriteHeader(503)
+			w.Write([]byte{0x1f, 0x8b, 8})
+		},
+			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 503, text: "the Ollama host answered 503 Service Unavailable"},
 		{name: "nonsense", target: func(w http.ResponseWriter, r *http.Request) {
 			time.Sleep(30 * time.Second)
 			hijacked("SSH-2.0\r\n")(w, r)
@@ -275,7 +323,8 @@ func TestErrorsAfterABeat(t *testing.T) {
 						failure = strings.ReplaceAll(failure, `"code":null`, `"code":"`+test.code+`"`)
 					}
 					failure = strings.Replace(failure, "overloaded_error", map[int]string{
-						503: "overloaded_error", 504: "timeout_error", 404: "not_found_error", 500: "api_error", 502: "api_error",
+						503: "overloaded_error", 504: "timeout_error", 404: "not_found_error",
+						500: "api_error", 502: "api_error", 520: "api_error", 524: "api_error", 530: "api_error",
 					}[test.status], 1)
 					failure = strings.Replace(failure, `"type":""`, `"type":"invalid_request_error"`, 1)
 					h.mu.Lock()

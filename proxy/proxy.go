@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -235,6 +236,9 @@ func (p *Proxy) modify(resp *http.Response) error {
 	if c.x.Early && resp.StatusCode != http.StatusOK {
 		c.x.answered = true
 		return readTargetError(resp)
+	}
+	if coding := resp.Header.Get("Content-Encoding"); c.x.Early && coding != "" && !strings.EqualFold(coding, "identity") {
+		return errCompressed
 	}
 	p.cors.Note(c.x.request.Header.Get("Origin"), resp.Header)
 	resp.Header.Set("X-Request-Id", c.x.ID)
