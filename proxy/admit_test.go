@@ -481,4 +481,10 @@ func TestTokenIsRevoked(t *testing.T) {
 	}
 	f.log.await(t, "token taken out of FOREMAN_TOKENS_FILE")
 	f.expectIdle(t)
+	if a := f.do(t, "GET", "/metrics", "", "X-Api-Key", secret+"-of-bob"); !strings.Contains(a.body, "foreman_turns_revoked_total{reason=\"token revoked\"} 1\n") {
+		t.Errorf("metrics: got %s; want one revoked turn", a.body)
+	}
+	if strings.Contains(f.log.String(), `"level":"WARN"`) {
+		t.Error("what a revoked token ran is a warning in the log; want it told as what somebody wanted")
+	}
 }

@@ -229,7 +229,8 @@ func (p *Proxy) refuse(x *exchange, v verdict) {
 func (p *Proxy) tellStopped(x *exchange) {
 	stop, ok := errors.AsType[*stopError](x.Err)
 	words := dialect.Of(x.Route)
-	if !ok || x.call == nil || !x.asked.Stream || x.sized || !x.call.tail.EndsWith(words.Separator()) {
+	if !ok || x.call == nil || x.Status != http.StatusOK || !x.asked.Stream || x.sized || x.Header().Get("Content-Encoding") != "" ||
+		!x.call.tail.EndsWith(words.Separator()) {
 		return
 	}
 	v := x.explain(stop)

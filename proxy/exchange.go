@@ -252,6 +252,8 @@ func (x *exchange) sumUp() {
 			x.Revoked = revokedStall
 		case errors.As(x.Err, new(*stopError)):
 			x.Revoked = revokedStopped
+		case errors.Is(x.Err, errRevoked):
+			x.Revoked = revokedToken
 		}
 	}
 }

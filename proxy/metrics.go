@@ -64,7 +64,7 @@ func newInstruments(p *Proxy) *instruments {
 	for _, reason := range reasons {
 		m.rejected.Init(reason)
 	}
-	for _, reason := range []string{revokedLeft, revokedStalled, revokedAsleep, revokedStall, revokedStopped} {
+	for _, reason := range []string{revokedLeft, revokedStalled, revokedAsleep, revokedStall, revokedStopped, revokedToken} {
 		m.revoked.Init(reason)
 	}
 	s.Func(metrics.CounterKind, "foreman_polls_total", "Polls of the inventory, by result.", []string{"result"}, func(emit func(float64, ...string)) {

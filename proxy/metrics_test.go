@@ -203,7 +203,7 @@ func TestLabelsAreClosedSets(t *testing.T) {
 	}
 	sets := map[string][]string{
 		"route":  {nowhere.path},
-		"reason": append(slices.Clone(reasons), revokedLeft, revokedStalled, revokedAsleep, revokedStall, revokedStopped),
+		"reason": append(slices.Clone(reasons), revokedLeft, revokedStalled, revokedAsleep, revokedStall, revokedStopped, revokedToken),
 		"result": {"ok", "failed", inventory.Unreachable, inventory.Unauthorized, inventory.BadAnswer},
 		"le":     {"+Inf"}, "quantile": {"0", "0.25", "0.5", "0.75", "1"},
 		"client": {"other"}, "kind": {promptTokens, completionTokens}, "version": {"v1.2.3", runtime.Version()}, "goversion": {runtime.Version()},

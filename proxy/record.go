@@ -3,6 +3,7 @@ package proxy
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -50,6 +51,7 @@ const (
 	revokedAsleep  = "host asleep"
 	revokedStall   = "stall timeout"
 	revokedStopped = "stopped"
+	revokedToken   = "token revoked"
 )
 
 // Why a chat needs no turn: the target does no work for it.
@@ -58,13 +60,13 @@ const (
 	besideUnload = "unload"       // the model is to leave the memory, no more
 )
 
-// level is how severe the record is: a warning where the host or foreman failed,
-// nothing to see where something asked only how foreman is.
+// level is how severe the record is: a warning where the host or foreman failed and
+// nobody wanted the end, nothing to see where something asked only how foreman is.
 func (rec *record) level() slog.Level {
 	switch {
 	case rec.Class == own && rec.Reason == "": // also where /readyz is 503
 		return slog.LevelDebug
-	case rec.Status >= 500, rec.Cut && rec.Status != statusClientLeft && rec.Revoked != revokedStopped:
+	case rec.Status >= 500, rec.Cut && rec.Status != statusClientLeft && rec.Revoked != revokedStopped && !errors.Is(rec.Err, errRevoked):
 		return slog.LevelWarn
 	default:
 		return slog.LevelInfo

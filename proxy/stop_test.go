@@ -34,7 +34,7 @@ func TestStop(t *testing.T) {
 	for _, test := range []struct {
 		name, path string
 		stream     bool
-		said       string // by the target before; empty: nothing
+		said       string // by the target before; empty: nothing, or the header alone, if the status is 200
 		status     int
 		want       string // the answer, behind what the target said; empty: nothing
 	}{
@@ -44,6 +44,10 @@ func TestStop(t *testing.T) {
 		{"in mid-stream", "/api/chat", true, "{}\n", 200, native},
 		{"in mid-stream, OpenAI", "/v1/chat/completions", true, "data: {}\n\n", 200, "data: " + strings.TrimSuffix(inner, "\n") + "\n\n"},
 		{"in mid-stream, Anthropic", "/v1/messages", true, "event: ping\ndata: {}\n\n", 200, event},
+		{"before the first byte", "/api/chat", true, "", 200, native},
+		{"before the first byte, OpenAI", "/v1/chat/completions", true, "", 200, "data: " + strings.TrimSuffix(inner, "\n") + "\n\n"},
+		{"before the first byte, Anthropic", "/v1/messages", true, "", 200, event},
+		{"before the first byte, no stream", "/api/chat", false, "", 200, ""},
 		{"in the middle of a chunk", "/api/chat", true, `{"mess`, 200, ""},
 		{"in the middle of an event", "/v1/messages", true, "event: ping\n", 200, ""},
 		{"in the middle, no stream", "/api/chat", false, "{\n", 200, ""},
@@ -57,9 +61,12 @@ func TestStop(t *testing.T) {
 			victim, next := connect(t, f), connect(t, f)
 			victim.send(t, postOf(test.path, body, "X-Request-Id: same\r\n"))
 			running := target.any(t)
-			if test.said != "" {
+			if test.status == http.StatusOK {
 				running.say(t, test.said)
-				await(t, func() bool { return f.page().Running.Bytes > 0 })
+				await(t, func() bool {
+					r := f.page().Running
+					return r.Answering && r.Bytes == int64(len(test.said))
+				})
 			}
 			next.send(t, postOf("/api/chat", marked("next"), "X-Request-Id: same\r\n"))
 			await(t, func() bool { n, _ := f.Gate.Len(); return n == 1 })

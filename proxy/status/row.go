@@ -81,6 +81,8 @@ func (r Request) outcome() (text, class string) {
 		return "client left", "soft"
 	case r.Err == "stopped":
 		return "stopped on this page", "soft"
+	case r.Err == "token revoked":
+		return r.Err, "soft"
 	}
 	text, class = fmt.Sprint(r.Status), "fine"
 	if r.Status >= 400 || r.Cut {

@@ -425,6 +425,7 @@ func TestOutcomes(t *testing.T) {
 		{Request{Status: 499, Cut: true, Err: "client left"}, "client left", "soft"},
 		{Request{Status: 403, Err: "stopped"}, "stopped on this page", "soft"},
 		{Request{Status: 200, Cut: true, Err: "stopped"}, "stopped on this page", "soft"},
+		{Request{Status: 200, Cut: true, Err: "token revoked"}, "token revoked", "soft"},
 		{Request{Status: 503, Early: true, Err: "queue timeout"}, "503 queue timeout, after an early 200", "bad"},
 		{Request{Status: 404, Err: "path"}, "404 unknown path", "bad"},
 		{Request{Status: 500}, "500", "bad"},

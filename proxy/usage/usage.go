@@ -57,9 +57,11 @@ func (t *Tail) Add(b []byte) {
 // last returns the last n bytes of b, or all if it has fewer.
 func last(b []byte, n int) []byte { return b[max(0, len(b)-n):] }
 
-// EndsWith reports whether the answer so far ends with what stands between two chunks,
-// so that another may follow.
-func (t *Tail) EndsWith(separator string) bool { return bytes.HasSuffix(t.end, []byte(separator)) }
+// EndsWith reports whether the answer so far is empty or ends with what stands between two
+// chunks, so that another may follow.
+func (t *Tail) EndsWith(separator string) bool {
+	return len(t.end) == 0 || bytes.HasSuffix(t.end, []byte(separator))
+}
 
 // Usage returns what the answer took, once it has come to its end.
 func (t *Tail) Usage() Usage {
