@@ -123,7 +123,6 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 		Tokens:       named,
 		ClientHeader: cfg.ClientHeader,
 		Hosts:        cfg.Hosts,
-		Loopback:     isLoopback(ln.Addr()),
 		Manage:       cfg.Manage,
 		MaxBody:      cfg.MaxBody,
 		QueueTimeout: cfg.QueueTimeout,

@@ -68,6 +68,7 @@ var good = []struct {
 	{"FOREMAN_TOKEN", "sk-!~", func(c Config) any { return c.Token }, "sk-!~"},
 	{"FOREMAN_TOKENS_FILE", "/run/secrets/tokens", func(c Config) any { return c.TokensFile }, "/run/secrets/tokens"},
 	{"FOREMAN_CLIENT_HEADER", "x-openwebui-user-id", func(c Config) any { return c.ClientHeader }, "X-Openwebui-User-Id"},
+	{"FOREMAN_CLIENT_HEADER", "X-Monkey-User", func(c Config) any { return c.ClientHeader }, "X-Monkey-User"},
 	{"FOREMAN_HOSTS", "foreman.lan", hosts, "[foreman.lan]"},
 	{"FOREMAN_HOSTS", "Foreman.LAN, gpu_1.example.com,x-y", hosts, "[foreman.lan gpu_1.example.com x-y]"},
 	{"FOREMAN_HOSTS", "foreman.lan.", hosts, "[foreman.lan]"},
@@ -130,7 +131,10 @@ var bad = []struct {
 	{"FOREMAN_POLL_INTERVAL", "a duration of at least 100ms, such as 30s or 5m", []string{"30", "0", "99ms", "-30s", "1 m", "soon", " 30s"}},
 	{"FOREMAN_TOKEN", "visible ASCII characters and no space", nil},
 	{"FOREMAN_TOKENS_FILE", "a file's path", []string{" "}},
-	{"FOREMAN_CLIENT_HEADER", "the name of a header field, such as X-OpenWebUI-User-Id", []string{"X User", "X-User:", "X/User", "Ü", "a,b", " "}},
+	{"FOREMAN_CLIENT_HEADER", "the name of a header field that has no credentials, such as X-OpenWebUI-User-Id", []string{
+		"X User", "X-User:", "X/User", "Ü", "a,b", " ",
+		"Authorization", "proxy-authorization", "Cookie", "X-Api-Key", "X-Auth-Token", "X-Forwarded-Access-Token", "Cf-Access-Jwt-Assertion", "apikey",
+	}},
 	{"FOREMAN_HOSTS", "host names without port, with commas between, such as foreman.lan,gpu.example.com", []string{
 		",", "a,", ",a", "a,,b", "a:80", "http://a", "a b", "*.lan", "[::1]", "bücher.example",
 	}},

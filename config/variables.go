@@ -76,18 +76,18 @@ var variables = []variable{
 		set:      func(c *Config, s string) bool { c.Token = s; return isToken(s) },
 		mask:     mask,
 	}, {
-		name: "FOREMAN_TOKENS_FILE", meaning: "file with a name and a bearer token in each line, read again when it changes; # begins a comment",
+		name: "FOREMAN_TOKENS_FILE", meaning: "file with a name and a bearer token in each line, read again within 5s of the last change; # begins a comment",
 		expected: "a file's path",
 		set:      func(c *Config, s string) bool { c.TokensFile = s; return strings.TrimSpace(s) != "" },
 	}, {
 		name: "FOREMAN_CLIENT_HEADER", meaning: "header field in which a gateway names its user; believed only with a token",
-		expected: "the name of a header field, such as X-OpenWebUI-User-Id",
+		expected: "the name of a header field that has no credentials, such as X-OpenWebUI-User-Id",
 		set: func(c *Config, s string) bool {
 			c.ClientHeader = http.CanonicalHeaderKey(s)
-			return isFieldName(s)
+			return isFieldName(s) && !hasCredentials(s)
 		},
 	}, {
-		name: "FOREMAN_HOSTS", meaning: "accepted Host names, separated by commas, beside IP addresses and localhost; empty: any, or local names on a loopback FOREMAN_ADDR",
+		name: "FOREMAN_HOSTS", meaning: "accepted Host names, separated by commas, beside IP addresses and localhost; empty: any with a token, without one only local names",
 		expected: "host names without port, with commas between, such as foreman.lan,gpu.example.com",
 		set: func(c *Config, s string) bool {
 			for host := range strings.SplitSeq(s, ",") {
@@ -224,6 +224,18 @@ func isFieldName(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
 		return r <= ' ' || r > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
 	})
+}
+
+// hasCredentials reports whether a header field of that name may have a secret in it. What
+// names a client is logged.
+func hasCredentials(field string) bool {
+	for word := range strings.SplitSeq(strings.ToLower(field), "-") {
+		switch word {
+		case "authorization", "cookie", "token", "key", "apikey", "secret", "password", "credential", "credentials", "jwt", "assertion", "signature":
+			return true
+		}
+	}
+	return false
 }
 
 func isHostName(s string) bool {

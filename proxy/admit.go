@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 
@@ -25,7 +24,7 @@ func (p *Proxy) admit(r *http.Request, rt *route, class class) (*tokens.Token, e
 		return nil, errHost
 	case rt.path == healthPath, rt.path == readyPath, isPreflight(r, class):
 		return nil, nil
-	case p.Token == "" && p.Tokens == nil:
+	case !p.needsToken():
 		return nil, nil
 	}
 	token, ok := p.tokenOf(r)
@@ -40,25 +39,33 @@ func (p *Proxy) admit(r *http.Request, rt *route, class class) (*tokens.Token, e
 
 // clientOf returns who a request is from, as the line, the log and the page have it: the
 // name of its token; else what FOREMAN_CLIENT_HEADER says, if a token vouches for that;
-// else its address.
+// else its address. None of these can pass for one of another kind: the name of a token
+// has no space and is no address.
 func (p *Proxy) clientOf(r *http.Request, token *tokens.Token) string {
 	if token != nil {
 		return token.Name
 	}
 	if p.ClientHeader != "" && p.Token != "" {
 		if values := r.Header[p.ClientHeader]; len(values) == 1 && tokens.IsName(values[0]) {
-			return values[0]
+			return values[0] + " (header)"
 		}
 	}
 	return addressOf(r)
 }
 
-// addressOf returns a client's address without its port.
+// addressOf returns the address that a request is from, of IPv6 the network: a machine
+// has 2^64 addresses there, and changes its own each day (RFC 8981). Where there is no
+// router there is but one network for all machines, and no such change.
 func addressOf(r *http.Request) string {
-	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
-		return host
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
 	}
-	return r.RemoteAddr
+	addr := from.Addr().Unmap()
+	if addr.Is6() && !addr.IsLoopback() && !addr.IsLinkLocalUnicast() {
+		return netip.PrefixFrom(addr, 64).Masked().String()
+	}
+	return addr.String()
 }
 
 // isPreflight reports whether a browser asks if it may send a request. It never
@@ -111,29 +118,36 @@ func (p *Proxy) find(sent string) (token *tokens.Token, ok bool) {
 	return token, token != nil || nameless
 }
 
-// acceptsHost reports whether a request's Host is accepted: any, on an address that
-// is not a loopback one and without FOREMAN_HOSTS, as Ollama has it.
+// acceptsHost reports whether a request's Host is accepted: any, if FOREMAN_HOSTS does not
+// say which and a token is needed, for a page that came under a name of its own has none.
 func (p *Proxy) acceptsHost(hostport string) bool {
-	return len(p.Hosts) == 0 && !p.Loopback || p.knowsHost(hostport)
+	return len(p.Hosts) == 0 && p.needsToken() || p.knowsHost(hostport)
 }
 
 // knowsHost reports whether a Host is one that no web page can make a browser send
-// from its own name (DNS rebinding): an address, or one of FOREMAN_HOSTS. Without
-// those it may be one of the local names too, by Ollama's own rule, server/routes.go
-// there.
+// from its own name (DNS rebinding): an address, or one of FOREMAN_HOSTS. Without those it
+// may be any name that nobody can have registered.
 func (p *Proxy) knowsHost(hostport string) bool {
+	host := hostName(hostport)
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil || host == "localhost" || slices.Contains(p.Hosts, host) {
+		return true
+	}
+	return len(p.Hosts) == 0 && (!strings.Contains(host, ".") ||
+		slices.ContainsFunc(localDomains, func(domain string) bool { return strings.HasSuffix(host, domain) }))
+}
+
+// localDomains are what no registry gives names in: RFC 6761, 6762 and 8375, ICANN's word
+// on .internal, and what routers and Kubernetes use all the same.
+var localDomains = []string{".local", ".localhost", ".internal", ".lan", ".home.arpa", ".svc", ".cluster.local"}
+
+// hostName returns the name in a Host field, as FOREMAN_HOSTS has it.
+func hostName(hostport string) string {
 	host, _, err := net.SplitHostPort(hostport)
 	if err != nil {
 		host = hostport
 	}
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil || host == "localhost" || slices.Contains(p.Hosts, host) {
-		return true
-	}
-	if len(p.Hosts) > 0 {
-		return false
-	}
-	hostname, err := os.Hostname()
-	return host == "" || err == nil && host == strings.ToLower(hostname) ||
-		strings.HasSuffix(host, ".localhost") || strings.HasSuffix(host, ".local") || strings.HasSuffix(host, ".internal")
+	return strings.ToLower(strings.TrimSuffix(host, "."))
 }
+
+// needsToken reports whether clients must have a token.
+func (p *Proxy) needsToken() bool { return p.Token != "" || p.Tokens != nil }

@@ -20,15 +20,10 @@ import (
 )
 
 func TestFaultDNSRebinding(t *testing.T) {
-	hostname, err := os.Hostname()
-	if err != nil {
-		t.Fatal(err)
-	}
-	const named, loopback, any = 0, 1, 2 // FOREMAN_HOSTS; none, on a loopback address; none, on another
+	const named, local, any = 0, 1, 2 // FOREMAN_HOSTS; none; none, but a token
 	options := [3]func(*Options){
-		named:    func(o *Options) { o.Hosts, o.Loopback = []string{"foreman.lan", "gpu.example.com"}, true },
-		loopback: func(o *Options) { o.Loopback = true },
-		any:      func(o *Options) { o.Loopback = false },
+		named: func(o *Options) { o.Hosts = []string{"foreman.lan", "gpu.example.com"} },
+		any:   func(o *Options) { o.Token = clientToken },
 	}
 	tests := []struct {
 		host string
@@ -41,41 +36,59 @@ func TestFaultDNSRebinding(t *testing.T) {
 		{"192.168.1.7:8080", [3]bool{true, true, true}},
 		{"[::1]", [3]bool{true, true, true}},
 		{"[::1]:8080", [3]bool{true, true, true}},
-		{"foreman.lan", [3]bool{true, false, true}},
-		{"FOREMAN.lan:8080", [3]bool{true, false, true}},
+		{"foreman.lan", [3]bool{true, true, true}},
+		{"FOREMAN.lan:8080", [3]bool{true, true, true}},
 		{"gpu.example.com.", [3]bool{true, false, true}},
-		{"x.foreman.lan", [3]bool{false, false, true}},
+		{"x.foreman.lan", [3]bool{false, true, true}},
 		{"foreman.lan.evil.example", [3]bool{false, false, true}},
-		{hostname, [3]bool{false, true, true}},
+		{"gpu", [3]bool{false, true, true}},
+		{"gpu.:8080", [3]bool{false, true, true}},
 		{"a.localhost", [3]bool{false, true, true}},
 		{"mac.local:8080", [3]bool{false, true, true}},
 		{"host.docker.internal", [3]bool{false, true, true}},
+		{"gpu.home.arpa", [3]bool{false, true, true}},
+		{"foreman.ai.svc", [3]bool{false, true, true}},
+		{"foreman.ai.svc.cluster.local:8080", [3]bool{false, true, true}},
+		{"fritz.box", [3]bool{false, false, true}},
+		{"gpu.tail1234.ts.net:8080", [3]bool{false, false, true}},
 		{"evil.example", [3]bool{false, false, true}},
 		{"evil.example:11434", [3]bool{false, false, true}},
 		{"127.0.0.1.evil.example", [3]bool{false, false, true}},
 		{"localhost.evil.example", [3]bool{false, false, true}},
-		{"evillocalhost", [3]bool{false, false, true}},
-		{"evil-localhost", [3]bool{false, false, true}},
-		{"evillocal", [3]bool{false, false, true}},
-		{"internal", [3]bool{false, false, true}},
+		{"evil.home.arpa.example", [3]bool{false, false, true}},
+		{"evil.notlocal", [3]bool{false, false, true}},
+		{"evil.mylan", [3]bool{false, false, true}},
+		{"arpa.evil-home.arpa", [3]bool{false, false, true}},
 	}
 	for mode, change := range options {
 		stub := newStub(t)
 		f := newFront(t, stub.URL, change)
 		for _, test := range tests {
-			for _, path := range []string{"/api/tags", "/api/ps", "/healthz"} {
+			for _, path := range []string{"/api/tags", "/api/ps", "/healthz", "/status", "/metrics"} {
 				status := 403
 				if test.ok[mode] {
 					status = 200
 				}
-				if a := f.do(t, "GET", path, "", "Host", test.host); a.status != status {
+				a := f.do(t, "GET", path, "", "Host", test.host, "Authorization", "Bearer "+clientToken)
+				if a.status != status {
 					t.Errorf("mode %d: GET %s of host %q: %d; want %d", mode, path, test.host, a.status, status)
+				}
+				name, _, _ := strings.Cut(strings.ToLower(test.host), ":")
+				if status == 403 && !strings.Contains(a.body, "FOREMAN_HOSTS="+strings.TrimSuffix(name, ".")+" ") {
+					t.Errorf("mode %d: host %q: got %s; want what to set", mode, test.host, a.body)
 				}
 			}
 		}
-		if a := f.raw(t, "GET /api/tags HTTP/1.0\r\n\r\n", false); (a.status == 200) != (mode != named) {
+		if a := f.raw(t, "GET /api/tags HTTP/1.0\r\n\r\n", false); (a.status == 200) != (mode == local) {
 			t.Errorf("mode %d: no host: %d", mode, a.status)
 		}
+	}
+	f := newFront(t, newStub(t).URL, nil)
+	if a := f.raw(t, "GET /api/ps HTTP/1.1\r\nHost: "+strings.Repeat("x", 300)+"%3Cb'$.example\r\n\r\n", false); a.status != 403 || !strings.Contains(a.body, "FOREMAN_HOSTS="+strings.Repeat("x", 253)+" ") {
+		t.Errorf("long host: got %d %s; want it cut", a.status, a.body)
+	}
+	if a := f.raw(t, "GET /api/ps HTTP/1.1\r\nHost: a%3Cb'$.example\r\n\r\n", false); a.status != 403 || !strings.Contains(a.body, "FOREMAN_HOSTS=a?3cb??.example ") {
+		t.Errorf("odd host: got %d %s; want it cleaned", a.status, a.body)
 	}
 }
 
@@ -322,7 +335,6 @@ func TestFaultTokens(t *testing.T) {
 	}
 }
 
-// On a loopback address a web page must not reach foreman by a name of its own.
 // A page under a name that its owner has led to foreman does not count as foreman's
 // own, even where any Host is accepted: the target's CORS decides about it.
 func TestFaultDNSRebindingMeetsTheTargetsCORS(t *testing.T) {
@@ -336,12 +348,12 @@ func TestFaultDNSRebindingMeetsTheTargetsCORS(t *testing.T) {
 		{"localhost:8080", "http://localhost:8080", false},
 		{"gpu.local:8080", "http://gpu.local:8080", false},
 		{"gpu.local:8080", "http://evil.example", true},
-		{"foreman.lan:8080", "http://foreman.lan:8080", true},
+		{"foreman.example:8080", "http://foreman.example:8080", true},
 	} {
 		stub := newStub(t)
 		seen := watch(stub)
-		f := newFront(t, stub.URL, func(o *Options) { o.Loopback = false })
-		if a := f.do(t, "POST", "/api/chat", chatBody, "Host", test.host, "Origin", test.origin); a.status != 200 {
+		f := newFront(t, stub.URL, func(o *Options) { o.Token = clientToken })
+		if a := f.do(t, "POST", "/api/chat", chatBody, "Host", test.host, "Origin", test.origin, "X-Api-Key", clientToken); a.status != 200 {
 			t.Errorf("%+v: %d %s; want 200", test, a.status, a.body)
 			continue
 		}
@@ -393,7 +405,7 @@ func TestWhoIsWho(t *testing.T) {
 	}{
 		{"nobody asks", false, false, true, user, 200, "127.0.0.1"},
 		{"one token", true, false, false, slices.Concat(bearer("-of-clients"), user), 200, "127.0.0.1"},
-		{"a gateway", true, false, true, slices.Concat(bearer("-of-clients"), user), 200, "carla"},
+		{"a gateway", true, false, true, slices.Concat(bearer("-of-clients"), user), 200, "carla (header)"},
 		{"a gateway that says nothing", true, false, true, bearer("-of-clients"), 200, "127.0.0.1"},
 		{"a gateway that says two things", true, false, true, slices.Concat(bearer("-of-clients"), user, user), 200, "127.0.0.1"},
 		{"a long name", true, false, true, append(bearer("-of-clients"), "X-User", strings.Repeat("x", 65)), 200, "127.0.0.1"},
@@ -401,7 +413,9 @@ func TestWhoIsWho(t *testing.T) {
 		{"a gateway without a token", true, false, true, user, 401, "127.0.0.1"},
 		{"a name of a token", false, true, true, slices.Concat(bearer("-of-ann"), user), 200, "ann"},
 		{"x-api-key", false, true, false, []string{"X-Api-Key", secret + "-of-bob"}, 200, "bob"},
-		{"both", true, true, true, slices.Concat(bearer("-of-clients"), user), 200, "carla"},
+		{"both", true, true, true, slices.Concat(bearer("-of-clients"), user), 200, "carla (header)"},
+		{"a gateway with the name of a token", true, true, true, append(bearer("-of-clients"), "X-User", "ann"), 200, "ann (header)"},
+		{"a gateway with an address", true, true, true, append(bearer("-of-clients"), "X-User", "127.0.0.1"), 200, "127.0.0.1 (header)"},
 		{"another's", false, true, false, bearer("-of-clients"), 401, "127.0.0.1"},
 		{"two of the file", false, true, false, append(bearer("-of-ann"), "X-Api-Key", secret+"-of-bob"), 401, "127.0.0.1"},
 	} {
@@ -425,6 +439,25 @@ func TestWhoIsWho(t *testing.T) {
 		records := f.log.access(t, 2)
 		if a.status != test.status || records[1]["client"] != test.want || !strings.HasPrefix(fmt.Sprint(records[1]["addr"]), "127.0.0.1:") {
 			t.Errorf("%s: %d, client %v, addr %v; want %d, %s", test.name, a.status, records[1]["client"], records[1]["addr"], test.status, test.want)
+		}
+	}
+}
+
+// A client without a name is the network that it comes from, if it may have many addresses
+// there.
+func TestAddressOfAClient(t *testing.T) {
+	for from, want := range map[string]string{
+		"192.0.2.7:1":                         "192.0.2.7",
+		"[::ffff:192.0.2.7]:1":                "192.0.2.7",
+		"[2001:db8:1:2:aaaa:bbbb:cccc:1]:443": "2001:db8:1:2::/64",
+		"[2001:db8:1:2:dddd::2]:443":          "2001:db8:1:2::/64",
+		"[2001:db8:1:3:aaaa:bbbb:cccc:1]:443": "2001:db8:1:3::/64",
+		"[::1]:1":                             "::1",
+		"[fe80::1%eth0]:1":                    "fe80::1%eth0",
+		"@":                                   "@",
+	} {
+		if got := addressOf(&http.Request{RemoteAddr: from}); got != want {
+			t.Errorf("%s: got %s; want %s", from, got, want)
 		}
 	}
 }
@@ -466,7 +499,7 @@ func TestTokenIsRevoked(t *testing.T) {
 
 	write("bob " + secret + "-of-bob\n")
 	chat.gone()
-	if resp, body, err := waiting.answer(t); err != nil || resp.StatusCode != 401 || !strings.Contains(body, "valid no more") {
+	if resp, body, err := waiting.answer(t); err != nil || resp.StatusCode != 401 || !strings.Contains(body, "no longer valid") {
 		t.Errorf("in line: got %v %s, %v; want 401", resp, body, err)
 	}
 	if resp, body, err := running.answer(t); resp.StatusCode != 200 || body != "a line\n" || err == nil {

@@ -38,7 +38,7 @@ func (p *Proxy) direct(r *http.Request) {
 		delete(r.Header, "Origin")
 	}
 	r.Header["X-Forwarded-For"] = nil // or ReverseProxy would set it
-	if p.Token != "" || p.Tokens != nil {
+	if p.needsToken() {
 		// They were for foreman: a client of Anthropic's API may send both.
 		delete(r.Header, "Authorization")
 		delete(r.Header, "X-Api-Key")

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"foreman/gate"
@@ -93,11 +94,11 @@ func (x *exchange) explain(err error) verdict {
 	case errors.Is(err, errNoRoute):
 		return verdict{http.StatusNotFound, "path", "foreman has no such path"}
 	case errors.Is(err, errHost):
-		return verdict{http.StatusForbidden, "host", "this Host name is not accepted; see FOREMAN_HOSTS"}
+		return verdict{http.StatusForbidden, "host", "this Host name is not accepted; whoever runs foreman can allow it: FOREMAN_HOSTS=" + shownHost(x.request.Host) + " (several with commas)"}
 	case errors.Is(err, errToken):
 		return verdict{http.StatusUnauthorized, "token", "a valid token is required, once, as Authorization: Bearer or as x-api-key"}
 	case errors.Is(err, errRevoked):
-		return verdict{http.StatusUnauthorized, "token", "this token is valid no more"}
+		return verdict{http.StatusUnauthorized, "token", "this token is no longer valid"}
 	case errors.As(err, &stop): // no status with which clients try again by themselves
 		text := "this chat was stopped on foreman's status page"
 		if stop.named {
@@ -105,7 +106,7 @@ func (x *exchange) explain(err error) verdict {
 		}
 		return verdict{http.StatusForbidden, revokedStopped, text}
 	case errors.Is(err, errCrossOrigin):
-		return verdict{http.StatusForbidden, "cross-origin", "this form is not for other sites"}
+		return verdict{http.StatusForbidden, "cross-origin", "cross-site form rejected"}
 	case errors.Is(err, errNotStoppable):
 		return verdict{http.StatusNotFound, "no such chat", "no such chat waits or runs: it may have ended"}
 	case errors.Is(err, errManage):
@@ -163,7 +164,16 @@ func (x *exchange) explain(err error) verdict {
 	}
 }
 
-// reasons are the reasons that an answer can have.
+// shownHost returns the name in a Host field as it may be shown, and set if it is one.
+func shownHost(hostport string) string {
+	return fmt.Sprintf("%.253s", strings.Map(func(r rune) rune {
+		if 'a' <= r && r <= 'z' || '0' <= r && r <= '9' || r == '.' || r == '-' || r == '_' {
+			return r
+		}
+		return '?'
+	}, hostName(hostport)))
+}
+
 var reasons = []string{
 	"bad request", "method", "body too large", "path", "host", "token", "management off", "loop", "content encoding",
 	"slow upload", "unknown model", "shutting down", "queue full", "queue timeout", "bytes waiting", "degraded",

@@ -137,7 +137,7 @@ func TestAnswers(t *testing.T) {
 		{name: "401 wrong token", options: withToken, header: []string{"Authorization", "Bearer nonsense"}, body: chatBody, want: unauthorized},
 		{name: "401 wrong scheme", options: withToken, header: []string{"Authorization", "Basic " + clientToken}, body: chatBody, want: unauthorized},
 		{name: "401 token twice", options: withToken, header: []string{"Authorization", "Bearer " + clientToken, "Authorization", "Bearer " + clientToken}, body: chatBody, want: unauthorized},
-		{name: "403 host", header: []string{"Host", "evil.example"}, body: chatBody, want: refusal{403, "this Host name is not accepted; see FOREMAN_HOSTS", "permission_error"}},
+		{name: "403 host", header: []string{"Host", "evil.example"}, body: chatBody, want: refusal{403, "this Host name is not accepted; whoever runs foreman can allow it: FOREMAN_HOSTS=evil.example (several with commas)", "permission_error"}},
 
 		{name: "404 model", body: `{"model":"no-such:7b"}`, want: notFound("no-such:7b")},
 		{name: "404 cloud", body: `{"model":"chat:cloud"}`, want: cloud("chat:cloud")},

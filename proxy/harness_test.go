@@ -155,7 +155,6 @@ func newFrontOn(t testing.TB, ln net.Listener, rawURL string, change func(*Optio
 		Gate:         gate.New(512),
 		Log:          logger,
 		Version:      "v1.2.3",
-		Loopback:     true,
 		MaxBody:      1 << 20,
 		StallTimeout: 10 * time.Minute,
 	}

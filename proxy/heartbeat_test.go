@@ -393,7 +393,7 @@ func (*panicky) Write([]byte) (int, error) { panic("of the test") }
 func TestPanicInABeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, leave := newBeatFront(t, newHolder(t), nil)
-		r := httptest.NewRequestWithContext(t.Context(), "POST", "/api/chat", strings.NewReader(chatBody))
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "http://localhost/api/chat", strings.NewReader(chatBody))
 		func() {
 			defer func() { recover() }() // of the one that cuts the answer
 			f.ServeHTTP(new(panicky), r)

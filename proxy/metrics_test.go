@@ -231,7 +231,7 @@ func TestLabelsAreClosedSets(t *testing.T) {
 }
 
 func TestReasonsAreAClosedSet(t *testing.T) {
-	x := &exchange{route: &nowhere}
+	x := &exchange{route: &nowhere, request: new(http.Request)}
 	for _, err := range []error{
 		badRequest(""), methodError(""), &http.MaxBytesError{}, errNoRoute, errHost, errToken, &stopError{}, errCrossOrigin, errNotStoppable, errManage, target.ErrLoop, errEncoding, errSlowUpload,
 		inventory.ErrNotFound, ErrShuttingDown, errQueueTimeout, errNoRoom, inventory.ErrDegraded, errNotPolled, errAsleep, errStall, errUpload,

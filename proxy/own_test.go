@@ -125,7 +125,7 @@ func TestBeforeTheFirstPoll(t *testing.T) {
 	})
 	for path, want := range map[string]int{"/healthz": 200, "/readyz": 503, "/api/tags": 503} {
 		w := httptest.NewRecorder()
-		p.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		p.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost"+path, nil))
 		if w.Code != want {
 			t.Errorf("%s: %d %s; want %d", path, w.Code, w.Body, want)
 		}
@@ -409,7 +409,7 @@ func TestStatusOfATargetThatIsAway(t *testing.T) {
 
 // Nobody without access writes on the page, nor washes others' requests off it.
 func TestStatusShowsAdmittedRequestsOnly(t *testing.T) {
-	f := newFront(t, newStub(t).URL, func(o *Options) { o.Token = clientToken })
+	f := newFront(t, newStub(t).URL, func(o *Options) { o.Token, o.Hosts = clientToken, []string{"foreman.example"} })
 	token := []string{"Authorization", "Bearer " + clientToken}
 	f.do(t, "POST", "/api/chat", chatBody, append(token, "X-Request-Id", "mine")...)
 	f.do(t, "GET", "/nowhere/at/all", "", token...)

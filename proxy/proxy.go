@@ -44,8 +44,7 @@ type Options struct {
 	Token        string        // bearer that clients must send; empty: none
 	Tokens       *tokens.File  // of named clients; nil: none
 	ClientHeader string        // field that names the client, of whoever has a token; empty: none
-	Hosts        []string      // accepted Host names, lower case, beside IP addresses and localhost; empty: see Loopback
-	Loopback     bool          // without Hosts: accept the names that Ollama accepts on a loopback address, not any
+	Hosts        []string      // accepted Host names, lower case, beside IP addresses and localhost; empty: any with a token, else those that nobody can register
 	Manage       bool          // let model management through
 	MaxBody      int64         // bytes in one request's body
 	QueueTimeout time.Duration // longest wait for a turn; 0: as long as the client waits

@@ -173,7 +173,7 @@ func TestRecordInTheLog(t *testing.T) {
 // That no log has a token or a prompt in it is seen to at the end of every test.
 func TestAccessRecords(t *testing.T) {
 	stub := newStub(t)
-	f := newFront(t, stub.URL, func(o *Options) { o.Token = clientToken })
+	f := newFront(t, stub.URL, func(o *Options) { o.Token, o.Hosts = clientToken, []string{"foreman.example"} })
 	token := []string{"Authorization", "Bearer " + clientToken}
 	for i, test := range []struct {
 		method, path, body string

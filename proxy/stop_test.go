@@ -208,7 +208,7 @@ func TestStopIsGuarded(t *testing.T) {
 	basic := password(secret + "-of-ann")
 	for _, test := range []struct {
 		name   string
-		open   bool // no token is needed, and any Host is accepted
+		open   bool // no token is needed
 		header []string
 		status int
 	}{
@@ -231,7 +231,7 @@ func TestStopIsGuarded(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			var ann []string
 			f, target := newHeldFront(t, func(o *Options) {
-				if o.Loopback = false; test.open {
+				if test.open {
 					return
 				}
 				named, err := tokens.Open(file, o.Log)

@@ -436,7 +436,7 @@ func TestStopFromAnotherSite(t *testing.T) {
 			if err := chromedp.Do(tab, chromedp.Click("button")); err != nil {
 				t.Fatal(err)
 			}
-			pageHas(t, tab, "this form is not for other sites")
+			pageHas(t, tab, "cross-site form rejected")
 			header := posted()
 			if site := header["Sec-Fetch-Site"]; site != "cross-site" && (site != nil || host == "127.0.0.1") || header["Authorization"] == nil {
 				t.Errorf("%s: the browser sent %v; want the password, and cross-site where it says that", host, header)
