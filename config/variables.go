@@ -107,7 +107,7 @@ var variables = []variable{
 			return ok
 		},
 	}, {
-		name: "FOREMAN_MAX_QUEUE", fallback: "512", meaning: "chats that may wait; one more gets 503",
+		name: "FOREMAN_MAX_QUEUE", fallback: "512", meaning: "chats that may wait; with one more, whoever has most in line loses the last (503)",
 		expected: "a whole number from 0 to 1000000",
 		set: func(c *Config, s string) bool {
 			n, err := strconv.Atoi(s)

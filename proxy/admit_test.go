@@ -252,7 +252,7 @@ func TestFaultBodiesWithoutAToken(t *testing.T) {
 			if err != nil || resp.StatusCode != test.want || !resp.Close {
 				t.Errorf("%s: %v, %v; want %d at once, and the end of the connection", test.request, resp, err, test.want)
 			}
-			if used := f.bodies.used.Load(); used != 0 {
+			if used := f.held(); used != 0 {
 				t.Errorf("%s: %d bytes held; want none", test.request, used)
 			}
 			c.Close()

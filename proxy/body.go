@@ -25,22 +25,6 @@ const (
 // errUpload is wrapped by every error in reading a client's body.
 var errUpload = errors.New("reading the request body")
 
-// A budget limits what all waiting bodies together take in memory.
-type budget struct {
-	limit int64
-	used  atomic.Int64
-}
-
-func (b *budget) take(n int64) bool {
-	if b.used.Add(n) > b.limit {
-		b.used.Add(-n)
-		return false
-	}
-	return true
-}
-
-func (b *budget) give(n int64) { b.used.Add(-n) }
-
 // An upload is a client's body. It limits how slow and, if that is not 0, how
 // large it may be, and separates its errors from those of the target.
 type upload struct {
@@ -48,6 +32,7 @@ type upload struct {
 	rc       *http.ResponseController
 	patience time.Duration // that is left
 	ended    atomic.Bool
+	noRoom   atomic.Bool           // it was turned away
 	err      atomic.Pointer[error] // what went wrong; Transport may report what that led to instead
 }
 
@@ -67,6 +52,9 @@ func (u *upload) Read(b []byte) (int, error) {
 	}
 	began := time.Now()
 	u.rc.SetReadDeadline(began.Add(u.patience))
+	if u.noRoom.Load() { // turnAway may have set its deadline before
+		u.rc.SetReadDeadline(began)
+	}
 	n, err := u.body.Read(b)
 	earned := time.Duration(n) * time.Second / uploadRate
 	u.patience = min(u.patience-time.Since(began)+earned, uploadPatience)
@@ -76,6 +64,8 @@ func (u *upload) Read(b []byte) (int, error) {
 	case err == io.EOF:
 		u.ended.Store(true)
 		return n, err
+	case u.noRoom.Load():
+		err = errNoRoom
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = errSlowUpload
 	default:
@@ -85,30 +75,46 @@ func (u *upload) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// turnAway ends an upload that makes room for others, if there is more of it to come.
+func (u *upload) turnAway() {
+	u.noRoom.Store(true)
+	if !u.ended.Load() {
+		u.rc.SetReadDeadline(time.Now())
+	}
+}
+
 func (u *upload) Close() error { return u.body.Close() }
 
 // readBody reads a worker request's body to its end, before the request stands
 // in line: a slow upload must not hold the turn, and net/http notices that a
 // client hangs up only after its body has been read. The memory is taken from
-// the budget as it fills, whatever length was declared; the caller gives back
-// cap(body).
-func (p *Proxy) readBody(w http.ResponseWriter, r *http.Request) (body []byte, err error) {
+// the budget as it fills, whatever length was declared; the caller gives the room back.
+// Until it is kept, the request may be turned away, if others need the room.
+func (p *Proxy) readBody(x *exchange, r *http.Request) (body []byte, held *room, err error) {
+	u := p.upload(x, r, p.MaxBody)
+	held = p.bodies.open(x.Client, func() {
+		if x.cancel != nil {
+			x.cancel(errNoRoom)
+		}
+		u.turnAway()
+	})
 	for _, coding := range r.Header["Content-Encoding"] {
 		switch strings.ToLower(coding) {
 		case "", "identity":
 		case "zstd":
-			return nil, errZstd
+			return nil, held, errZstd
 		default:
-			return nil, errEncoding
+			return nil, held, errEncoding
 		}
 	}
 	switch {
 	case r.ContentLength == 0:
-		return nil, badRequest("missing request body")
+		return nil, held, badRequest("missing request body")
 	case r.ContentLength > p.MaxBody:
-		return nil, &http.MaxBytesError{Limit: p.MaxBody}
+		return nil, held, &http.MaxBytesError{Limit: p.MaxBody}
 	}
-	return p.fill(p.upload(w, r, p.MaxBody), r.ContentLength, p.MaxBody)
+	body, err = fill(held, u, r.ContentLength, p.MaxBody)
+	return body, held, err
 }
 
 // replayLimit is the largest body of a passed request that is held back, so that it
@@ -120,10 +126,9 @@ const replayLimit = 1 << 20
 // of such a body, and then cutting the answer (golang.org/issue/40747). A larger
 // body, or one that the budget has no room for, goes on as it comes; none of it
 // before its first megabyte, so a client that declares much and sends nothing
-// costs the target nothing. Release gives the memory back.
-func (p *Proxy) hold(r *http.Request, body *upload) (release func(), err error) {
-	held, err := p.fill(body, r.ContentLength, replayLimit)
-	release = func() { p.bodies.give(int64(cap(held))) }
+// costs the target nothing. The memory is taken from room.
+func hold(r *http.Request, body *upload, room *room) error {
+	held, err := fill(room, body, r.ContentLength, replayLimit)
 	switch err {
 	case nil:
 		inMemory(r, held)
@@ -133,9 +138,9 @@ func (p *Proxy) hold(r *http.Request, body *upload) (release func(), err error) 
 			io.Closer
 		}{io.MultiReader(bytes.NewReader(held), body), body}
 	default:
-		return release, err
+		return err
 	}
-	return release, nil
+	return nil
 }
 
 // modelOf returns the model that the body of a passed request names; "" if that body is
@@ -161,15 +166,14 @@ func inMemory(r *http.Request, body []byte) {
 var errFull = errors.New("limit reached")
 
 // fill reads a body into memory: to its end, or until it is longer than limit or
-// the budget has no more room for it. Then it returns what it has. The caller gives
-// back cap(body).
-func (p *Proxy) fill(src io.Reader, declared, limit int64) (body []byte, err error) {
+// the budget has no more room for it. Then it returns what it has.
+func fill(room *room, src io.Reader, declared, limit int64) (body []byte, err error) {
 	for {
 		if len(body) == cap(body) {
 			if int64(len(body)) > limit {
 				return body, errFull
 			}
-			if body, err = p.grow(body, declared, limit); err != nil {
+			if body, err = grow(room, body, declared, limit); err != nil {
 				return body, err
 			}
 		}
@@ -184,11 +188,11 @@ func (p *Proxy) fill(src io.Reader, declared, limit int64) (body []byte, err err
 	}
 }
 
-// grow returns body with more room, at the budget's expense: twice as much as has
+// grow returns body with more room, which it takes from the budget: twice as much as has
 // come, but no more than was declared. Of little that was declared all is taken
 // when the first of it has come. The copy that it makes is not counted twice: on a
 // slow machine many are copied at once, and others would be refused for that.
-func (p *Proxy) grow(body []byte, declared, limit int64) ([]byte, error) {
+func grow(room *room, body []byte, declared, limit int64) ([]byte, error) {
 	size := max(2*int64(cap(body)), 4<<10)
 	switch {
 	case int64(cap(body)) >= declared: // none was, or only the end is still to come
@@ -198,8 +202,8 @@ func (p *Proxy) grow(body []byte, declared, limit int64) ([]byte, error) {
 		size = min(size, declared)
 	}
 	size = min(size, limit+1)
-	if !p.bodies.take(size - int64(cap(body))) {
-		return body, errNoRoom
+	if err := room.take(size - int64(cap(body))); err != nil {
+		return body, err
 	}
 	larger := make([]byte, len(body), size)
 	copy(larger, body)

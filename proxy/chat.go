@@ -48,8 +48,8 @@ func (c *chat) request(ctx context.Context) *http.Request {
 // no work for (see [record.Beside]) needs no turn. Any other has its turn until endCall,
 // when the target has said all; or until this function returns, whatever happened.
 func (p *Proxy) serveChat(x *exchange, r *http.Request) error {
-	body, err := p.readBody(x, r)
-	defer func() { p.bodies.give(int64(cap(body))) }()
+	body, held, err := p.readBody(x, r)
+	defer held.give()
 	if err != nil {
 		return err
 	}
@@ -79,6 +79,7 @@ func (p *Proxy) serveChat(x *exchange, r *http.Request) error {
 			return err
 		}
 	}
+	held.keep()
 	return p.forward(x, out, p.StallTimeout)
 }
 

@@ -556,12 +556,10 @@ func TestLoadOptionsAreAKind(t *testing.T) {
 func TestShareOfClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		target := newHolder(t)
-		f, network := newFrontIn(t, target, func(o *Options) {
-			o.Gate.Fair, o.Token, o.ClientHeader = true, clientToken, "X-User"
-		})
+		f, network := newFrontIn(t, target, byName)
 		send := func(user, mark string) {
 			c := connectIn(t, network)
-			c.send(t, postOf("/api/chat", marked(mark), "Authorization: Bearer "+clientToken+"\r\n", "X-User: "+user+"\r\n"))
+			c.send(t, postAs(user, marked(mark)))
 			go io.Copy(io.Discard, c)
 			synctest.Wait()
 		}

@@ -173,8 +173,10 @@ func TestAnswers(t *testing.T) {
 		{
 			name: "503 too many bytes", body: chatBody,
 			before: func(_ *testing.T, f *front) func() {
-				f.bodies.used.Add(f.bodies.limit)
-				return func() { f.bodies.used.Add(-f.bodies.limit) }
+				others := f.bodies.open("others", func() {})
+				others.take(f.bodies.limit)
+				others.keep()
+				return others.give
 			},
 			want: refusal{503, "too many bytes are waiting", "overloaded_error"},
 		},

@@ -270,7 +270,7 @@ func (f *front) expectIdle(t testing.TB) {
 	if waiting, busy := f.Gate.Len(); waiting != 0 || busy {
 		t.Errorf("gate: %d waiting, busy %v; want nobody", waiting, busy)
 	}
-	if got := f.bodies.used.Load(); got != 0 {
+	if got := f.held(); got != 0 {
 		t.Errorf("%d bytes of bodies held; want 0", got)
 	}
 	f.underway.mu.Lock()
@@ -278,6 +278,13 @@ func (f *front) expectIdle(t testing.TB) {
 	if calls, chats := len(f.underway.calls), len(f.underway.chats); calls != 0 || chats != 0 {
 		t.Errorf("under way: %d calls, %d chats; want none", calls, chats)
 	}
+}
+
+// held returns what bodies take of the budget, in bytes.
+func (f *front) held() int64 {
+	f.bodies.mu.Lock()
+	defer f.bodies.mu.Unlock()
+	return f.bodies.used
 }
 
 // waitFor waits until what holds that cond tells of, for 20 s at most. The caller has

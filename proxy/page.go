@@ -70,14 +70,15 @@ func (p *Proxy) page() *status.Page {
 	}
 	page.Chats, page.Others = p.recent.Latest()
 	holder, waiting := p.Gate.Line()
+	turn := p.Gate.MeanTurn()
 	if holder != nil {
 		running := p.newChat(*holder)
 		page.Running = &running
 	}
 	for _, place := range waiting {
 		chat := p.newChat(place)
-		if turn := p.Gate.MeanTurn(); turn > 0 && holder != nil {
-			estimate := max(turn*time.Duration(place.Position)-time.Since(holder.Since), 0)
+		if turn > 0 {
+			estimate := max(turn-time.Since(holder.Since), 0) + turn*time.Duration(place.Position-1)
 			chat.Estimate = &estimate
 		}
 		page.Waiting = append(page.Waiting, chat)
@@ -115,8 +116,8 @@ func (p *Proxy) serveStop(x *exchange, r *http.Request) error {
 	if err := http.NewCrossOriginProtection().Check(r); err != nil {
 		return fmt.Errorf("%w: %w", errCrossOrigin, err)
 	}
-	body, err := p.readBody(x, r)
-	defer func() { p.bodies.give(int64(cap(body))) }()
+	body, held, err := p.readBody(x, r)
+	defer held.give()
 	if err != nil {
 		return err
 	}

@@ -191,8 +191,9 @@ func (p *Proxy) stream(x *exchange, r *http.Request, limit int64) error {
 	// would then read the rest of it, and Transport would cut the answer off.
 	http.NewResponseController(x).EnableFullDuplex()
 	body := p.upload(x, r, limit)
-	release, err := p.hold(r, body)
-	defer release()
+	held := p.bodies.open(x.Client, nil)
+	defer held.give()
+	err := hold(r, body, held)
 	if err == nil {
 		err = p.forward(x, r, 0)
 	}
