@@ -127,10 +127,14 @@ func heap() int64 {
 
 func TestFaultQueueOfLargeChats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const chats, size = 600, 1 << 20
+		const chats, size, budget = 150, 1 << 20, 64 << 20
 		target := newHolder(t)
 		f, network := newFrontIn(t, target, func(o *Options) { o.MaxBody = 64 << 20 })
-		body := marked("large") // and what is not looked at, or the race detector would take its time
+		if got := f.bodies.limit; got != 4*budget {
+			t.Errorf("a budget of %d bytes; want %d", got, 4*budget)
+		}
+		f.bodies.limit = budget // or the race detector would take its time
+		body := marked("large") // and what is not looked at, for the same reason
 		body += strings.Repeat("x", size-len(body))
 		request := postOf("/api/chat", body)
 		running := connectIn(t, network)
@@ -157,14 +161,14 @@ func TestFaultQueueOfLargeChats(t *testing.T) {
 		}
 		synctest.Wait()
 		waiting, _ := f.Gate.Len()
-		if used, limit := f.held(), int64(256<<20); used > limit || used < int64(waiting)*size {
-			t.Errorf("%d chats wait and %d bytes count as taken; want at most %d, and no fewer than wait", waiting, used, limit)
+		if used := f.held(); used > budget || used < int64(waiting)*size {
+			t.Errorf("%d chats wait and %d bytes count as taken; want at most %d, and no fewer than wait", waiting, used, budget)
 		}
-		if grown := heap() - before; grown > 384<<20 {
-			t.Errorf("the heap has grown by %d MiB; want little more than 256", grown>>20)
+		if grown := heap() - before; grown > budget*3/2 {
+			t.Errorf("the heap has grown by %d MiB; want little more than %d", grown>>20, budget>>20)
 		}
-		if waiting < 250 || answers[503] != chats-waiting {
-			t.Errorf("%d chats wait, answers %v; want 250 to wait and 503 for the others", waiting, answers)
+		if waiting < 60 || answers[503] != chats-waiting {
+			t.Errorf("%d chats wait, answers %v; want 60 to wait and 503 for the others", waiting, answers)
 		}
 
 		go func() {
@@ -191,10 +195,10 @@ func TestFaultSilentUploads(t *testing.T) {
 		want        int
 	}{
 		{"chats of 100 MB", "POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000000\r\n\r\n", 1000, 64 << 20, http.StatusRequestTimeout},
-		{"chats of chunks", "POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n5f5e100\r\n", 1000, 64 << 20, http.StatusRequestTimeout},
-		{"chats of more than FOREMAN_MAX_BODY", "POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 200000000\r\n\r\n", 1000, 64 << 20, http.StatusRequestEntityTooLarge},
-		{"chats of 64 KiB", "POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 65536\r\n\r\n", 1000, 64 << 20, http.StatusRequestTimeout},
-		{"embeds of 100 MB", "POST /api/embed HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000000\r\n\r\n", 1000, 64 << 20, http.StatusRequestTimeout},
+		{"chats of chunks", "POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n5f5e100\r\n", 250, 16 << 20, http.StatusRequestTimeout},
+		{"chats of more than FOREMAN_MAX_BODY", "POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 200000000\r\n\r\n", 250, 16 << 20, http.StatusRequestEntityTooLarge},
+		{"chats of 64 KiB", "POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 65536\r\n\r\n", 250, 16 << 20, http.StatusRequestTimeout},
+		{"embeds of 100 MB", "POST /api/embed HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000000\r\n\r\n", 250, 16 << 20, http.StatusRequestTimeout},
 		{"embeds of 1 MiB", "POST /api/embed HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1048576\r\n\r\n", 100, 25 << 20, http.StatusRequestTimeout},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -313,12 +317,12 @@ func TestTranscriptions(t *testing.T) {
 		got.Store(&seen)
 		io.WriteString(w, `{"text":"hello"}`)
 	}
-	f := newFront(t, stub.URL, func(o *Options) { o.MaxBody = 64 << 20 })
+	f := newFront(t, stub.URL, func(o *Options) { o.MaxBody = 4 << 20 })
 	turn, err := f.Gate.Join(gate.Request{Kind: gate.Kind{Model: "chat:latest"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	large := audio + strings.Repeat("x", 60<<20)
+	large := audio + strings.Repeat("x", 3<<20)
 	for _, test := range []struct {
 		name, contentType, body string
 		status                  int
@@ -327,8 +331,8 @@ func TestTranscriptions(t *testing.T) {
 		{"no model", multipartForm, form(audio), 400, "model is required"},
 		{"two models", multipartForm, form(formModel+"chat", audio, formModel+"other"), 400, "the form names more than one model"},
 		{"unknown model", multipartForm, form(formModel+"other", audio), 404, "model 'other' not found"},
-		{"unknown model behind 60 MB", multipartForm, form(large, formModel+"other"), 404, "model 'other' not found"},
-		{"larger than FOREMAN_MAX_BODY", multipartForm, form(large+strings.Repeat("x", 5<<20), formModel+"chat"), 413, "request body larger than 67108864 bytes"},
+		{"unknown model behind a large file", multipartForm, form(large, formModel+"other"), 404, "model 'other' not found"},
+		{"larger than FOREMAN_MAX_BODY", multipartForm, form(large+large, formModel+"chat"), 413, "request body larger than 4194304 bytes"},
 		{"boundary never comes", "multipart/form-data; boundary=other", form(formModel+"chat", audio), 400, "the form is cut off: its closing boundary does not come"},
 		{"cut", multipartForm, form(formModel+"chat", audio)[:100], 400, "the form is cut off: its closing boundary does not come"},
 		{"no form", "application/json", `{"model":"chat"}`, 400, "the request body must be multipart/form-data, with a boundary"},

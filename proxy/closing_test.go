@@ -75,7 +75,7 @@ func TestAwaitBalancer(t *testing.T) {
 	} {
 		inBubble(t, test.name, func(t *testing.T) {
 			_, f := timedFront(t, nil)
-			time.Sleep(time.Hour)
+			time.Sleep(time.Minute)
 			f.do(t, "GET", test.path, "")
 			time.Sleep(test.ago)
 			f.Close()

@@ -85,7 +85,7 @@ func TestTailIsBounded(t *testing.T) {
 	var all []byte
 	var tail Tail
 	random := rand.New(rand.NewPCG(1, 2))
-	for range 2000 {
+	for range 300 {
 		b := make([]byte, random.IntN(1+random.IntN(3*tailSize)))
 		for i := range b {
 			b[i] = byte(random.Int())
