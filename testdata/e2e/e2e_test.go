@@ -44,6 +44,9 @@ func TestMain(m *testing.M) {
 }
 
 func runTests(m *testing.M) (status int, err error) {
+	if err := chooseTests(); err != nil {
+		return 0, err
+	}
 	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "foreman-e2e-test-")
 	if err != nil {

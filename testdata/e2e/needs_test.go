@@ -1,6 +1,7 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -11,6 +12,36 @@ import (
 	"sync"
 	"testing"
 )
+
+// others are the tests that need most of their time for programs that are neither
+// foreman nor the Ollama in front of which it stands, as patterns of their names.
+var others = strings.Join([]string{
+	"Compose", "Kubernetes.*", // their validation: 750 MB in Go's caches
+	"Front", "FrontBrowser", "FrontPassesWordByWord", // nginx, Caddy, HAProxy
+	"Hosts.*",       // two hosts behind HAProxy
+	"Image",         // buildah
+	"RealInference", // an Ollama with llama.cpp
+	"PromQL",        // Prometheus
+}, "|")
+
+var onlyOthers = flag.Bool("others", false, "run the tests of other programs, and only those")
+
+// chooseTests leaves out others, or all but them, unless -run or -skip say what to
+// run. It says so at the end.
+func chooseTests() error {
+	flag.Parse()
+	chosen := false
+	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.run" || f.Name == "test.skip" })
+	switch pattern := "^Test(" + others + ")$"; {
+	case chosen:
+		return nil
+	case *onlyOthers:
+		return flag.Set("test.run", pattern)
+	default:
+		leftOut.tests["they test other programs more than foreman: go -C testdata/e2e test -others"] = []string{pattern}
+		return flag.Set("test.skip", pattern)
+	}
+}
 
 // leftOut has the tests that were skipped, by what would let them run: without -v,
 // go test says nothing of a skipped test.
