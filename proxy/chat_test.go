@@ -16,23 +16,6 @@ import (
 	"foreman/proxy/status"
 )
 
-func TestTagsAndPSProxied(t *testing.T) {
-	stub := newStub(t)
-	f := newFront(t, stub.URL, nil)
-	for _, path := range []string{"tags", "ps"} {
-		a := f.do(t, "GET", "/api/"+path, "")
-		if want := string(fixture(t, path+".json")); a.status != 200 || a.body != want {
-			t.Errorf("GET /api/%s: %d %q; want 200 and %q", path, a.status, a.body, want)
-		}
-		if got, want := a.header.Get("Content-Type"), "application/json; charset=utf-8"; got != want {
-			t.Errorf("GET /api/%s: Content-Type %q; want %q", path, got, want)
-		}
-	}
-	if got, want := stub.seen(), []string{"GET /api/ps"}; !slices.Equal(got, want) {
-		t.Errorf("at the target: %q; want %q: tags come from the inventory", got, want)
-	}
-}
-
 func TestStreamsPassThroughAsTheyCome(t *testing.T) {
 	ndjson := string(fixture(t, "chat.ndjson"))
 	sse := "data: {\"choices\":[{\"delta\":{\"content\":\"The\"}}]}\n\ndata: {\"choices\":[]}\n\ndata: [DONE]\n\n"
@@ -169,15 +152,6 @@ func TestUnknownModelRejectedAfterOnePoll(t *testing.T) {
 	}
 }
 
-func TestModelInstalledMeanwhileIsFound(t *testing.T) {
-	stub := newStub(t)
-	f := newFront(t, stub.URL, nil)
-	stub.answerPolls(answerWith("application/json", `{"models":[{"name":"new:latest"}]}`))
-	if a := f.do(t, "POST", "/api/chat", `{"model":"NEW"}`); a.status != 200 {
-		t.Errorf("got %d %s; want 200", a.status, a.body)
-	}
-}
-
 func TestBodyReachesTheTargetUnchanged(t *testing.T) {
 	odd := " {\"stream\":false,\"MODEL\":\"x\",\"model\":\"chat\",\"n\":1e400,\"s\":\"\\ud800\"} trailing \xff"
 	for _, framing := range []string{"Content-Length", "chunked"} {
@@ -227,54 +201,6 @@ func TestServerTimingTellsTheWait(t *testing.T) {
 		want(f.do(t, "POST", "/api/chat", chatBody), "queue;dur=3000.250")
 		want(f.do(t, "POST", "/api/embed", embedBody))
 	})
-}
-
-// A chat whose turn comes before it was next (the one ahead of it gives up at once),
-// just after one missed poll, on a new connection.
-func TestFaultOneMissedPollBeforeAnUnpreparedChat(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		target := newHolder(t)
-		f, network := newFrontIn(t, target, nil)
-		first := f.enter(t)
-		second := f.enter(t)
-		c := connectIn(t, network).chat(t, "third")
-		synctest.Wait()
-		target.missPoll(t, f)
-		first.Leave()
-		second.Leave()
-		target.next(t, "third").finish()
-		c.expect(t, http.StatusOK, "chat")
-	})
-}
-
-// A chat that is next and gives up, or is turned away, has not reached the target.
-func TestFaultNextChatGoesAway(t *testing.T) {
-	for name, test := range map[string]struct {
-		goes func(f *front, next *wire)
-		want int
-	}{
-		"its client leaves":  {func(_ *front, next *wire) { next.Close() }, 0},
-		"it waited too long": {func(*front, *wire) { time.Sleep(time.Minute) }, 503},
-		"foreman shuts down": {func(f *front, _ *wire) { f.Gate.Close() }, 503},
-	} {
-		inBubble(t, name, func(t *testing.T) {
-			target := newHolder(t)
-			f, network := newFrontIn(t, target, func(o *Options) { o.QueueTimeout = time.Minute })
-			first := connectIn(t, network).chat(t, "first")
-			running := target.next(t, "first")
-			next := connectIn(t, network).chat(t, "next")
-			synctest.Wait()
-			test.goes(f, next)
-			if test.want != 0 {
-				next.expect(t, test.want, "next chat")
-			}
-			synctest.Wait()
-			running.finish()
-			first.expect(t, http.StatusOK, "first chat")
-			target.none(t)
-			f.expectIdle(t)
-		})
-	}
 }
 
 func TestFaultClientLeavesWhileQueued(t *testing.T) {

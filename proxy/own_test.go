@@ -90,8 +90,8 @@ func TestTagsAge(t *testing.T) {
 			t.Helper()
 			want := string(fixture(t, "tags.json"))
 			a := f.do(t, "GET", "/api/tags", "")
-			if a.status != 200 || a.body != want || a.header.Get("Age") != age {
-				t.Errorf("GET: %d, Age %q, %q; want 200, %q and the target's bytes", a.status, a.header.Get("Age"), a.body, age)
+			if a.status != 200 || a.body != want || a.header.Get("Age") != age || a.header.Get("Content-Type") != "application/json; charset=utf-8" {
+				t.Errorf("GET: %d %v, %q; want 200, Age %q and the target's bytes as JSON", a.status, a.header, a.body, age)
 			}
 			h := f.do(t, "HEAD", "/api/tags", "")
 			if h.status != 200 || h.body != "" || h.header.Get("Age") != age || h.header.Get("Content-Length") != a.header.Get("Content-Length") {
@@ -142,21 +142,6 @@ func TestBeforeTheFirstPoll(t *testing.T) {
 		h.LastPoll = "not null"
 		if err := json.Unmarshal(w.Body.Bytes(), &h); err != nil || h.Status != "degraded" || h.Reason != "starting" || h.LastPoll != nil {
 			t.Errorf("%s: %+v, %v; want degraded, starting and no last poll", path, h, err)
-		}
-	}
-}
-
-// TestTagsBeforeTheFirstGoodPoll: the host answers, but never with its models.
-func TestTagsBeforeTheFirstGoodPoll(t *testing.T) {
-	for name, handler := range map[string]http.HandlerFunc{
-		"unauthorized": refuseWith(401), "failing": refuseWith(500), "not an Ollama": answerWith("text/html", "<html>"),
-	} {
-		stub := newStub(t)
-		stub.tags = handler
-		f := newFront(t, stub.URL, nil)
-		a := f.do(t, "GET", "/api/tags", "")
-		if a.status != 503 || a.header.Get("Retry-After") != "5" {
-			t.Errorf("%s: %d, Retry-After %q; want 503 and 5", name, a.status, a.header.Get("Retry-After"))
 		}
 	}
 }

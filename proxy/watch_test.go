@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -13,7 +12,6 @@ import (
 	"time"
 
 	"foreman/inventory"
-	"foreman/warm"
 )
 
 func TestFaultHostFallsAsleep(t *testing.T) {
@@ -386,47 +384,6 @@ func TestTwoMinutesOfAnOutage(t *testing.T) {
 		}
 		f.expectIdle(t)
 	})
-}
-
-// TestPollerFlipsAndRecovers: without any request, the poller alone finds that
-// the target is away, and that it is back.
-func TestPollerFlipsAndRecovers(t *testing.T) {
-	for name, fails := range map[string]http.HandlerFunc{
-		inventory.Unauthorized: refuseWith(401),
-		inventory.BadAnswer:    refuseWith(500),
-		inventory.Unreachable:  hijacked(""),
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			stub := newStubIn(t)
-			works := stub.tags
-			stub.ps = answerWith("application/json", `{"models":[{"name":"embed:latest"}]}`) // for how long it does not say
-			var warmer *warm.Warmer
-			f := stub.front(t, func(o *Options) {
-				warmer = warm.New(o.Target, o.Inventory, o.Gate, "embed", o.Log)
-			})
-			start(t, warmer.Run)
-			synctest.Wait()
-			expect := func(reason string, requests ...string) {
-				t.Helper()
-				if state := f.Inventory.State(); state.Reason != reason || state.Len() != 2 {
-					t.Errorf("%s: reason %q, %d models; want %q and still 2", name, state.Reason, state.Len(), reason)
-				}
-				if got := stub.seen(); !slices.Equal(got, requests) {
-					t.Errorf("%s: at the target %q; want %q", name, got, requests)
-				}
-			}
-			warmed := []string{"POST /api/embed"}
-			expect("", warmed...)
-			stub.answerPolls(fails)
-			time.Sleep(31 * time.Second)
-			expect(name, warmed...)
-			time.Sleep(20 * time.Second)
-			expect(name, warmed...)
-			stub.answerPolls(works)
-			time.Sleep(5 * time.Second) // while degraded it polls that often
-			expect("", append(warmed, warmed...)...)
-		})
-	}
 }
 
 // TestSlowPollDoesNotHoldUpTags: what is known is served while a poll hangs.
