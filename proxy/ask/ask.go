@@ -13,8 +13,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"foreman/inventory"
 )
 
 // An Ask is what foreman wants to know of a chat.
@@ -47,125 +45,147 @@ func Read(r *http.Request, body []byte) (Ask, error) {
 	return JSON(r.URL.Path, body)
 }
 
-// JSON reads the first JSON value of a body that was sent to path, its keys without
-// regard to case, the last of duplicates; what follows that value is ignored. Its errors
-// are of type [Error].
+// What may be wrong with the name of a model.
+const (
+	// ErrModels is that there is another: which of them the target runs differs by path.
+	ErrModels   = Error("the request names more than one model")
+	errNoModel  = Error("model is required")
+	errLongName = Error("the name of the model is too long")
+)
+
+// JSON reads the first JSON value of a body that was sent to path; what follows that value
+// is ignored. The target's handlers find a key in several ways: exactly or in any case,
+// the first or the last. Where these come to different values, foreman does not choose:
+// for a model that is [ErrModels], and with another field the Ask is neither Unload nor
+// Stream. Its errors are of type [Error].
 func JSON(path string, body []byte) (Ask, error) {
-	var request struct {
-		Model     values          `json:"model"`
-		Messages  filled          `json:"messages"`
-		Prompt    filled          `json:"prompt"`
-		KeepAlive json.RawMessage `json:"keep_alive"`
-		Stream    json.RawMessage `json:"stream"`
-		Shift     json.RawMessage `json:"shift"`
-		Options   options         `json:"options"`
-	}
-	err := json.Unmarshal(body, &request)
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) && syntax.Offset > 0 {
-		// Something may stand behind the first value: up to there it may be JSON.
-		// A json.Decoder would not mind, but copies the body, and more than once.
-		first := body[:syntax.Offset-1]
-		if e := json.Unmarshal(first, &request); !errors.As(e, new(*json.SyntaxError)) {
-			err = e
-		}
-	}
-	var mistyped *json.UnmarshalTypeError
-	switch {
-	case len(bytes.TrimLeft(body, " \t\r\n")) == 0:
+	if len(trim(body)) == 0 {
 		return Ask{}, Error("missing request body")
-	case errors.As(err, &mistyped) && mistyped.Field == "model":
-		return Ask{}, Error("model must be a string, not " + mistyped.Value)
-	case errors.As(err, &mistyped):
-		return Ask{}, Error("the request body must be a JSON object, not " + mistyped.Value)
-	case err != nil:
-		return Ask{}, Error("the request body is not JSON: " + err.Error())
-	case request.Model.last() == "":
-		return Ask{}, Error("model is required")
-	case slices.ContainsFunc(request.Model, inventory.IsCloud) && !inventory.IsCloud(request.Model.last()):
-		// Under /v1/ Ollama looks for cloud models with regard to case, and then reads
-		// the body again without.
-		return Ask{}, Error("the request names more than one model, and one of them is a cloud model")
 	}
-	a := Ask{Model: request.Model.last()}
-	idle := false // the model is loaded or unloaded, and that is all
+	object, err := first(body)
+	if err != nil {
+		return Ask{}, Error("the request body is not JSON: " + err.Error())
+	}
+	model, stream, keepAlive := field{name: "model", skipNull: true}, field{name: "stream"}, field{name: "keep_alive"}
+	messages, prompt := field{name: "messages"}, field{name: "prompt"}
+	options, shift := field{name: "options"}, field{name: "shift"}
+	switch kind := kindOf(object); kind {
+	case "object":
+		read(object, &model, &stream, &keepAlive, &messages, &prompt, &options, &shift)
+	case "null":
+	default:
+		return Ask{}, Error("the request body must be a JSON object, not " + kind)
+	}
+	var a Ask
+	if a.Model, err = nameOf(model); err != nil {
+		return Ask{}, err
+	}
+	load, inDoubt := loadOf(options, shift)
+	inDoubt = inDoubt || stream.inDoubt || keepAlive.inDoubt || messages.inDoubt || prompt.inDoubt
 	switch path {
 	case "/api/chat", "/api/generate":
-		idle = path == "/api/chat" && !bool(request.Messages) || path == "/api/generate" && !bool(request.Prompt)
-		a.Unload = idle && isZero(request.KeepAlive)
-		a.Stream = !idle && slices.Contains([]string{"", "null", "true"}, string(request.Stream))
-		a.Options = request.Options.load(request.Shift)
+		isIdle := path == "/api/chat" && !isFilled(messages.value) || path == "/api/generate" && !isFilled(prompt.value) // the model is loaded or unloaded, and that is all
+		a.Unload = !inDoubt && isIdle && isZero(keepAlive.value)
+		a.Stream = !inDoubt && !isIdle && slices.Contains([]string{"", "null", "true"}, string(stream.value))
+		a.Options = load
 	case "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages":
-		a.Stream = string(request.Stream) == "true"
+		a.Stream = !inDoubt && string(stream.value) == "true"
 	}
 	return a, nil
 }
 
-// values are the strings that a key of a JSON object has, in their order.
-type values []string
-
-func (v *values) UnmarshalJSON(b []byte) error {
-	value := v.last() // null changes nothing
-	if err := json.Unmarshal(b, &value); err != nil {
-		return err
-	}
-	*v = append(*v, value)
-	return nil
+// A field is what a JSON object says under one name.
+type field struct {
+	name     string
+	skipNull bool   // a null says nothing
+	value    []byte // as it stands in the object; nil: none
+	inDoubt  bool   // there is another, and it differs
 }
 
-func (v values) last() string {
-	if len(v) == 0 {
-		return ""
-	}
-	return v[len(v)-1]
-}
-
-// options are the options of a request by their names. Ollama reads them into a map.
-type options map[string]json.RawMessage
-
-func (o *options) UnmarshalJSON(b []byte) error {
-	var all map[string]json.RawMessage
-	if json.Unmarshal(b, &all) == nil { // else Ollama refuses them
-		*o = all
-	}
-	return nil
-}
-
-// load returns those that matter for loading, and shift, which is none of them to Ollama
-// and matters too.
-func (o options) load(shift json.RawMessage) string {
-	var b strings.Builder
-	add := func(name string, value json.RawMessage) {
-		if text := string(bytes.TrimSpace(value)); text != "" && text != "null" && len(text) <= optionLimit {
-			fmt.Fprintf(&b, " %s=%s", name, text)
+// read finds fields in an object: their keys in any case, and as often as they come.
+func read(object []byte, fields ...*field) {
+	var buf [len("draft_num_predict")]byte // the longest name
+	for key, value := range members(object) {
+		name, ok := appendFolded(buf[:0], key)
+		if !ok {
+			continue
+		}
+		for _, f := range fields {
+			if string(name) == f.name {
+				f.add(value)
+				break
+			}
 		}
 	}
-	for _, name := range loadOptions {
-		add(name, o[name])
-	}
-	add("shift", shift)
-	return strings.TrimPrefix(b.String(), " ")
 }
 
-// optionLimit is how many bytes the value of an option may have: a number, or a word.
-const optionLimit = 32
-
-// filled is whether a JSON value is there: neither null nor an empty string or list.
-type filled bool
-
-func (f *filled) UnmarshalJSON(b []byte) error {
-	switch b[0] {
-	case 'n': // to Ollama it changes nothing, or empties a list: in doubt, something is asked
-	case '[':
-		*f = len(bytes.TrimSpace(b[1:len(b)-1])) > 0
-	default:
-		*f = string(b) != `""`
+func (f *field) add(value []byte) {
+	switch {
+	case f.skipNull && value[0] == 'n':
+	case f.value == nil:
+		f.value = value
+	case !f.inDoubt:
+		f.inDoubt = !isSame(f.value, value)
 	}
-	return nil
+}
+
+// kindOf returns what a JSON value is, in encoding/json's words.
+func kindOf(value []byte) string {
+	switch value[0] {
+	case '{':
+		return "object"
+	case '[':
+		return "array"
+	case '"':
+		return "string"
+	case 't', 'f':
+		return "bool"
+	case 'n':
+		return "null"
+	default:
+		return "number"
+	}
+}
+
+// nameOf returns the name of the model that is asked for.
+func nameOf(model field) (name string, err error) {
+	switch {
+	case model.inDoubt:
+		return "", ErrModels
+	case model.value == nil:
+	case model.value[0] != '"':
+		return "", Error("model must be a string, not " + kindOf(model.value))
+	default:
+		text := model.value
+		if len(text) > nameLimit { // spaces around a name are none of it
+			if text = bytes.Trim(text[1:len(text)-1], " "); len(text) > nameLimit {
+				return "", errLongName
+			}
+			text = slices.Concat([]byte(`"`), text, []byte(`"`))
+		}
+		err = json.Unmarshal(text, &name)
+	}
+	if name == "" {
+		return "", errNoModel
+	}
+	return name, err
+}
+
+// isFilled reports whether a value is there: neither null nor an empty string or list.
+// Of null Ollama makes no change, or an empty list: in doubt, nothing is asked.
+func isFilled(value []byte) bool {
+	switch string(value) {
+	case "", "null", `""`:
+		return false
+	}
+	return value[0] != '[' || trim(value[1:])[0] != ']'
 }
 
 // isZero reports whether a keep_alive is a number or a duration of 0.
-func isZero(keepAlive json.RawMessage) bool {
+func isZero(keepAlive []byte) bool {
+	if len(keepAlive) > optionLimit {
+		return false
+	}
 	var value any
 	json.Unmarshal(keepAlive, &value) // of none at all it is an error, and value nil
 	switch value := value.(type) {
@@ -179,11 +199,42 @@ func isZero(keepAlive json.RawMessage) bool {
 	}
 }
 
-// nameLimit is how many bytes of a form's value are read: no model has so long a name.
+// loadOf returns what of a body makes Ollama load a loaded model again: some options, and
+// shift, which is none of them to Ollama.
+func loadOf(options, shift field) (text string, inDoubt bool) {
+	all := make([]*field, len(loadOptions))
+	for i, name := range loadOptions {
+		all[i] = &field{name: name}
+	}
+	if bytes.HasPrefix(options.value, []byte("{")) { // else Ollama refuses them
+		read(options.value, all...)
+	}
+	var b strings.Builder
+	inDoubt = options.inDoubt
+	for _, f := range append(all, &shift) {
+		inDoubt = inDoubt || f.inDoubt
+		if value := f.value; len(value) > 0 && len(value) <= optionLimit && string(value) != "null" {
+			fmt.Fprintf(&b, " %s=%s", f.name, value)
+		}
+	}
+	if inDoubt {
+		return "unclear", true // like those of no clear body
+	}
+	return strings.TrimPrefix(b.String(), " "), false
+}
+
+// optionLimit is how many bytes the value of an option may have: a number, or a word.
+const optionLimit = 32
+
+// nameLimit is how many bytes of a name are read: no model has so long a one.
 const nameLimit = 8 << 10
 
+// maxParts is how many parts a form may have: Ollama, that is mime/multipart, takes no more.
+const maxParts = 1000
+
 // readForm reads the model that a multipart form names. Ollama takes the first, one in
-// the query before those in the form; here there must be one and no more.
+// the query before those in the form, and knows one spelling of the field; here there must
+// be one and no other.
 func readForm(r *http.Request, body []byte) (Ask, error) {
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || mediaType != "multipart/form-data" || params["boundary"] == "" {
@@ -195,14 +246,14 @@ func readForm(r *http.Request, body []byte) (Ask, error) {
 	}
 	models := r.URL.Query()["model"]
 	form := multipart.NewReader(bytes.NewReader(body), params["boundary"])
-	for {
+	for parts := 0; ; parts++ {
 		part, err := form.NextPart()
 		if err == io.EOF {
 			break
 		}
 		var value []byte
 		if err == nil && part.FormName() == "model" && part.FileName() == "" {
-			value, err = io.ReadAll(io.LimitReader(part, nameLimit))
+			value, err = io.ReadAll(io.LimitReader(part, nameLimit+1))
 			models = append(models, string(value))
 		}
 		switch {
@@ -210,13 +261,17 @@ func readForm(r *http.Request, body []byte) (Ask, error) {
 			return Ask{}, cutOff
 		case err != nil:
 			return Ask{}, Error("the form is badly framed: " + err.Error())
+		case parts == maxParts:
+			return Ask{}, Error("the form has too many parts")
 		}
 	}
-	switch {
+	switch models = slices.Compact(models); {
 	case len(models) > 1:
-		return Ask{}, Error("the form names more than one model")
+		return Ask{}, ErrModels
 	case len(models) == 0, models[0] == "":
-		return Ask{}, Error("model is required")
+		return Ask{}, errNoModel
+	case len(models[0]) > nameLimit:
+		return Ask{}, errLongName
 	}
 	return Ask{Model: models[0]}, nil
 }

@@ -4,14 +4,17 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 )
 
 func TestReadJSON(t *testing.T) {
+	const more = "the request names more than one model"
 	for _, test := range []struct{ name, body, model, err string }{
 		{"plain", `{"model":"chat"}`, "chat", ""},
 		{"among others", `{"stream":true,"messages":[{"model":"not this"}],"model":"chat","options":{"model":"nor this"}}`, "chat", ""},
@@ -20,13 +23,27 @@ func TestReadJSON(t *testing.T) {
 		{"key in both", `{"mOdEl":"chat"}`, "chat", ""},
 		{"key escaped", `{"\u006dodel":"chat"}`, "chat", ""},
 		{"key with a space", `{"model ":"chat"}`, "", "model is required"},
-		{"last of two", `{"model":"first","model":"chat"}`, "chat", ""},
-		{"last of two in two cases", `{"model":"first","Model":"chat"}`, "chat", ""},
-		{"exact key first", `{"Model":"first","model":"chat"}`, "chat", ""},
+		{"key with a long s", `{"\u017ftream":true,"model":"chat"}`, "chat", ""},
+		{"two", `{"model":"first","model":"chat"}`, "", more},
+		{"two in two cases", `{"model":"first","Model":"chat"}`, "", more},
+		{"exact key last", `{"Model":"first","model":"chat"}`, "", more},
+		{"two and one escaped", `{"model":"first","\u004dODEL":"chat"}`, "", more},
+		{"two of three", `{"model":"chat","MODEL":"chat","model":"first"}`, "", more},
+		{"two and far apart", `{"model":"first","x":[{"a":"]}\"\\"},{}],"y":-1.5e3 , "z" : null,"Model":"chat"}`, "", more},
+		{"two in other cases", `{"model":"chat","model":"Chat"}`, "", more},
+		{"two with a null between", `{"model":"first","model":null,"model":"chat"}`, "", more},
+		{"two and one a number", `{"model":"chat","Model":1}`, "", more},
+		{"two and one empty", `{"model":"","Model":"chat"}`, "", more},
+		{"twice", `{"model":"chat","model":"chat"}`, "chat", ""},
+		{"twice with an escape", `{"model":"a\/chat","model":"a\/chat"}`, "a/chat", ""},
+		{"twice in two cases", `{"model":"chat","Model" : "chat" }`, "chat", ""},
+		{"twice in two spellings", `{"model":"chat","model":"\u0063hat"}`, "chat", ""},
+		{"null first of two", `{"model":null,"Model":"chat"}`, "chat", ""},
+		{"two in an array", `{"x":{"model":"a"},"options":{"model":"b"},"model":"chat"}`, "chat", ""},
 		{"null", `{"model":null}`, "", "model is required"},
 		{"null last", `{"model":"chat","model":null}`, "chat", ""},
-		{"empty last", `{"model":"chat","model":""}`, "", "model is required"},
-		{"a number first", `{"model":1,"model":"chat"}`, "", "model must be a string, not number"},
+		{"empty last", `{"model":"chat","model":""}`, "", more},
+		{"a number first", `{"model":1,"model":"chat"}`, "", more},
 		{"a number", `{"model":1}`, "", "model must be a string, not number"},
 		{"a truth", `{"model":true}`, "", "model must be a string, not bool"},
 		{"a list", `{"model":["chat"]}`, "", "model must be a string, not array"},
@@ -37,8 +54,7 @@ func TestReadJSON(t *testing.T) {
 		{"first value only", `{"model":"chat"}{"model":"other"}`, "chat", ""},
 		{"trailing bytes", `{"model":"chat"} and so on`, "chat", ""},
 		{"trailing brace", `{"model":"chat"}}`, "chat", ""},
-		{"cloud beside it", `{"model":"chat:cloud","Model":"chat"}`, "", "the request names more than one model, and one of them is a cloud model"},
-		{"cloud alone", `{"model":"chat","Model":"chat:7b-cloud"}`, "chat:7b-cloud", ""},
+		{"two behind the first value", `{"model":"chat"}{"Model":"other"}`, "chat", ""},
 		{"trailing NUL", "{\"model\":\"chat\"}\x00", "chat", ""},
 		{"null first", `null{"model":"other"}`, "", "model is required"},
 		{"a name elsewhere", `{"name":"chat"}`, "", "model is required"},
@@ -54,6 +70,10 @@ func TestReadJSON(t *testing.T) {
 		{"comma too many", `{"model":"chat",}`, "", "the request body is not JSON: invalid character '}' looking for beginning of object key string"},
 		{"a line break in it", "{\"model\":\"a\nb\"}", "", `the request body is not JSON: invalid character '\n' in string literal`},
 		{"long", `{"model":"` + strings.Repeat("x", 5000) + `"}`, strings.Repeat("x", 5000), ""},
+		{"too long", `{"model":"` + strings.Repeat("x", 10_000) + `"}`, "", "the name of the model is too long"},
+		{"many spaces", `{"model":"` + strings.Repeat(" ", 10_000) + "chat" + strings.Repeat(" ", 10_000) + `"}`, "chat", ""},
+		{"nothing in it", ` { } `, "", "model is required"},
+		{"nested too deeply", `{"model":"chat","x":` + strings.Repeat("[", 10_000) + strings.Repeat("]", 10_000) + `}`, "", "the request body is not JSON: invalid character '[' exceeded max depth"},
 	} {
 		a, err := JSON("/v1/messages", []byte(test.body))
 		got := ""
@@ -85,11 +105,20 @@ func TestUnloads(t *testing.T) {
 		{"/api/chat", `"KEEP_ALIVE":"0s","Messages":[]`, true},
 		{"/api/chat", `"keep_alive":"0"`, true},
 		{"/api/chat", `"keep_alive":0.0`, true},
-		{"/api/chat", `"keep_alive":5,"keep_alive":0`, true},
-		{"/api/chat", `"messages":[{}],"messages":[],"keep_alive":0`, true},
+		{"/api/chat", `"keep_alive":0,"\u212aeep_alive":0,"messages":null`, true},
+		{"/api/generate", `"keep_alive":0,"prompt":null,"messages":[]`, true},
 
 		{"/api/chat", `"messages":[]`, false},
 		{"/api/chat", `"keep_alive":0,"keep_alive":5`, false},
+		{"/api/chat", `"keep_alive":5,"keep_alive":0`, false},
+		{"/api/chat", `"keep_alive":0,"\u212aeep_alive":5`, false},
+		{"/api/chat", `"keep_alive":0,"Messages":[],"messages":[{}]`, false},
+		{"/api/chat", `"keep_alive":0,"messages":[{}],"messages":[]`, false},
+		{"/api/chat", `"keep_alive":0,"stream":true,"stream":false`, false},
+		{"/api/chat", `"keep_alive":0,"prompt":"","Prompt":"x"`, false},
+		{"/api/chat", `"keep_alive":0,"options":{},"options":{"num_ctx":1}`, false},
+		{"/api/chat", `"keep_alive":0,"options":{"num_ctx":1,"Num_Ctx":2}`, false},
+		{"/api/chat", `"keep_alive":[` + strings.Repeat("0,", 100) + `0]`, false},
 		{"/api/chat", `"keep_alive":0,"keep_alive":null`, false},
 		{"/api/chat", `"keep_alive":0,"messages":[{}]`, false},
 		{"/api/chat", `"keep_alive":0,"messages":[],"MESSAGES":[{}]`, false},
@@ -126,7 +155,16 @@ func TestStreams(t *testing.T) {
 		{"/api/chat", said + `,"stream":true`, true},
 		{"/api/chat", said + `,"stream":null`, true},
 		{"/api/chat", said + `,"stream":false`, false},
+		{"/api/chat", said + `,"stream":true,"stream":true,"STREAM":true`, true},
 		{"/api/chat", said + `,"stream":true,"Stream":false`, false},
+		{"/api/chat", said + `,"stream":false,"Stream":true`, false},
+		{"/api/chat", said + `,"stream":true,"stream":null`, false},
+		{"/api/chat", said + `,"keep_alive":1,"keep_alive":2`, false},
+		{"/api/chat", said + `,"messages":[{},{}]`, false},
+		{"/api/chat", said + `,"Shift":true,"shift":false`, false},
+		{"/api/generate", said + `,"\u0070rompt":"y"`, false},
+		{"/api/generate", said + `,"options":{"num_gpu":1,"seed":1,"seed":2}`, true}, // foreman does not decide on that
+		{"/api/generate", said + `,"options":{"num_gpu":1,"num_gpu":2}`, false},
 		{"/api/chat", said + `,"stream":"true"`, false}, // an error
 		{"/api/chat", `"stream":true`, false},           // loads the model, and says so in one value
 		{"/api/generate", `"prompt":""`, false},
@@ -135,6 +173,9 @@ func TestStreams(t *testing.T) {
 		{"/v1/completions", `"stream":true`, true},
 		{"/v1/responses", `"stream":true`, true},
 		{"/v1/messages", `"stream":true`, true},
+		{"/v1/messages", `"\u017ftream":true`, true},
+		{"/v1/messages", `"stream":true,"Stream":false`, false},
+		{"/v1/responses", `"Stream":false,"stream":true`, false},
 		{"/v1/messages", `"stream":false`, false},
 		{"/v1/responses/compact", `"stream":true`, false},
 		{"/v1/images/generations", `"stream":true`, false},
@@ -155,10 +196,15 @@ func TestOptions(t *testing.T) {
 		`"options":{"num_gpu":1,"num_ctx":4096}`:                                                 "num_ctx=4096 num_gpu=1",
 		`"OPTIONS":{"num_thread": 4 ,"use_mmap":false,"main_gpu":0,"num_batch":8},"shift":false`: "num_batch=8 main_gpu=0 use_mmap=false num_thread=4 shift=false",
 		`"options":{"draft_num_predict":3}`:                                                      "draft_num_predict=3",
-		`"options":{"num_ctx":1},"options":{"num_ctx":2}`:                                        "num_ctx=2",
-		`"options":{"num_ctx":null,"Num_Ctx":5},"shift":null`:                                    "",
-		`"options":[1]`: "",
-		`"options":"x"`: "",
+		`"options":{"num_ctx":1},"Options":{"num_ctx":1}`:                                        "num_ctx=1",
+		`"options":{"num_ctx":1},"options":{"num_ctx":2}`:                                        "unclear", // Ollama makes one map of both
+		`"options":{"num_ctx":null,"Num_Ctx":5}`:                                                 "unclear",
+		`"options":{"num_ctx":1,"num_ctx":2}`:                                                    "unclear",
+		`"shift":true,"shift":false`:                                                             "unclear",
+		`"options":{"num_ctx":null},"shift":null`:                                                "",
+		`"options":null`: "",
+		`"options":[1]`:  "",
+		`"options":"x"`:  "",
 		`"options":{"num_ctx":"` + strings.Repeat("x", 99) + `"}`: "",
 	} {
 		a, err := JSON("/api/chat", []byte(`{"model":"chat",`+fields+`}`))
@@ -191,7 +237,7 @@ func TestReadForm(t *testing.T) {
 		noForm  = "the request body must be multipart/form-data, with a boundary"
 		cutOff  = "the form is cut off: its closing boundary does not come"
 		missing = "model is required"
-		more    = "the form names more than one model"
+		more    = "the request names more than one model"
 	)
 	whole := form(formModel+"chat", audio)
 	for _, test := range []struct{ name, contentType, query, body, model, err string }{
@@ -201,11 +247,18 @@ func TestReadForm(t *testing.T) {
 		{"boundary in quotes", `Multipart/Form-Data; charset=x; boundary="b0undary"`, "", whole, "chat", ""},
 		{"model in the query alone", multipartForm, "model=chat", form(audio), "chat", ""},
 		{"a file is no value", multipartForm, "", form("name=\"model\"; filename=\"x\"\r\n\r\nother", formModel+"chat"), "chat", ""},
-		{"long", multipartForm, "", form(formModel + strings.Repeat("x", 20<<10)), strings.Repeat("x", 8<<10), ""},
+		{"long", multipartForm, "", form(formModel + strings.Repeat("x", 8<<10)), strings.Repeat("x", 8<<10), ""},
+		{"too long", multipartForm, "", form(formModel + strings.Repeat("x", 20<<10)), "", "the name of the model is too long"},
 		{"other case", multipartForm, "", form("name=\"Model\"\r\n\r\nchat", audio), "", missing},
 		{"no model", multipartForm, "", form(audio), "", missing},
 		{"empty model", multipartForm, "", form(formModel, audio), "", missing},
-		{"two models", multipartForm, "", form(formModel+"chat", audio, formModel+"chat"), "", more},
+		{"twice", multipartForm, "model=chat", form(formModel+"chat", audio, formModel+"chat"), "chat", ""},
+		{"two models", multipartForm, "", form(formModel+"chat", audio, formModel+"other"), "", more},
+		{"two models of three", multipartForm, "", form(formModel+"chat", formModel+"other", formModel+"chat"), "", more},
+		{"two and one empty", multipartForm, "", form(formModel, formModel+"chat"), "", more},
+		{"two in the query", multipartForm, "model=chat&model=other", form(audio), "", more},
+		{"many parts", multipartForm, "", form(append(slices.Repeat([]string{"name=\"x\"\r\n\r\n"}, 999), formModel+"chat")...), "chat", ""},
+		{"too many parts", multipartForm, "", form(append(slices.Repeat([]string{"name=\"x\"\r\n\r\n"}, 1000), formModel+"chat")...), "", "the form has too many parts"},
 		{"one more in the query", multipartForm, "model=other", whole, "", more},
 		{"JSON", "application/json", "", `{"model":"chat"}`, "", noForm},
 		{"no type", "", "", whole, "", noForm},
@@ -248,31 +301,153 @@ func TestReadFormBehindALargeFile(t *testing.T) {
 	}
 }
 
-// FuzzReadJSON holds readJSON against Ollama's own way to read a request.
+// FuzzReadJSON holds JSON against encoding/json: what foreman takes a body to say, all
+// ways to read it say.
 func FuzzReadJSON(f *testing.F) {
+	for _, body := range worst(100) {
+		f.Add([]byte(body))
+	}
 	f.Add([]byte(`{"model":"chat","messages":[{"role":"user","content":"prompt"}]}`))
+	f.Add([]byte(`{"model":"a","MODEL":"b"} x`))
+	f.Add([]byte(`{"\u212aeep_alive":0 , "me\u017fsages":[ ],"model":"\ud800"}`))
+	f.Add([]byte(`{"model":"chat","messages":[{}],"stream":true,"options":{"num_ctx":1,"num_\u0063tx":2}}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var request struct {
-			Model string `json:"model"`
+			Model     string            `json:"model"`
+			Messages  []json.RawMessage `json:"messages"`
+			KeepAlive any               `json:"keep_alive"`
+			Stream    *bool             `json:"stream"`
 		}
-		wantErr := json.NewDecoder(bytes.NewReader(body)).Decode(&request)
+		var mistyped *json.UnmarshalTypeError
+		wantErr := json.NewDecoder(bytes.NewReader(body)).Decode(&request) // as most of Ollama's handlers do
+		isMistyped := errors.As(wantErr, &mistyped)
 		a, err := JSON("/api/chat", body)
-		model := a.Model
 		switch {
-		case wantErr != nil:
+		case wantErr != nil && !isMistyped:
 			if err == nil {
-				t.Errorf("got %q; Ollama says %v", model, wantErr)
+				t.Fatalf("got %q; Ollama says %v", a.Model, wantErr)
 			}
-		case request.Model == "":
-			if err == nil || err.Error() != "model is required" {
-				t.Errorf("got %q, %v; want no model", model, err)
+			return
+		case err != nil:
+			if a != (Ask{}) {
+				t.Errorf("got %+v with an error", a)
 			}
-		case err != nil && strings.Contains(err.Error(), "more than one model"):
-		case err != nil || model != request.Model:
-			t.Errorf("got %q, %v; want %q", model, err, request.Model)
+		case a.Model != request.Model, a.Model == "":
+			t.Errorf("got %q; want %q", a.Model, request.Model)
 		}
-		if err != nil && model != "" {
-			t.Errorf("got %q with an error", model)
+		if isMistyped && mistyped.Field == "" {
+			if err == nil {
+				t.Error("got no error of what is no object")
+			}
+			return
+		}
+
+		said := map[string][]string{} // by name, as encoding/json has the values
+		for _, m := range decodeMembers(t, body) {
+			for _, name := range []string{"model", "stream", "keep_alive", "messages"} {
+				if strings.EqualFold(m.key, name) && (name != "model" || m.value != "null") {
+					said[name] = append(said[name], m.value)
+				}
+			}
+		}
+		isAsked := slices.ContainsFunc(said["model"], func(value string) bool { return value != said["model"][0] })
+		switch {
+		case err == ErrModels && !isAsked:
+			t.Errorf("got %v of %q", err, said["model"])
+		case err != nil && len(said["model"]) == 1 && request.Model != "" && len(request.Model) < nameLimit/6 && !isMistyped:
+			t.Errorf("got %v of the model %q", err, request.Model)
+		case err != nil || isMistyped: // which of Ollama's errors it is does not matter
+			return
+		}
+		for _, value := range said["model"] {
+			var name string
+			if json.Unmarshal([]byte(value), &name) != nil || name != a.Model {
+				t.Errorf("got %q; it says %s, too", a.Model, value)
+			}
+		}
+		if a.Stream {
+			for _, value := range said["stream"] {
+				if value != "true" && (value != "null" || len(said["stream"]) > 1) {
+					t.Errorf("got a stream of %q", said["stream"])
+				}
+			}
+		}
+		if a.Unload && (len(request.Messages) > 0 || request.KeepAlive != 0.0 && !isZero([]byte(said["keep_alive"][0])) ||
+			len(slices.Compact(said["keep_alive"])) != 1 || len(slices.Compact(said["messages"])) > 1) {
+			t.Errorf("got an unload of %q", said)
 		}
 	})
+}
+
+// FuzzReadForm holds readForm against Go's own reading of forms, which is Ollama's.
+func FuzzReadForm(f *testing.F) {
+	f.Add(form(formModel+"chat", audio), "model=chat")
+	f.Add(form(audio, "name=\"Model\"\r\n\r\nother", formModel+"chat")+"x", "model=%63hat&Model=x;y")
+	f.Fuzz(func(t *testing.T, body, query string) {
+		r := &http.Request{Method: "POST", URL: &url.URL{Path: TranscriptionsPath, RawQuery: query}, Header: http.Header{"Content-Type": {multipartForm}}, Body: io.NopCloser(strings.NewReader(body))}
+		a, err := Read(r, []byte(body))
+		if err != nil || r.ParseMultipartForm(1<<20) != nil {
+			return
+		}
+		if got := r.Form["model"]; a.Model == "" || slices.ContainsFunc(got, func(model string) bool { return model != a.Model }) || len(got) == 0 {
+			t.Errorf("got %q of %q", a.Model, got)
+		}
+	})
+}
+
+// FuzzMembers holds the walk over an object, and its keys, against encoding/json.
+func FuzzMembers(f *testing.F) {
+	f.Add([]byte(`{"a":1, "b" : [{"c":"]\"}"}],"\u212aeep_alive":{} , "":"\\" }x`))
+	f.Add([]byte("{\"\u017ftream\":-1e9,\"\xff\":null\n}"))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		object, err := first(body)
+		if err != nil || object[0] != '{' {
+			return
+		}
+		want := decodeMembers(t, body)
+		for key, value := range members(object) {
+			if len(want) == 0 {
+				t.Fatalf("got one more, %s: %s", key, value)
+			}
+			m := want[0]
+			want = want[1:]
+			var text string
+			if err := json.Unmarshal([]byte(`"`+string(key)+`"`), &text); err != nil || text != m.key || string(value) != m.value {
+				t.Errorf("got %s: %s; want %q: %s", key, value, m.key, m.value)
+			}
+			var buf [len("draft_num_predict")]byte
+			folded, ok := appendFolded(buf[:0], key)
+			for _, name := range append(loadOptions, "model", "stream", "keep_alive", "messages", "prompt", "options", "shift") {
+				if got, want := ok && string(folded) == name, strings.EqualFold(text, name); got != want {
+					t.Errorf("%s is %s: got %t; want %t", key, name, got, want)
+				}
+			}
+		}
+		if len(want) > 0 {
+			t.Errorf("got no %q", want)
+		}
+	})
+}
+
+type member struct{ key, value string }
+
+// decodeMembers returns the members of the object that body begins with; none: it is none.
+func decodeMembers(t *testing.T, body []byte) (all []member) {
+	t.Helper()
+	d := json.NewDecoder(bytes.NewReader(body))
+	if begin, err := d.Token(); err != nil || begin != json.Delim('{') {
+		return nil
+	}
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, member{key.(string), string(value)})
+	}
+	return all
 }
