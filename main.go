@@ -145,7 +145,6 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 		loops.Go(func() { named.Run(base, 2*time.Second) })
 	}
 	loops.Go(func() { inv.Run(base) })
-	loops.Go(func() { handler.Run(base) })
 
 	srv := &http.Server{
 		Handler:           handler,

@@ -14,13 +14,24 @@ import (
 	"maps"
 	"sync"
 	"time"
+
+	"foreman/proxy/target"
 )
 
 const (
-	pollTimeout      = 4 * time.Second        // for one poll, from dialling to the last byte; as much for what is read after it
+	pollTimeout      = 4 * time.Second        // for one poll, from dialling to the last byte, or the target is slow; for HEAD /, and for what is read after a poll
+	slowTimeout      = 45 * time.Second       // for one poll of a target that answers HEAD / meanwhile
 	minInterval      = 250 * time.Millisecond // shortest time between the beginnings of two polls, whoever asks
 	degradedInterval = 5 * time.Second        // longest time between the beginnings of two polls while degraded
+
+	// See [State.Asleep]. A target that is silent to a client is polled within 5 s, so
+	// that it is known as asleep within 45 s.
+	asleepAfter = 3
+	asleepTime  = 40 * time.Second
 )
+
+// errLate is why a poll failed, or has not ended, if the target answers HEAD / meanwhile.
+var errLate = errors.New("GET /api/tags: no answer, though HEAD / is answered")
 
 // Errors of [Inventory.Check], beside [target.ErrUnreachable].
 var (
@@ -33,6 +44,8 @@ var (
 type source interface {
 	// Read returns the body of the target's answer to GET path.
 	Read(ctx context.Context, path string) ([]byte, error)
+	// Alive asks HEAD / on a new connection. Any answer to it is none of its errors.
+	Alive(ctx context.Context) error
 }
 
 // An Inventory polls a source while [Inventory.Run] runs. Make one with [New].
@@ -41,13 +54,24 @@ type Inventory struct {
 	interval time.Duration
 	log      *slog.Logger
 	keep     []string
-	early    chan struct{} // holds one token while a poll is requested before its time
+	early    chan struct{}  // holds one token while a poll is requested before its time
+	heads    sync.WaitGroup // HEAD / that are under way
+	lacking  bool           // the last poll could not be made; Run alone uses it
 
 	mu      sync.Mutex // guards what follows
 	state   State
 	changed chan struct{} // closed, and replaced, when state.Seq grows
-	polled  chan struct{} // closed when the next poll that begins has ended; nil: nobody waits for it
+	next    *poll         // that begins next
+	begun   time.Time     // when the last poll began
 }
+
+// A poll is one reading of the models.
+type poll struct {
+	done chan struct{} // closed when the poll has ended
+	err  error         // why foreman could not poll; set before done is closed
+}
+
+func newPoll() *poll { return &poll{done: make(chan struct{})} }
 
 // New returns an inventory that will poll source every interval, and sooner
 // while degraded. The paths in keep are read after a good poll as well, to be
@@ -61,6 +85,7 @@ func New(source source, interval time.Duration, log *slog.Logger, keep ...string
 		early:    make(chan struct{}, 1),
 		state:    State{Reason: Starting, Since: time.Now(), err: errors.New("not polled yet")},
 		changed:  make(chan struct{}),
+		next:     newPoll(),
 	}
 }
 
@@ -72,9 +97,9 @@ func (inv *Inventory) State() State {
 }
 
 // Next waits until State().Seq is greater than seen, and returns the state at that
-// time: the latest, whatever lay between. A change is a poll that failed or, after
-// a good poll, the end of the attempt to read the resident models. The error is the
-// cause of ctx, if that ended first.
+// time: the latest, whatever lay between. A change is a poll that failed, a target that is
+// found alive again before a poll has ended or, after a good poll, the end of the attempt
+// to read the resident models. The error is the cause of ctx, if that ended first.
 func (inv *Inventory) Next(ctx context.Context, seen uint64) (State, error) {
 	for {
 		inv.mu.Lock()
@@ -111,8 +136,14 @@ func (inv *Inventory) Check(ctx context.Context, asked string) (Model, error) {
 	}
 	state := inv.State()
 	if !state.Holds(asked) || state.Reason == Unreachable {
-		if err := inv.Repoll(ctx); err != nil {
+		poll := inv.request()
+		if err := inv.await(ctx, poll, State.reachable); err != nil {
 			return Model{}, err
+		}
+		if inv.State().Reason != Unreachable {
+			if err := inv.await(ctx, poll, func(s State) bool { return s.Holds(asked) }); err != nil {
+				return Model{}, err
+			}
 		}
 		state = inv.State()
 	}
@@ -135,7 +166,7 @@ func (inv *Inventory) Reachable(ctx context.Context) error {
 	if inv.State().Reason != Unreachable {
 		return nil
 	}
-	if err := inv.Repoll(ctx); err != nil {
+	if err := inv.await(ctx, inv.request(), State.reachable); err != nil {
 		return err
 	}
 	if state := inv.State(); state.Reason == Unreachable {
@@ -149,34 +180,60 @@ func (inv *Inventory) Reachable(ctx context.Context) error {
 // is known to be unreachable the ordinary polls are frequent enough.
 func (inv *Inventory) Refresh() {
 	if inv.State().Reason != Unreachable {
-		inv.requestPoll()
+		inv.request()
 	}
 }
 
-// Repoll requests a poll and waits for it: one that begins after this call, so
-// that it knows what was changed until now. All who call while a poll is under
-// way share the next one. The error is the cause of ctx, if that ended first.
-func (inv *Inventory) Repoll(ctx context.Context) error {
+// Suspect requests a poll, as Refresh does, of a target that is silent, unless one
+// began in the last 5 s: many requests may find it silent.
+func (inv *Inventory) Suspect() {
 	inv.mu.Lock()
-	if inv.polled == nil {
-		inv.polled = make(chan struct{})
-	}
-	polled := inv.polled
+	recent := time.Since(inv.begun) < degradedInterval
 	inv.mu.Unlock()
-	inv.requestPoll()
-	select {
-	case <-polled:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if !recent {
+		inv.Refresh()
 	}
 }
 
-func (inv *Inventory) requestPoll() {
+// Repoll requests a poll and waits for its end: of one that begins after this call, so
+// that it knows what was changed until now. All who call while a poll is under
+// way share the next one. The error is the cause of ctx, if that ended first, or why
+// foreman could not poll.
+func (inv *Inventory) Repoll(ctx context.Context) error {
+	return inv.await(ctx, inv.request(), func(State) bool { return false })
+}
+
+// await waits until the poll has ended, or the state is good enough: the poll before it
+// may be under way, and take long. The error is the cause of ctx, if that ended first, or
+// why foreman could not poll.
+func (inv *Inventory) await(ctx context.Context, poll *poll, enough func(State) bool) error {
+	for {
+		inv.mu.Lock()
+		state, changed := inv.state, inv.changed
+		inv.mu.Unlock()
+		if enough(state) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-poll.done:
+			return poll.err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// request requests a poll, and returns it.
+func (inv *Inventory) request() *poll {
+	inv.mu.Lock()
+	poll := inv.next // before the token is there: it may be taken at once
+	inv.mu.Unlock()
 	select {
 	case inv.early <- struct{}{}:
 	default: // already requested
 	}
+	return poll
 }
 
 // Run polls until ctx ends.
@@ -187,14 +244,13 @@ func (inv *Inventory) Run(ctx context.Context) {
 	reader.Go(func() { inv.readAfterPolls(ctx, good) })
 	inv.runPolls(ctx, good)
 	reader.Wait()
+	inv.heads.Wait()
 }
 
 // runPolls polls until ctx ends, and puts a token into good after each good poll.
 func (inv *Inventory) runPolls(ctx context.Context, good chan bool) {
-	var (
-		began time.Time // when the last poll did
-		timer = time.NewTimer(0)
-	)
+	var began time.Time // when the last poll did
+	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		ordinary := true
@@ -211,6 +267,9 @@ func (inv *Inventory) runPolls(ctx context.Context, good chan bool) {
 		began = time.Now()
 		interval := inv.interval
 		if inv.poll(ctx) {
+			if inv.State().Slow {
+				interval += time.Since(began) // or it would never have done
+			}
 			keep := ordinary
 			select {
 			case before := <-good: // not taken yet
@@ -241,14 +300,19 @@ func pause(ctx context.Context, d time.Duration) bool {
 // poll reads the models of the source once, changes the state accordingly and
 // reports whether the poll was good.
 func (inv *Inventory) poll(ctx context.Context) bool {
+	began := time.Now()
 	inv.mu.Lock()
-	polled := inv.polled
-	inv.polled = nil
+	poll := inv.next
+	inv.next, inv.begun = newPoll(), began
 	inv.mu.Unlock()
 
-	limited, cancel := context.WithTimeout(ctx, pollTimeout)
-	defer cancel()
-	tags, err := inv.source.Read(limited, "/api/tags")
+	reading, giveUp := context.WithCancelCause(ctx)
+	asked := began // of what the target has not answered
+	var beside sync.WaitGroup
+	beside.Go(func() { asked = inv.watch(ctx, reading, giveUp) })
+	tags, err := inv.source.Read(reading, "/api/tags")
+	giveUp(nil)
+	beside.Wait()
 	var held models
 	if err == nil {
 		held, err = readModels(tags)
@@ -256,10 +320,19 @@ func (inv *Inventory) poll(ctx context.Context) bool {
 	if ctx.Err() != nil {
 		return false // foreman is stopping: that says nothing of the target, and nothing to those who wait
 	}
+	defer close(poll.done)
+	if errors.Is(err, target.ErrLocal) {
+		if poll.err = err; !inv.lacking {
+			inv.log.Warn("not polled", "err", err)
+		}
+		inv.lacking = true
+		return false
+	}
+	inv.lacking = false
 
 	inv.mu.Lock()
 	before := inv.state
-	after := before.after(err)
+	after := before.after(err, time.Since(began) >= pollTimeout, asked)
 	if err == nil {
 		after.Tags, after.models, after.LastPoll = tags, held, time.Now()
 	}
@@ -268,12 +341,72 @@ func (inv *Inventory) poll(ctx context.Context) bool {
 		inv.tellLocked()
 	}
 	inv.mu.Unlock()
-
 	inv.logChange(before, after, err)
-	if polled != nil {
-		close(polled)
-	}
 	return err == nil
+}
+
+// watch asks HEAD / beside a poll that takes long: one that is answered late is of a
+// slow target, which may take its time. It gives the poll up when that time is over or
+// nothing is answered, and returns when reading has ended. Asked is when that was asked
+// which the target has not answered.
+func (inv *Inventory) watch(ctx, reading context.Context, giveUp context.CancelCauseFunc) (asked time.Time) {
+	asked = time.Now()
+	end := asked.Add(slowTimeout)
+	after := pollTimeout
+	if inv.State().Reason == Unreachable {
+		after = time.Second // requests wait to hear if it is back
+	}
+	for pause(reading, after) {
+		if time.Now().After(end) {
+			giveUp(errLate)
+			break
+		}
+		now := time.Now()
+		err := inv.head(ctx, reading)
+		if reading.Err() != nil {
+			break
+		}
+		if err != nil {
+			giveUp(fmt.Errorf("no answer, nor to %w", err))
+			break
+		}
+		asked = now
+		inv.mu.Lock()
+		before := inv.state
+		inv.state = before.alive()
+		if inv.state.Reason != before.Reason {
+			inv.tellLocked()
+		}
+		after := inv.state
+		inv.mu.Unlock()
+		inv.logChange(before, after, errLate)
+	}
+	return asked
+}
+
+// head asks the source if it is alive, for 4 s or until enough ends. An answer that comes
+// later is a sign of life nevertheless.
+func (inv *Inventory) head(ctx, enough context.Context) error {
+	answer := make(chan error, 1)
+	inv.heads.Go(func() {
+		limited, cancel := context.WithTimeout(ctx, slowTimeout)
+		defer cancel()
+		err := inv.source.Alive(limited)
+		if err == nil {
+			inv.mu.Lock()
+			inv.state.unanswered, inv.state.unconnected = time.Time{}, 0
+			inv.mu.Unlock()
+		}
+		answer <- err
+	})
+	select {
+	case err := <-answer:
+		return err
+	case <-time.After(pollTimeout):
+		return fmt.Errorf("HEAD /: %w: no answer within %v", target.ErrUnreachable, pollTimeout)
+	case <-enough.Done():
+		return nil
+	}
 }
 
 // tellLocked lets Next return the state.
@@ -362,5 +495,12 @@ func (inv *Inventory) logChange(before, after State, err error) {
 		inv.log.Info("target ready", "models", after.Len())
 	default:
 		inv.log.Info("target recovered", "models", after.Len(), "outage", after.Since.Sub(before.Since).Round(time.Millisecond))
+	}
+	switch {
+	case before.Slow == after.Slow:
+	case after.Slow:
+		inv.log.Warn("target slow to tell its models", "models_kept", after.Len())
+	case !after.Degraded():
+		inv.log.Info("target slow no more")
 	}
 }

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,14 +30,14 @@ const (
 
 // Errors as the package target returns them.
 var (
-	errRefused  = fmt.Errorf("GET /api/tags: %w: connection refused", target.ErrUnreachable)
+	errRefused  = fmt.Errorf("GET /api/tags: %w: %w", target.ErrUnreachable, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED})
 	errToken    = fmt.Errorf("GET /api/tags: %w: 401 Unauthorized", target.ErrUnauthorized)
 	errInternal = errors.New("GET /api/tags: answered 500 Internal Server Error")
 )
 
 // What is logged of these, up to the number of models that are kept.
 const (
-	loggedRefused  = `level=WARN msg="target degraded" reason=unreachable err="GET /api/tags: target unreachable: connection refused" models_kept=`
+	loggedRefused  = `level=WARN msg="target degraded" reason=unreachable err="GET /api/tags: target unreachable: dial tcp: connection refused" models_kept=`
 	loggedToken    = `level=WARN msg="target degraded" reason=unauthorized err="GET /api/tags: target refused foreman: 401 Unauthorized" models_kept=`
 	loggedInternal = `level=WARN msg="target degraded" reason="bad answer" err="GET /api/tags: answered 500 Internal Server Error" models_kept=`
 	loggedShape    = `level=WARN msg="target degraded" reason="bad answer" err="models: the answer has no \"models\"" models_kept=`
@@ -61,6 +63,19 @@ func (s *fakeSource) Read(ctx context.Context, path string) ([]byte, error) {
 	return answer(ctx)
 }
 
+// Alive answers as it is told for "/"; without that, nothing.
+func (s *fakeSource) Alive(ctx context.Context) error {
+	s.mu.Lock()
+	answer := s.answers["/"]
+	s.mu.Unlock()
+	if answer == nil {
+		pause(ctx, time.Hour)
+		return fmt.Errorf("HEAD /: %w: %w", target.ErrUnreachable, ctx.Err())
+	}
+	_, err := answer(ctx)
+	return err
+}
+
 func (s *fakeSource) set(path string, answer func(context.Context) ([]byte, error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -71,7 +86,7 @@ func (s *fakeSource) set(path string, answer func(context.Context) ([]byte, erro
 func (s *fakeSource) answer(path string, takes time.Duration, body string, err error) {
 	s.set(path, func(ctx context.Context) ([]byte, error) {
 		if !pause(ctx, takes) {
-			return nil, fmt.Errorf("GET %s: %w: %w", path, target.ErrUnreachable, ctx.Err())
+			return nil, fmt.Errorf("GET %s: %w", path, target.Classify(ctx, ctx.Err()))
 		}
 		return []byte(body), err
 	})
@@ -222,10 +237,12 @@ func TestPollsSoonerWhileDegraded(t *testing.T) {
 	}
 }
 
+// A target that takes connections and says nothing is asked for its models and, after
+// 4 s, for HEAD /, which has as long. While it is unreachable that comes sooner.
 func TestAPollThatHangsIsGivenUp(t *testing.T) {
 	inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
 		b.hang("/api/tags")
-		sleep(33 * second)
+		sleep(37 * second)
 		if b.State().Degraded() {
 			t.Error("degraded before the poll was given up")
 		}
@@ -233,22 +250,132 @@ func TestAPollThatHangsIsGivenUp(t *testing.T) {
 		if got := b.State().Reason; got != Unreachable {
 			t.Errorf("got reason %q; want %q", got, Unreachable)
 		}
-		sleep(9 * second)
-		b.wantPolls(0, 30*second, 35*second, 40*second)
-		if got := b.State().Unanswered; got != 2 {
-			t.Errorf("got %d unanswered; want 2", got)
+		sleep(31 * second)
+		b.wantPolls(0, 30*second, 38*second, 43*second, 48*second, 53*second, 58*second, 63*second, 68*second)
+		if b.State().Asleep() {
+			t.Error("asleep when it was asked in vain for 39 s")
 		}
+		sleep(1 * second)
+		if !b.State().Asleep() {
+			t.Error("not asleep when it was asked in vain for 40 s")
+		}
+		b.wantLog(`level=INFO msg="target ready" models=1`,
+			`level=WARN msg="target degraded" reason=unreachable err="GET /api/tags: no answer, nor to HEAD /: target unreachable: no answer within 4s" models_kept=1`)
+	})
+}
+
+// A target that answers HEAD / is alive, however long its models take.
+func TestSlow(t *testing.T) {
+	for _, takes := range []time.Duration{4500 * time.Millisecond, 6 * second, 40 * second} {
+		inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
+			b.answer("/api/tags", takes, both, nil)
+			b.answer("/", 0, "", nil)
+			sleep(34*second + 1)
+			want := func(slow bool, models int) {
+				t.Helper()
+				if state := b.State(); state.Slow != slow || state.Degraded() || state.Asleep() || state.Len() != models {
+					t.Errorf("%v, at %v: slow %t, reason %q, asleep %t, %d models; want slow %t alone and %d models",
+						takes, time.Since(b.began), state.Slow, state.Reason, state.Asleep(), state.Len(), slow, models)
+				}
+			}
+			want(true, 1)
+			b.wantCheck("chat", nil)
+			if err := b.Reachable(limited(t)); err != nil {
+				t.Error(err)
+			}
+			b.wantTime(34*second + 1) // at once
+			b.wantCheck("embed", nil) // who asks for more waits for it
+			b.wantTime(30*second + takes)
+			synctest.Wait()
+			b.wantPolls(0, 30*second, 30*second+takes) // the second one for that
+			want(true, 2)
+			sleep(60*second + 2*takes - time.Since(b.began))
+			b.wantPolls(60*second + 2*takes) // an interval after the end
+			want(true, 2)
+			b.tags(both, nil)
+			sleep(takes + 31*second)
+			want(false, 2)
+			b.wantLog(`level=INFO msg="target ready" models=1`, `level=WARN msg="target slow to tell its models" models_kept=1`, `level=INFO msg="target slow no more"`)
+		})
+	}
+}
+
+// A target that does not tell its models at all but answers HEAD / is degraded, and not
+// asleep.
+func TestModelsAreNeverTold(t *testing.T) {
+	inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
+		b.hang("/api/tags")
+		b.answer("/", 0, "", nil)
+		sleep(5 * time.Minute)
+		if state := b.State(); state.Reason != BadAnswer || state.Asleep() || !state.Since.Equal(b.began.Add(78*second)) {
+			t.Errorf("got reason %q since %v, asleep %t; want %q since 78s", state.Reason, state.Since.Sub(b.began), state.Asleep(), BadAnswer)
+		}
+		b.wantCheck("chat", nil)
+		b.wantLog(`level=INFO msg="target ready" models=1`, `level=WARN msg="target slow to tell its models" models_kept=1`,
+			`level=WARN msg="target degraded" reason="bad answer" err="GET /api/tags: GET /api/tags: no answer, though HEAD / is answered" models_kept=1`)
+	})
+}
+
+// Requests that wait to hear if the target is back do not wait for its models.
+func TestBackAndSlow(t *testing.T) {
+	for _, err := range []error{nil, errRefused} { // with models and without
+		inBed(t, 30*second, chat, err, func(t *testing.T, b *bed) {
+			b.tags("", errRefused)
+			b.wantCheck("new", target.ErrUnreachable)
+			b.answer("/api/tags", 40*second, chat, nil)
+			b.answer("/", 0, "", nil)
+			if err := b.Reachable(limited(t)); err != nil || b.State().Reason == Unreachable {
+				t.Errorf("got %v, reason %q; want it reachable", err, b.State().Reason)
+			}
+			b.wantTime(2*minInterval + second)
+		})
+	}
+}
+
+// An answer to HEAD / that comes after 4 s is no reason to send requests, but a sign of
+// life.
+func TestLateAnswersAreSignsOfLife(t *testing.T) {
+	inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
+		b.hang("/api/tags")
+		b.answer("/", 30*second, "", nil)
+		for range 300 {
+			sleep(second)
+			if b.State().Asleep() {
+				t.Fatalf("asleep at %v", time.Since(b.began))
+			}
+		}
+		if got := b.State().Reason; got != Unreachable {
+			t.Errorf("got reason %q; want %q", got, Unreachable)
+		}
+	})
+}
+
+// What foreman itself has not got says nothing of the target, and is no answer to who asks
+// for another model.
+func TestPollsThatForemanCannotMake(t *testing.T) {
+	errLocal := fmt.Errorf("GET /api/tags: %w: too many open files", target.ErrLocal)
+	inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
+		b.tags("", errLocal)
+		sleep(2 * time.Minute)
+		if state := b.State(); state.Degraded() || state.Asleep() || state.Polls != (Polls{OK: 1}) {
+			t.Errorf("got %+v; want it as it was", state)
+		}
+		b.wantCheck("chat", nil)
+		b.wantCheck("embed", target.ErrLocal)
+		b.tags(both, nil)
+		b.wantCheck("embed", nil)
+		b.wantLog(`level=INFO msg="target ready" models=1`, `level=WARN msg="not polled" err="GET /api/tags: out of file descriptors or ports: too many open files"`)
 	})
 }
 
 func TestOutages(t *testing.T) {
 	for _, tt := range []struct {
-		tags       string
-		err        error
-		reason     string
-		unanswered int
-		polls      Polls
-		logged     string
+		tags        string
+		err         error
+		reason      string
+		unconnected int
+		polls       Polls
+		logged      string
 	}{
 		{"", errRefused, Unreachable, 3, Polls{1, 3, 0, 0}, loggedRefused},
 		{"", errToken, Unauthorized, 0, Polls{1, 0, 3, 0}, loggedToken},
@@ -261,8 +388,8 @@ func TestOutages(t *testing.T) {
 			b.tags(tt.tags, tt.err)
 			sleep(32 * second) // polls at 30, 35 and 40 s
 			state := b.State()
-			if state.Reason != tt.reason || !state.Degraded() || state.Since.Sub(b.began) != 30*second || state.Unanswered != tt.unanswered || state.Polls != tt.polls {
-				t.Errorf("%v: got %+v; want %q since 30s, %d unanswered, polls %v", tt.err, state, tt.reason, tt.unanswered, tt.polls)
+			if state.Reason != tt.reason || !state.Degraded() || state.Since.Sub(b.began) != 30*second || state.unconnected != tt.unconnected || state.Polls != tt.polls {
+				t.Errorf("%v: got %+v; want %q since 30s, %d unconnected, polls %v", tt.err, state, tt.reason, tt.unconnected, tt.polls)
 			}
 			if string(state.Tags) != both || !state.Holds("embed") || state.Len() != 2 || !state.LastPoll.Equal(b.began) {
 				t.Errorf("%v: got %+v; want the last-known models and their time kept", tt.err, state)
@@ -271,7 +398,7 @@ func TestOutages(t *testing.T) {
 			b.tags(chat, nil)
 			sleep(3 * second)
 			state = b.State()
-			if state.Degraded() || string(state.Tags) != chat || state.Holds("embed") || state.Unanswered != 0 ||
+			if state.Degraded() || string(state.Tags) != chat || state.Holds("embed") || state.unconnected != 0 ||
 				state.Since.Sub(b.began) != 45*second || state.LastPoll.Sub(b.began) != 45*second {
 				t.Errorf("%v: got %+v; want it recovered after 45s", tt.err, state)
 			}
@@ -290,8 +417,8 @@ func TestReasonsChange(t *testing.T) {
 		}{{errRefused, 2}, {errInternal, 0}, {errRefused, 1}, {errToken, 0}} {
 			b.tags("", step.err)
 			sleep(5 * second)
-			if state := b.State(); state.Unanswered != step.wantUnanswered || !state.Since.Equal(b.began) {
-				t.Errorf("%v: got %d unanswered, since %v; want %d and the start", step.err, state.Unanswered, state.Since, step.wantUnanswered)
+			if state := b.State(); state.unconnected != step.wantUnanswered || !state.Since.Equal(b.began) {
+				t.Errorf("%v: got %d unconnected, since %v; want %d and the start", step.err, state.unconnected, state.Since, step.wantUnanswered)
 			}
 		}
 		b.tags(chat, nil)
@@ -610,8 +737,8 @@ func TestPollsAtOneMomentCountOnce(t *testing.T) {
 			for range 3 {
 				b.wantCheck("unknown", target.ErrUnreachable)
 			}
-			if got := b.State().Unanswered; got != want {
-				t.Errorf("after %v: %d unanswered; want %d", time.Since(b.began), got, want)
+			if got := b.State().unconnected; got != want {
+				t.Errorf("after %v: %d unconnected; want %d", time.Since(b.began), got, want)
 			}
 			sleep(4 * second)
 		}

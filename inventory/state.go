@@ -1,7 +1,9 @@
 package inventory
 
 import (
+	"cmp"
 	"errors"
+	"net"
 	"slices"
 	"time"
 
@@ -18,15 +20,15 @@ const (
 
 // State is what was known at one moment.
 type State struct {
-	Seq        uint64            // grows with every change that [Inventory.Next] reports; 0 before the first
-	Tags       []byte            // the target's last good answer to GET /api/tags; nil before the first
-	LastPoll   time.Time         // when Tags was read
-	NextPoll   time.Time         // when the next poll is due, unless somebody asks for one before; zero: the first is under way
-	Kept       map[string]Answer // the target's last good answers to GET, by kept path
-	Reason     string            // why the state is degraded; empty: it is not
-	Since      time.Time         // when the state became, or ceased to be, degraded
-	Unanswered int               // polls in a row that ended in target.ErrUnreachable; those within 4 s of each other count once
-	Polls      Polls             // polls since the start, by result
+	Seq      uint64            // grows with every change that [Inventory.Next] reports; 0 before the first
+	Tags     []byte            // the target's last good answer to GET /api/tags; nil before the first
+	LastPoll time.Time         // when Tags was read
+	NextPoll time.Time         // when the next poll is due, unless somebody asks for one before; zero: the first is under way
+	Kept     map[string]Answer // the target's last good answers to GET, by kept path
+	Reason   string            // why the state is degraded; empty: it is not
+	Since    time.Time         // when the state became, or ceased to be, degraded
+	Slow     bool              // the state is not degraded, and the target took 4 s or longer for the last poll, or takes so long now
+	Polls    Polls             // polls since the start, by result
 
 	// Resident are the models in the memory of the target, in the order of its
 	// last answer to GET /api/ps. ResidentRead is when that was read. If it is zero,
@@ -35,9 +37,11 @@ type State struct {
 	Resident     []Resident
 	ResidentRead time.Time
 
-	models  models
-	err     error     // of the last poll
-	counted time.Time // when Unanswered last grew
+	models      models
+	err         error     // of the last poll
+	unanswered  time.Time // since when nothing that the target was asked was answered; zero: the last was
+	unconnected int       // polls in a row that could not connect; those within 4 s of each other count once
+	counted     time.Time // when unconnected last grew
 }
 
 // An Answer is a body that the target sent, and when it was read.
@@ -61,6 +65,15 @@ type Polls struct {
 
 // Degraded reports whether the last poll failed, or none has ended yet.
 func (s State) Degraded() bool { return s.Reason != "" }
+
+func (s State) reachable() bool { return s.Reason != Unreachable }
+
+// Asleep reports whether the target is asleep or gone, and not only unreachable for a
+// moment: three polls in a row could not connect, or nothing has been answered for 40 s,
+// not even HEAD / on a new connection.
+func (s State) Asleep() bool {
+	return s.unconnected >= asleepAfter || !s.unanswered.IsZero() && time.Since(s.unanswered) >= asleepTime
+}
 
 // Len returns how many models the target holds.
 func (s State) Len() int { return len(s.models.listed) }
@@ -93,32 +106,59 @@ func (s State) Expires(model string) (at time.Time, resident bool) {
 	return s.Resident[i].ExpiresAt, true
 }
 
-// after returns s as a poll that ended with err changes it. What a good poll has
+// after returns s as a poll changes it that ended with err. It is slow if it took 4 s or
+// longer. The target has said nothing since it was asked at a time. What a good poll has
 // read is left to the caller.
-func (s State) after(err error) State {
-	wasDegraded, unanswered := s.Degraded(), 0
+func (s State) after(err error, slow bool, asked time.Time) State {
+	unanswered, unconnected, reason := time.Time{}, 0, ""
 	switch {
 	case err == nil:
-		s.Reason = ""
 		s.Polls.OK++
 	case errors.Is(err, target.ErrUnreachable):
-		s.Reason = Unreachable
+		reason = Unreachable
 		s.Polls.Unreachable++
-		// Many requests at one moment cause several polls, which fail for one reason.
-		if unanswered = s.Unanswered; unanswered == 0 || time.Since(s.counted) >= pollTimeout {
-			unanswered, s.counted = unanswered+1, time.Now()
+		// If foreman itself was stopped meanwhile, the target need not have been.
+		if oldest := time.Now().Add(-2 * pollTimeout); asked.Before(oldest) {
+			asked = oldest
+		}
+		unanswered = cmp.Or(s.unanswered, asked)
+		if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+			// Many requests at one moment cause several polls, which fail for one reason.
+			if unconnected = s.unconnected; unconnected == 0 || time.Since(s.counted) >= pollTimeout {
+				unconnected, s.counted = unconnected+1, time.Now()
+			}
 		}
 	case errors.Is(err, target.ErrUnauthorized):
-		s.Reason = Unauthorized
+		reason = Unauthorized
 		s.Polls.Unauthorized++
 	default:
-		s.Reason = BadAnswer
+		reason = BadAnswer
 		s.Polls.BadAnswer++
 	}
-	s.Unanswered, s.err = unanswered, err
-	if s.Degraded() != wasDegraded {
+	s.unanswered, s.unconnected, s.err = unanswered, unconnected, err
+	return s.become(reason, err == nil && slow)
+}
+
+// alive returns s as it is changed by a target that has answered HEAD / and not yet a
+// poll that began 4 s ago or longer.
+func (s State) alive() State {
+	s.unanswered, s.unconnected = time.Time{}, 0
+	reason := s.Reason
+	switch {
+	case reason == Unreachable && s.Tags == nil:
+		reason, s.err = BadAnswer, errLate
+	case reason == Unreachable:
+		reason = ""
+	}
+	return s.become(reason, reason == "")
+}
+
+// become returns s with another reason, or the same.
+func (s State) become(reason string, slow bool) State {
+	if (reason != "") != s.Degraded() {
 		s.Since = time.Now()
 	}
+	s.Reason, s.Slow = reason, slow
 	if s.Degraded() {
 		s.Resident, s.ResidentRead = nil, time.Time{}
 	}

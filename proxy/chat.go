@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"runtime"
 	"time"
 
 	"foreman/gate"
@@ -104,7 +103,7 @@ func (p *Proxy) awaitTurn(ctx context.Context, x *exchange) error {
 	}
 	x.hadTurn = true
 	p.noteOptions(x)
-	if p.Inventory.State().Unanswered >= asleepAfter {
+	if p.Inventory.State().Asleep() {
 		return target.ErrUnreachable
 	}
 	return p.Inventory.Reachable(ctx)
@@ -156,14 +155,5 @@ func (p *Proxy) noteOptions(x *exchange) {
 	if before, flips := p.underway.noteOptions(x.Model, x.asked.Options); flips {
 		p.Log.Warn("the load options of a model keep changing, and each time the target loads it again: have all clients ask for the same, or make a model of its own for each (ollama create)",
 			"model", x.Model, "options", x.asked.Options, "before", before)
-	}
-}
-
-// endCall ends a call, and a chat's turn with it. It may be called twice.
-func (p *Proxy) endCall(c *call) {
-	p.underway.end(c)
-	if c.x.turn != nil {
-		c.x.turn.Leave()
-		runtime.Gosched() // the next chat goes first: what is left to do for this one can wait
 	}
 }

@@ -39,7 +39,7 @@ type exchange struct {
 	beats   beats         // until the answer begins
 	key     string        // of a chat that stands in line or has its turn; see [underway]
 	turn    *gate.Turn    // of a chat that stands in line or has its turn
-	call    *call         // set by underway.begin; nil until the target is asked
+	call    *call         // set by Proxy.begin; nil until the target is asked
 	sent    time.Time     // when a chat went to the target; zero: it did not
 	failure error         // what ReverseProxy could not do
 

@@ -23,7 +23,8 @@ import (
 type stub struct {
 	URL                             string
 	chat, embed, tags, ps, anything http.HandlerFunc
-	net                             *memory // in a bubble
+	root                            http.HandlerFunc // of foreman's own HEAD /
+	net                             *memory          // in a bubble
 
 	mu    sync.Mutex // guards what follows
 	open  int        // requests for the worker model that are open
@@ -48,6 +49,7 @@ func newStubOn(t testing.TB, ln net.Listener) *stub {
 		ps:       answerWith(js, string(fixture(t, "ps.json"))),
 		embed:    answerWith(js, `{"model":"embed","embeddings":[[0.5,-0.25]]}`),
 		anything: answerWith(js, `{}`),
+		root:     func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
 	}
 	lines := strings.SplitAfter(string(fixture(t, "chat.ndjson")), "\n")
 	s.chat = func(w http.ResponseWriter, r *http.Request) {
@@ -85,7 +87,12 @@ func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		tags(w, r)
 		return
 	}
-	if isPoll(r) {
+	switch {
+	case !isPoll(r):
+	case r.URL.Path == "/":
+		s.root(w, r)
+		return
+	default:
 		s.ps(w, r)
 		return
 	}
@@ -106,9 +113,9 @@ func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// isPoll reports whether foreman asks for itself what is resident.
+// isPoll reports whether foreman asks for itself what is resident, or if anybody is there.
 func isPoll(r *http.Request) bool {
-	return r.URL.Path == "/api/ps" && r.Header.Get("User-Agent") == "foreman"
+	return (r.URL.Path == "/api/ps" || r.URL.Path == "/") && r.Header.Get("User-Agent") == "foreman"
 }
 
 func (s *stub) count(n int) {
@@ -170,6 +177,7 @@ func (b barrier) then(next http.HandlerFunc) http.HandlerFunc {
 // A holder is a target that hands over each chat that it gets.
 type holder struct {
 	tags    http.HandlerFunc
+	takes   time.Duration // for tags, if it is awake
 	arrived chan *held
 
 	// A chat so marked gets an answer of size bytes as fast as they are taken, once
@@ -178,8 +186,8 @@ type holder struct {
 	size  int // 0: it is held as any other
 	begin chan struct{}
 
-	mu     sync.Mutex // guards asleep
-	asleep bool
+	mu   sync.Mutex    // guards wake
+	wake chan struct{} // closed when it wakes; nil: it is awake
 }
 
 // A held chat is one that the target has got and works for.
@@ -194,11 +202,10 @@ func newHolder(t testing.TB) *holder {
 	models := fixture(t, "tags.json")
 	h := &holder{arrived: make(chan *held, 1000), begin: make(chan struct{})}
 	h.tags = func(w http.ResponseWriter, r *http.Request) {
-		if h.sleeps() {
-			<-r.Context().Done()
-			return
+		time.Sleep(h.takes)
+		if h.waken(r.Context()) {
+			w.Write(models)
 		}
-		w.Write(models)
 	}
 	return h
 }
@@ -206,15 +213,37 @@ func newHolder(t testing.TB) *holder {
 func (h *holder) sleeps() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.asleep
+	return h.wake != nil
+}
+
+// waken waits while the target sleeps, and reports whether it woke before ctx ended.
+func (h *holder) waken(ctx context.Context) bool {
+	h.mu.Lock()
+	wake := h.wake
+	h.mu.Unlock()
+	if wake == nil {
+		return true
+	}
+	select {
+	case <-wake:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // sleep has the target fall asleep, or wake: while it sleeps its connections stay
-// open and nothing comes back on them.
+// open and nothing comes back on them until it wakes.
 func (h *holder) sleep(asleep bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.asleep = asleep
+	if h.wake != nil {
+		close(h.wake)
+		h.wake = nil
+	}
+	if asleep {
+		h.wake = make(chan struct{})
+	}
 }
 
 // newHeldFront starts a holder and a foreman in front of it, on sockets.
@@ -230,6 +259,9 @@ func (h *holder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/api/tags":
 		h.tags(w, r)
+		return
+	case "/":
+		h.waken(r.Context())
 		return
 	case "/api/ps":
 		io.WriteString(w, `{"models":[]}`)
@@ -268,13 +300,13 @@ func (h *holder) missPoll(t testing.TB, f *front) {
 	f.Inventory.Refresh()
 	time.Sleep(inventoryMisses)
 	h.sleep(false)
-	if state := f.Inventory.State(); state.Reason != inventory.Unreachable || state.Unanswered != 1 {
-		t.Fatalf("reason %q, %d unanswered; want one missed poll", state.Reason, state.Unanswered)
+	if state := f.Inventory.State(); state.Reason != inventory.Unreachable || state.Asleep() {
+		t.Fatalf("reason %q, asleep %t; want one missed poll", state.Reason, state.Asleep())
 	}
 }
 
 // inventoryMisses is when a poll has failed that was asked for and gets no answer.
-const inventoryMisses = 4*time.Second + 250*time.Millisecond + 1
+const inventoryMisses = 8*time.Second + 250*time.Millisecond + 1
 
 // hangDials has connections to the target not be opened either while it sleeps.
 func (h *holder) hangDials(o *Options) {
@@ -284,7 +316,7 @@ func (h *holder) hangDials(o *Options) {
 			ctx, cancel := context.WithTimeout(ctx, 4*time.Second) // as target's dialler has it
 			defer cancel()
 			<-ctx.Done()
-			return nil, ctx.Err()
+			return nil, &net.OpError{Op: "dial", Net: network, Err: ctx.Err()}
 		}
 		return dial(ctx, network, addr)
 	}

@@ -254,7 +254,7 @@ func TestErrorsAfterABeat(t *testing.T) {
 		{name: "queue timeout", change: func(o *Options) { o.QueueTimeout = time.Minute },
 			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 503, text: "waited too long for a turn"},
 		{name: "shutting down", happens: func(_ *testing.T, f *front, _ *holder) { f.Gate.Close() }, status: 503, text: "foreman is shutting down"},
-		{name: "host away", target: answers(200, ""), happens: func(t *testing.T, _ *front, target *holder) { target.sleep(true); time.Sleep(2 * time.Minute) },
+		{name: "host away", target: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, happens: func(t *testing.T, _ *front, target *holder) { target.sleep(true); time.Sleep(2 * time.Minute) },
 			status: 504, text: "the Ollama host has gone silent"},
 		{name: "silence", change: func(o *Options) { o.StallTimeout = time.Minute }, target: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
 			happens: func(*testing.T, *front, *holder) { time.Sleep(2 * time.Minute) }, status: 504, text: "the Ollama host said nothing for too long"},

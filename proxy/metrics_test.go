@@ -154,7 +154,7 @@ func TestMetricsTellTheInventorysAge(t *testing.T) {
 		}
 		wantSamples(t, f, map[string]string{"foreman_target_up": "0", "foreman_inventory_models": "0"})
 		target.sleep(false)
-		f.Inventory.Check(t.Context(), "chat")
+		f.Inventory.Repoll(t.Context())
 		time.Sleep(7 * time.Second)
 		target.sleep(true)
 		wantSamples(t, f, map[string]string{"foreman_target_up": "1", "foreman_inventory_age_seconds": "7"})

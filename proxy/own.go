@@ -99,7 +99,7 @@ const (
 
 // health is what /healthz and /readyz answer.
 type health struct {
-	Status   string     `json:"status"` // ok, degraded or shutting down
+	Status   string     `json:"status"` // ok, slow, degraded or shutting down
 	Reason   string     `json:"reason,omitempty"`
 	Since    time.Time  `json:"since"`     // when the status last changed
 	LastPoll *time.Time `json:"last_poll"` // the last good one; null: none yet
@@ -145,12 +145,14 @@ func (p *Proxy) serveHealth(x *exchange) error {
 		h.Status = "shutting down"
 	case state.Degraded():
 		h.Status = "degraded"
+	case state.Slow:
+		h.Status = "slow"
 	}
 	status := http.StatusOK
 	if x.route.path == readyPath {
 		now := time.Now()
 		p.probed.Store(&now)
-		if h.Status != "ok" {
+		if h.Status != "ok" && h.Status != "slow" {
 			status = http.StatusServiceUnavailable
 			x.Header().Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
 		}

@@ -61,6 +61,7 @@ func (p *Proxy) page() *status.Page {
 		Now:             time.Now(),
 		Target:          p.Target.String(),
 		Reason:          state.Reason,
+		Slow:            state.Slow,
 		Since:           state.Since,
 		LastPoll:        state.LastPoll,
 		NextPoll:        state.NextPoll,

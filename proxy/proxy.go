@@ -213,7 +213,7 @@ func (p *Proxy) forward(x *exchange, r *http.Request, stall time.Duration) error
 	c := &call{x: x, stall: stall}
 	c.ctx, c.cancel = context.WithCancelCause(context.WithValue(r.Context(), callKey{}, c))
 	defer c.cancel(nil)
-	p.underway.begin(c)
+	p.begin(c)
 	defer p.endCall(c)
 	p.reverse.ServeHTTP(x, r.WithContext(c.ctx))
 	return x.failure

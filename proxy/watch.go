@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"io"
 	"net/http"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,12 +18,7 @@ const (
 	// A target that has been silent for so long is polled out of turn, and
 	// again as often as one that is degraded.
 	suspicious = 5 * time.Second
-	// So many polls in a row without an answer, and the host is asleep or gone.
-	// It takes at most 6 s until a silent target is polled out of turn, 4 s until
-	// that poll fails, and twice 5 s for two more (inventory's pollTimeout and
-	// degradedInterval): the turn is free well within 45 s.
-	asleepAfter = 3
-	// How often the calls are looked at.
+	// How often a call is looked at whose target is silent.
 	watchInterval = time.Second
 )
 
@@ -34,6 +30,9 @@ type call struct {
 	x      *exchange
 	stall  time.Duration // longest silence of a target that is otherwise alive; 0: any
 	began  time.Time
+	watch  *time.Timer   // looks at the call
+	look   time.Duration // when it does next, since began
+	awake  time.Duration // since when foreman has not been stopped, since began
 
 	// Nanoseconds since began.
 	waiting  atomic.Int64 // since when the target's next byte is waited for; or notWaiting
@@ -56,11 +55,9 @@ func (c *call) silence() time.Duration {
 	return 0
 }
 
-// underway is what is going on: the calls, and the chats that wait for their turn or have
-// it.
+// underway is what is going on: the chats that wait for their turn or have it.
 type underway struct {
-	mu      sync.Mutex // guards what follows
-	calls   map[*call]struct{}
+	mu      sync.Mutex              // guards what follows
 	chats   map[string]*exchange    // by the key with which they stand at the gate
 	options map[string]*lastOptions // by model
 }
@@ -136,66 +133,55 @@ func (u *underway) noteOptions(model, options string) (before string, flips bool
 	return before, options != before && last.changes == 2
 }
 
-// begin notes a call that is about to be sent.
-func (u *underway) begin(c *call) {
-	c.began = time.Now()
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.calls == nil {
-		u.calls = map[*call]struct{}{}
-	}
-	u.calls[c] = struct{}{}
-	c.x.call = c
-}
-
-// end notes that a call is over. So is a chat then, but for what its client has still to
-// take.
-func (u *underway) end(c *call) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	delete(u.calls, c)
-	delete(u.chats, c.x.key)
-}
-
-// Run watches over all calls until ctx ends. A call is cancelled if the target is
-// silent and does not answer polls, or if the target is silent for the call's
-// stall. A host that is asleep leaves its connections open and says nothing; the
-// polls distinguish it from one that loads a model or reads a long prompt.
-func (p *Proxy) Run(ctx context.Context) {
-	ticker := time.NewTicker(watchInterval)
-	defer ticker.Stop()
-	var polled time.Time // when it was last asked for a poll out of turn
-	for {
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return
-		}
-		if p.cancelSilent() && time.Since(polled) >= suspicious {
-			polled = time.Now()
-			p.Inventory.Refresh()
-		}
-	}
-}
-
-// cancelSilent cancels the calls whose target has gone silent, and reports whether
-// it has been silent to any other for so long that it should be polled.
-func (p *Proxy) cancelSilent() (poll bool) {
-	asleep := p.Inventory.State().Unanswered >= asleepAfter
+// begin notes a call that is about to be sent, and watches over it until endCall.
+func (p *Proxy) begin(c *call) {
+	c.began, c.look = time.Now(), suspicious
 	p.underway.mu.Lock()
 	defer p.underway.mu.Unlock()
-	for c := range p.underway.calls {
-		switch silence := c.silence(); {
-		case c.stall > 0 && silence >= c.stall:
-			c.cancel(errStall)
-		case silence < suspicious:
-		case asleep:
-			c.cancel(errAsleep)
-		default:
-			poll = true
-		}
+	c.x.call = c
+	c.watch = time.AfterFunc(suspicious, func() { p.watch(c) })
+}
+
+// endCall ends a call, and a chat's turn with it. So is a chat over then, but for what its
+// client has still to take. It may be called twice.
+func (p *Proxy) endCall(c *call) {
+	c.watch.Stop()
+	if c.x.turn == nil {
+		return
 	}
-	return poll
+	p.underway.leave(c.x.key)
+	c.x.turn.Leave()
+	runtime.Gosched() // the next chat goes first: what is left to do for this one can wait
+}
+
+// watch cancels a call if the target is silent and asleep, or silent for the call's
+// stall, and else looks again later. A host that is asleep leaves its connections open
+// and says nothing; the polls distinguish it from one that loads a model or reads a long
+// prompt.
+func (p *Proxy) watch(c *call) {
+	now := c.elapsed()
+	if now-c.look > suspicious { // foreman was stopped, and has not read what the target said meanwhile
+		c.awake = now
+	}
+	next := watchInterval
+	switch silence := min(c.silence(), now-c.awake); {
+	case c.ctx.Err() != nil: // the call is over
+		return
+	case c.stall > 0 && silence >= c.stall:
+		c.cancel(errStall)
+		return
+	case silence < suspicious:
+		next = suspicious - silence
+	case p.Inventory.State().Asleep():
+		c.cancel(errAsleep)
+		return
+	default:
+		p.Inventory.Suspect()
+	}
+	c.look = now + next
+	p.underway.mu.Lock() // in begin it may not be there yet
+	defer p.underway.mu.Unlock()
+	c.watch.Reset(next)
 }
 
 // follow returns the body of the target's answer to a call.

@@ -45,8 +45,12 @@ func TestFaultHostFallsAsleep(t *testing.T) {
 					t.Errorf("given up after %v; want 10s at least", took)
 				}
 				queued.expect(t, http.StatusServiceUnavailable, "queued chat")
-				if took := time.Since(began); took > 45*time.Second {
-					t.Errorf("the turn was free after %v; want 45s at most", took)
+				limit := 50 * time.Second
+				if connecting == "hangs" {
+					limit = 20 * time.Second
+				}
+				if took := time.Since(began); took > limit {
+					t.Errorf("the turn was free after %v; want %v at most", took, limit)
 				}
 				running.gone()
 				target.none(t)
@@ -84,11 +88,15 @@ func TestFaultHostFallsAsleepUnderAnEmbed(t *testing.T) {
 		target.sleep(true)
 		began := time.Now()
 		victim.expect(t, http.StatusGatewayTimeout, "victim")
+		if took := time.Since(began); took > 50*time.Second {
+			t.Errorf("answered after %v; want 50s at most", took)
+		}
 		running.gone()
+		began = time.Now()
 		late := connectIn(t, network).post(t, "/api/embed", "late")
 		late.expect(t, http.StatusServiceUnavailable, "an embed while the host sleeps")
-		if took := time.Since(began); took > 45*time.Second {
-			t.Errorf("both were answered after %v; want 45s at most", took)
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("refused after %v; want 10s at most", took)
 		}
 		target.none(t)
 
@@ -187,6 +195,41 @@ func TestFaultTargetDiesInMidStream(t *testing.T) {
 	}
 }
 
+// A host that takes its time to tell its models, or does not tell them at all, is alive:
+// nobody is turned away, and nobody who waits for long is cut.
+func TestFaultHostIsSlow(t *testing.T) {
+	for _, takes := range []time.Duration{4500 * time.Millisecond, 6 * time.Second, 40 * time.Second, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			target := newHolder(t)
+			f, network := newFrontIn(t, target, nil)
+			target.takes = takes
+			time.Sleep(35 * time.Second) // a poll has been under way for 5 s
+			health := f.do(t, "GET", "/healthz", "")
+			if ready := f.do(t, "GET", "/readyz", ""); ready.status != 200 || takes > 5*time.Second && !strings.Contains(health.body, `"status":"slow"`) {
+				t.Errorf("%v: readyz %d, healthz %s; want 200 and slow", takes, ready.status, health.body)
+			}
+			chat := connectIn(t, network).post(t, "/v1/messages", "chat")
+			running := target.next(t, "chat")
+			queued := connectIn(t, network).chat(t, "queued")
+			embed := connectIn(t, network).post(t, "/api/embed", "embed")
+			embedding := target.next(t, "embed")
+			for range 18 {
+				time.Sleep(30 * time.Second)
+				if up := scrape(t, f)["foreman_target_up"]; up != "1" && takes < time.Hour {
+					t.Errorf("%v: foreman_target_up is %s; want 1", takes, up)
+				}
+			}
+			running.finish()
+			chat.expect(t, http.StatusOK, fmt.Sprint(takes, ": a chat silent for 9 minutes"))
+			target.next(t, "queued").finish()
+			queued.expect(t, http.StatusOK, fmt.Sprint(takes, ": the chat behind it"))
+			embedding.finish()
+			embed.expect(t, http.StatusOK, fmt.Sprint(takes, ": an embedding"))
+			f.expectIdle(t)
+		})
+	}
+}
+
 // One poll that is missed, on a busy host perhaps, does not turn a whole line away.
 func TestFaultOneMissedPoll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -221,8 +264,8 @@ func TestFaultHostFallsAsleepWithinAPassedAnswer(t *testing.T) {
 			if _, body, err := c.answer(t); err == nil {
 				t.Errorf("%s: got a whole answer, %q; want it cut", path, body)
 			}
-			if took := time.Since(began); took > 45*time.Second {
-				t.Errorf("%s: cut after %v; want 45 s at most", path, took)
+			if took := time.Since(began); took > 50*time.Second {
+				t.Errorf("%s: cut after %v; want 50 s at most", path, took)
 			}
 			running.gone()
 		})
@@ -400,7 +443,7 @@ func TestSlowPollDoesNotHoldUpTags(t *testing.T) {
 			t.Errorf("chat: %d after %v; want 200 at once", a.status, time.Since(began))
 		}
 		// A model that nobody knows has to wait for the poll, and for no longer.
-		if a := f.do(t, "POST", "/api/chat", `{"model":"unknown"}`); a.status != 503 || time.Since(began) > 8*time.Second {
+		if a := f.do(t, "POST", "/api/chat", `{"model":"unknown"}`); a.status != 503 || time.Since(began) > 13*time.Second {
 			t.Errorf("unknown: %d after %v; want 503 when the next poll has failed", a.status, time.Since(began))
 		}
 	})

@@ -86,6 +86,8 @@ func (h *host) Read(_ context.Context, path string) ([]byte, error) {
 	return fmt.Appendf(nil, `{"models":[%s]}`, strings.Join(models, ",")), cmp.Or(h.down, h.psDown)
 }
 
+func (h *host) Alive(context.Context) error { return errors.New("not asked") }
+
 func (h *host) Embed(ctx context.Context, model string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -107,8 +107,11 @@ func (p *Page) WriteJSON(w io.Writer) error {
 		Recent: requestsJSON(p.Chats),
 		Others: requestsJSON(p.Others),
 	}
-	if p.Reason != "" {
+	switch {
+	case p.Reason != "":
 		d.Host.Status = "degraded"
+	case p.Slow:
+		d.Host.Status = "slow"
 	}
 	d.Host.LastPoll, d.Host.NextPoll = timeJSON(p.LastPoll), timeJSON(p.NextPoll)
 	if p.Running != nil {

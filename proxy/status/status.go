@@ -45,7 +45,8 @@ type Page struct {
 
 	Target   string    // URL of the Ollama host, without secrets
 	Reason   string    // why it is degraded; empty: it is up
-	Since    time.Time // when that last changed
+	Slow     bool      // it is up, and slow to tell its models
+	Since    time.Time // when it became, or ceased to be, degraded
 	LastPoll time.Time // the last good poll; zero: none yet
 	NextPoll time.Time // when the next is due; zero: it is under way
 

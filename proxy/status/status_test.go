@@ -117,6 +117,7 @@ func TestPageShows(t *testing.T) {
 	}{
 		{"up", "host", nil, "● up"},
 		{"up", "host-since", nil, "http://ollama:11434, up for 90 s, " + poll},
+		{"slow", "host", func(p *Page) { p.Slow = true }, "● up, slow"},
 		{"unreachable", "host", func(p *Page) { p.Reason = "unreachable" }, "▲ degraded: unreachable " + hints["unreachable"]},
 		{"a reason without a hint", "host", func(p *Page) { p.Reason = "new" }, "▲ degraded: new"},
 		{"degraded", "host-since", func(p *Page) { p.Reason = "unreachable" }, "http://ollama:11434, degraded for 90 s, " + poll},

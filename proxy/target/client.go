@@ -17,6 +17,16 @@ func (t *Target) Read(ctx context.Context, path string) ([]byte, error) {
 	return t.ask(ctx, http.MethodGet, path, nil)
 }
 
+// Alive asks the target for HEAD /. An error is that of the way to the target: any answer
+// at all proves that somebody is there.
+func (t *Target) Alive(ctx context.Context) error {
+	_, err := t.ask(ctx, http.MethodHead, "/", nil)
+	if errors.Is(err, ErrUnreachable) || errors.Is(err, ErrLocal) || ctx.Err() != nil {
+		return err
+	}
+	return nil
+}
+
 // Embed embeds a trivial text and asks the target to keep the model loaded until
 // another request says otherwise. Its errors are those of [Target.Read].
 func (t *Target) Embed(ctx context.Context, model string) error {

@@ -15,8 +15,10 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -27,10 +29,12 @@ const (
 )
 
 // Errors that tell these failures from every other one. ErrUnreachable is a transient
-// failure of the connection: nothing was answered. The other two are of the small client:
-// the host answered 401 or 403, or is foreman itself.
+// failure of the connection: nothing was answered. ErrLocal is one of foreman's own
+// machine, and says nothing of the host. The other two are of the small client: the host
+// answered 401 or 403, or is foreman itself.
 var (
 	ErrUnreachable  = errors.New("target unreachable")
+	ErrLocal        = errors.New("out of file descriptors or ports")
 	ErrUnauthorized = errors.New("target refused foreman")
 	ErrLoop         = errors.New("the request came from this foreman: FOREMAN_OLLAMA_URL points back at it")
 )
@@ -121,9 +125,10 @@ func (t *Target) RoundTrip(r *http.Request) (resp *http.Response, sent time.Time
 }
 
 // Classify makes an error of the way to the target, or of reading its answer, wrap
-// [ErrUnreachable] if the connection failed: it could not be made, it
-// broke, or nothing came in time. If ctx was cancelled, its cause is the error: it
-// says more than what that did to the connection.
+// [ErrUnreachable] if the connection failed: it could not be made, it broke, or nothing
+// came in time. It wraps [ErrLocal] instead if foreman had nothing left to make one with.
+// If ctx was cancelled, its cause is the error: it says more than what that did to the
+// connection.
 func Classify(ctx context.Context, err error) error {
 	var (
 		network *net.OpError
@@ -132,6 +137,8 @@ func Classify(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return context.Cause(ctx)
+	case isLocal(err):
+		return fmt.Errorf("%w: %w", ErrLocal, err)
 	case errors.As(err, &network),
 		errors.As(err, &timeout) && timeout.Timeout(),
 		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
@@ -140,4 +147,23 @@ func Classify(ctx context.Context, err error) error {
 	default:
 		return err
 	}
+}
+
+// isLocal reports whether this machine, or this process, had no descriptor, no port or no
+// memory left for a connection.
+func isLocal(err error) bool {
+	for _, lack := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(err, lack) {
+			return true
+		}
+	}
+	// Who looks a name up without a descriptor is told that there is no such name.
+	if dns, ok := errors.AsType[*net.DNSError](err); ok && !dns.IsTimeout {
+		f, err := os.Open(os.DevNull)
+		if err != nil {
+			return isLocal(err)
+		}
+		f.Close()
+	}
+	return false
 }
