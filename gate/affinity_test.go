@@ -104,7 +104,7 @@ func keepComing(ctx context.Context, g *gate.Gate, kind string, stay, pause time
 // and then for Affinity and one stay at most.
 func TestEndlessStream(t *testing.T) {
 	for _, stay := range []time.Duration{time.Second, 7 * time.Second, 30 * time.Second, 100 * time.Second} {
-		for _, visitors := range []int{2, 3, 10, 50} { // one alone would leave the gate free
+		for _, visitors := range []int{2, 3, 20} { // one alone would leave the gate free
 			for _, affinity := range []time.Duration{0, 30 * time.Second} {
 				inHall(t, 100, affinity, func(t *testing.T, h *hall) {
 					ctx, cancel := context.WithTimeout(t.Context(), 10*(time.Duration(visitors)*stay+affinity))

@@ -155,7 +155,7 @@ func TestPlaces(t *testing.T) {
 func TestAccountsAreForgotten(t *testing.T) {
 	fairly(t, 1000*time.Hour, func(t *testing.T, h *hall) {
 		h.send(t.Context(), "1Xa 2Yb 3Zb")
-		for n := range 20_000 {
+		for n := range 2000 {
 			h.send(t.Context(), nobody(n)+"a")
 			h.serve(1, time.Millisecond)
 			if got := h.Accounts(); got > 200 {
