@@ -414,20 +414,20 @@ func TestRetryAfterOfTheLine(t *testing.T) {
 	}{{0, "5"}, {100 * time.Millisecond, "1"}, {90 * time.Second, "180"}, {time.Hour, "600"}} {
 		synctest.Test(t, func(t *testing.T) {
 			f, _ := newFrontIn(t, newHolder(t), func(o *Options) { o.Gate = gate.New(2) })
-			join := func() *gate.Turn {
-				turn, err := f.Gate.Join(gate.Request{})
+			join := func(client string) *gate.Turn { // of none has more in line than the next to come
+				turn, err := f.Gate.Join(gate.Request{Client: client})
 				if err != nil {
 					t.Fatal(err)
 				}
 				return turn
 			}
 			if test.pace > 0 {
-				turn := join()
+				turn := join("a")
 				time.Sleep(test.pace)
 				turn.Leave()
 			}
-			for range 3 {
-				join()
+			for _, client := range []string{"a", "b", "c"} {
+				join(client)
 			}
 			a := f.do(t, "POST", "/api/chat", chatBody)
 			if got := a.header.Get("Retry-After"); a.status != 503 || got != test.want {
