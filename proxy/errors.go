@@ -157,6 +157,8 @@ func (x *exchange) explain(err error) verdict {
 		return verdict{statusClientLeft, "", ""}
 	case errors.Is(err, errUpload):
 		return verdict{http.StatusBadRequest, "bad request", "the request body is broken off or badly framed"}
+	case errors.Is(err, target.ErrLocal):
+		return verdict{http.StatusServiceUnavailable, "no descriptors", "foreman has no file descriptors left; try again"}
 	case errors.Is(err, target.ErrUnreachable):
 		return verdict{http.StatusServiceUnavailable, "unreachable", "the Ollama host is unreachable"}
 	default:
@@ -177,7 +179,7 @@ func shownHost(hostport string) string {
 var reasons = []string{
 	"bad request", "method", "body too large", "path", "host", "token", "management off", "loop", "content encoding",
 	"slow upload", "unknown model", "shutting down", "queue full", "queue timeout", "bytes waiting", "degraded",
-	revokedAsleep, revokedStall, revokedStopped, "cross-origin", "no such chat", "unreachable", "bad answer", "defect",
+	revokedAsleep, revokedStall, revokedStopped, "cross-origin", "no such chat", "no descriptors", "unreachable", "bad answer", "defect",
 }
 
 // fail ends an exchange with an error.

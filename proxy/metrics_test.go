@@ -235,7 +235,7 @@ func TestReasonsAreAClosedSet(t *testing.T) {
 	for _, err := range []error{
 		badRequest(""), methodError(""), &http.MaxBytesError{}, errNoRoute, errHost, errToken, &stopError{}, errCrossOrigin, errNotStoppable, errManage, target.ErrLoop, errEncoding, errSlowUpload,
 		inventory.ErrNotFound, ErrShuttingDown, errQueueTimeout, errNoRoom, inventory.ErrDegraded, errNotPolled, errAsleep, errStall, errUpload,
-		target.ErrUnreachable, errSwitched, io.ErrNoProgress,
+		target.ErrLocal, target.ErrUnreachable, errSwitched, io.ErrNoProgress,
 	} {
 		a := x.explain(err)
 		if !slices.Contains(reasons, a.reason) {

@@ -18,7 +18,7 @@ import (
 // goes on to the target while that answers: its CORS decides.
 func (p *Proxy) serveTags(x *exchange, r *http.Request) error {
 	if r.Header.Get("Origin") != "" && !p.Inventory.State().Degraded() {
-		if err := p.pass(x, r); !errors.Is(err, target.ErrUnreachable) && !errors.Is(err, errAsleep) {
+		if err := p.pass(x, r); !errors.Is(err, target.ErrUnreachable) && !errors.Is(err, target.ErrLocal) && !errors.Is(err, errAsleep) {
 			return err
 		}
 		p.Inventory.Refresh()

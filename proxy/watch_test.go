@@ -5,8 +5,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -228,6 +230,41 @@ func TestFaultHostIsSlow(t *testing.T) {
 			f.expectIdle(t)
 		})
 	}
+}
+
+// foreman's own lack of descriptors or ports says nothing of the host: what runs goes on,
+// and whoever needs a connection is told.
+func TestFaultForemanHasNoDescriptors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		var lack atomic.Bool
+		f, network := newFrontIn(t, target, func(o *Options) {
+			dialBy(o, func(dial func() (net.Conn, error)) (net.Conn, error) {
+				if lack.Load() {
+					return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.EMFILE)}
+				}
+				return dial()
+			})
+		})
+		chat := connectIn(t, network).chat(t, "running")
+		running := target.next(t, "running")
+		queued := connectIn(t, network).chat(t, "queued")
+		lack.Store(true)
+		time.Sleep(5 * time.Minute)
+		if state := f.Inventory.State(); state.Degraded() || state.Polls.Unreachable != 0 {
+			t.Errorf("reason %q, %+v; want the host as it was", state.Reason, state.Polls)
+		}
+		refusal{503, "foreman has no file descriptors left; try again", "overloaded_error"}.check(t, "/api/embed", f.do(t, "POST", "/api/embed", embedBody))
+		if a := f.do(t, "GET", "/api/tags", "", "Origin", "http://page.example"); a.status != http.StatusOK {
+			t.Errorf("tags: %d; want the last known", a.status)
+		}
+		lack.Store(false)
+		running.finish()
+		chat.expect(t, http.StatusOK, "the running chat")
+		target.next(t, "queued").finish()
+		queued.expect(t, http.StatusOK, "the chat in line")
+		f.expectIdle(t)
+	})
 }
 
 // One poll that is missed, on a busy host perhaps, does not turn a whole line away.

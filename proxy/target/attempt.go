@@ -1,6 +1,8 @@
 package target
 
 import (
+	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -42,6 +44,9 @@ func (a *attempt) send(transport *http.Transport, r *http.Request) (*http.Respon
 		traced.Body, _ = r.GetBody() // of a body in memory: it does not fail
 	}
 	resp, err := transport.RoundTrip(traced)
+	if err != nil && hasEnded(a.conn) {
+		err = fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, err) // net/http may find half a field wrong instead
+	}
 	if err == nil && resp.Body != http.NoBody {
 		resp.Body = &answerBody{ReadCloser: resp.Body, conn: a.conn}
 	}
@@ -53,6 +58,30 @@ func (a *attempt) send(transport *http.Transport, r *http.Request) (*http.Respon
 func (a *attempt) mayBeRepeated(r *http.Request) bool {
 	replayable := r.Body == nil || r.Body == http.NoBody || r.GetBody != nil
 	return a.kept && !a.answered.Load() && time.Since(a.sent) < retryWithin && replayable && r.Context().Err() == nil
+}
+
+// A watched connection knows whether reading from it has failed.
+type watched struct {
+	net.Conn
+	ended atomic.Bool
+}
+
+func (w *watched) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	if err != nil {
+		w.ended.Store(true)
+	}
+	return n, err
+}
+
+// hasEnded reports whether reading from a connection of a Target's has failed. There may
+// be none.
+func hasEnded(c net.Conn) bool {
+	if secure, ok := c.(*tls.Conn); ok {
+		c = secure.NetConn()
+	}
+	w, ok := c.(*watched)
+	return ok && w.ended.Load()
 }
 
 // An answerBody that is closed before its end has the connection closed when Close

@@ -48,7 +48,7 @@ func (t *Target) ask(ctx context.Context, method, path string, body []byte) (ans
 			return
 		}
 		if errors.Is(err, ErrUnreachable) {
-			t.pooled.CloseIdleConnections()
+			t.renew()
 		}
 		err = fmt.Errorf("%s %s: %w", method, t.url.Path+path, err)
 	}()
@@ -61,7 +61,11 @@ func (t *Target) ask(ctx context.Context, method, path string, body []byte) (ans
 	if body != nil {
 		r.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := t.fresh.RoundTrip(r)
+	var once attempt
+	resp, err := once.send(t.fresh, r)
+	if once.conn != nil {
+		t.foundAt(once.conn.RemoteAddr())
+	}
 	if err != nil {
 		return nil, Classify(ctx, err)
 	}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -57,6 +59,11 @@ func TestClientErrors(t *testing.T) {
 		{status(508), ErrLoop, ""},
 		{"220 smtp.example ESMTP\r\n", answered, "malformed"},
 		{"", ErrUnreachable, "EOF"},
+		{"HTTP/1.1 200", ErrUnreachable, "EOF"},
+		{"HTTP/1.1 200 OK\r\n", ErrUnreachable, "EOF"},
+		{"HTTP/1.1 200 OK\r\nContent-Le", ErrUnreachable, "EOF"},
+		{"HTTP/1.1 200 OK\r\nContent-Length: 1", ErrUnreachable, "EOF"},
+		{"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n", ErrUnreachable, "EOF"},
 		{"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", ErrUnreachable, "unexpected EOF"},
 		{"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n", answered, "invalid"},
 		{"HTTP/1.1 200 OK\r\n\r\n" + strings.Repeat("0", answerLimit+1), answered, "larger than 32 MiB"},
@@ -111,6 +118,57 @@ func TestClientDropsKeptConnections(t *testing.T) {
 		t.Errorf("refused: %v; want %v", err, ErrUnreachable)
 	}
 	wait(t, ended)
+}
+
+// A connFrom is a connection to another address than it seems.
+type connFrom struct {
+	net.Conn
+	addr string
+}
+
+func (c connFrom) RemoteAddr() net.Addr { return c }
+func (c connFrom) Network() string      { return "tcp" }
+func (c connFrom) String() string       { return c.addr }
+
+// The host's name leads to another address than before. Connections to the old one are
+// not used again: neither those that are idle nor those that are in use when foreman
+// finds out.
+func TestClientFollowsAHostThatMoves(t *testing.T) {
+	begun, moved := make(chan struct{}), make(chan struct{})
+	once := func(c *conn) { c.read(); c.answer() }
+	h := newHost(t, "http",
+		func(c *conn) {
+			c.read()
+			c.answer()
+			c.read()
+			close(begun)
+			wait(t, moved)
+			c.answer()
+			c.read()
+		},
+		once, once, (*conn).serve)
+	addr, dial := "10.0.0.1:11434", h.Dial
+	h.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		c, err := dial(ctx, network, h.url.Host)
+		return connFrom{c, addr}, err
+	}
+	h.wantAnswer("first", "A")
+	read := func() {
+		if _, err := h.Read(t.Context(), "/api/tags"); err != nil {
+			t.Error(err)
+		}
+	}
+	read()
+	var running sync.WaitGroup
+	running.Go(func() { h.wantAnswer("second", "A") }) // nothing has moved
+	wait(t, begun)
+	addr = "10.0.0.2:11434"
+	read()
+	h.wantAnswer("between", "D")
+	close(moved)
+	running.Wait()
+	h.wantAnswer("third", "D")
+	h.want(0, logged("A", "first"), "B: GET /base/api/tags ", logged("A", "second"), "C: GET /base/api/tags ", logged("D", "between"), logged("D", "third"))
 }
 
 // A host that takes the connection and says nothing, or not all.

@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -46,11 +47,14 @@ type Target struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	url     *url.URL
-	bearer  string // value of the Authorization field; empty: none
-	via     string // value of the Via field, which names this process
-	pooled  *http.Transport
+	bearer  string          // value of the Authorization field; empty: none
+	via     string          // value of the Via field, which names this process
 	fresh   *http.Transport // a new connection for each request
 	retries atomic.Uint64
+
+	mu     sync.Mutex // guards what follows
+	pooled *http.Transport
+	remote string // the address that the small client found the host at last; empty: it never did
 }
 
 // New returns the way to the Ollama host at u, whose path, if any, is put before
@@ -60,7 +64,7 @@ func New(u *url.URL, token string) *Target {
 	t.Dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext
 	t.pooled = &http.Transport{
 		Proxy:                  nil, // prompts and token go to the target and nowhere else
-		DialContext:            func(ctx context.Context, network, addr string) (net.Conn, error) { return t.Dial(ctx, network, addr) },
+		DialContext:            t.dial,
 		TLSHandshakeTimeout:    dialTimeout,
 		DisableCompression:     true, // or it would ask for gzip where the client did not
 		MaxIdleConnsPerHost:    512,
@@ -76,11 +80,49 @@ func New(u *url.URL, token string) *Target {
 	return t
 }
 
+// dial opens a connection.
+func (t *Target) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	c, err := t.Dial(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &watched{Conn: c}, nil
+}
+
+// foundAt notes where the host was found, which may have moved: a name can lead to
+// another address than it did, and connections that are kept lead where it was.
+func (t *Target) foundAt(addr net.Addr) {
+	t.mu.Lock()
+	moved := t.remote != "" && t.remote != addr.String()
+	t.remote = addr.String()
+	t.mu.Unlock()
+	if moved {
+		t.renew()
+	}
+}
+
+// renew has no connection used again that is open now. Those in use are closed when
+// they are idle: another Transport would keep them.
+func (t *Target) renew() {
+	t.mu.Lock()
+	old := t.pooled
+	t.pooled = old.Clone()
+	t.mu.Unlock()
+	old.CloseIdleConnections()
+}
+
+// pool returns the Transport that keeps connections.
+func (t *Target) pool() *http.Transport {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.pooled
+}
+
 // String returns the target's URL without secrets.
 func (t *Target) String() string { return t.url.Redacted() }
 
 // CloseIdleConnections closes the connections that no request uses.
-func (t *Target) CloseIdleConnections() { t.pooled.CloseIdleConnections() }
+func (t *Target) CloseIdleConnections() { t.pool().CloseIdleConnections() }
 
 // Retries returns how many requests were sent once more, since the start.
 func (t *Target) Retries() uint64 { return t.retries.Load() }
@@ -113,7 +155,7 @@ func (t *Target) IsLoop(r *http.Request) bool {
 // is when the request first had a connection; zero: it never had one.
 func (t *Target) RoundTrip(r *http.Request) (resp *http.Response, sent time.Time, err error) {
 	var first attempt
-	resp, err = first.send(t.pooled, r)
+	resp, err = first.send(t.pool(), r)
 	if err != nil && first.mayBeRepeated(r) {
 		t.retries.Add(1)
 		resp, err = new(attempt).send(t.fresh, r)

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"syscall"
 	"testing"
 )
 
@@ -98,6 +99,12 @@ func TestClassify(t *testing.T) {
 		got := Classify(t.Context(), test.err)
 		if errors.Is(got, ErrUnreachable) != test.unreachable || !errors.Is(got, test.err) {
 			t.Errorf("%v: got %v; want unreachable: %v", test.err, got, test.unreachable)
+		}
+	}
+	for _, lack := range []error{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL} {
+		got := Classify(t.Context(), &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", lack)})
+		if !errors.Is(got, ErrLocal) || errors.Is(got, ErrUnreachable) {
+			t.Errorf("%v: got %v; want %v", lack, got, ErrLocal)
 		}
 	}
 	stalled := errors.New("stalled")
