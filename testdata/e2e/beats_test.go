@@ -3,10 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -37,6 +39,18 @@ const beatsQuestion = "Who are you?"
 type beatsEndings struct {
 	plain                string // an answer with no heartbeat before it
 	answer, failure, cut *tap
+	odd                  map[string]*tap // by the text of an error of the host's that has none for most readers
+}
+
+// oddErrors are what hosts and proxies before them answer with instead of an error as the
+// API has it, and what foreman makes of it.
+var oddErrors = []struct {
+	status     int
+	body, text string
+}{
+	{524, "", "the Ollama host answered 524"},
+	{500, `{"error":""}`, "the Ollama host answered 500 Internal Server Error"},
+	{500, `{"error":{"code":500,"message":"out of memory"}}`, "out of memory"},
 }
 
 // startBeats starts foremen with a heartbeat of 100ms. In front of one an Ollama reads
@@ -50,7 +64,12 @@ func startBeats(t *testing.T) beatsEndings {
 	pace.Prompt = time.Second
 	slow := startOllama(t, pace.Env()...)
 	held, _ := holdTurn(t, heartbeat, "FOREMAN_QUEUE_TIMEOUT=1s")
+	odd := map[string]*tap{}
+	for _, e := range oddErrors {
+		odd[e.text] = newTap(t, startForeman(t, failLate(t, slow.URL, e.status, e.body), heartbeat).URL)
+	}
 	return beatsEndings{
+		odd:     odd,
 		plain:   ollama.URL,
 		answer:  newTap(t, startForeman(t, slow.URL, heartbeat).URL),
 		failure: newTap(t, held),
@@ -86,12 +105,23 @@ func holdTurn(t *testing.T, env ...string) (foreman string, release func()) {
 // wantBeats looks whether each ending was heard, behind three heartbeats or more.
 func (e beatsEndings) wantBeats(t *testing.T) {
 	t.Helper()
-	for name, tap := range map[string]*tap{"answer": e.answer, "failure": e.failure, "cut": e.cut} {
+	taps := map[string]*tap{"answer": e.answer, "failure": e.failure, "cut": e.cut}
+	maps.Copy(taps, e.odd)
+	for name, tap := range taps {
 		beats := tap.beats()
 		if len(beats) == 0 || slices.Min(beats) < 3 {
 			t.Errorf("%s: got %d heartbeats; want three or more in each answer, and an answer", name, beats)
 		}
 	}
+}
+
+// oddURLs are where an odd error is heard, by its text.
+func (e beatsEndings) oddURLs() map[string]string {
+	urls := map[string]string{}
+	for text, tap := range e.odd {
+		urls[text] = tap.URL
+	}
+	return urls
 }
 
 // A tap stands between foreman and its clients. It passes every byte on, and keeps what
@@ -199,6 +229,32 @@ func breakOff(t *testing.T, target string) string {
 	return server.URL
 }
 
+// failLate returns the URL of a server that answers each chat with an error, after a
+// second in which a client may hear heartbeats. All else the target answers.
+func failLate(t *testing.T, target string, status int, body string) string {
+	t.Helper()
+	u, err := url.Parse(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(u) }}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet || r.URL.Path == "/api/show" {
+			proxy.ServeHTTP(w, r)
+			return
+		}
+		io.Copy(io.Discard, r.Body)
+		select {
+		case <-time.After(time.Second):
+		case <-r.Context().Done():
+		}
+		w.WriteHeader(status)
+		io.WriteString(w, body)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
 // A broken body fails behind so many lines.
 type broken struct {
 	io.ReadCloser
@@ -260,6 +316,11 @@ func TestBeats(t *testing.T) {
 				t.Errorf("failure: got %q, %v; want an error with %q", got, err, client.failure)
 			}
 			t.Logf("failure: %v (%T)", err, err)
+			for text, tap := range endings.odd {
+				if got, err := client.ask(t.Context(), tap.URL); len(texts(got)) != 0 || err == nil || !strings.Contains(err.Error(), text) {
+					t.Errorf("an odd error: got %q, %v; want an error with %q", got, err, text)
+				}
+			}
 			got, err = client.ask(t.Context(), endings.cut.URL)
 			switch said, all := strings.Join(got, ""), strings.Join(want, ""); {
 			case said == "" || said == all || !strings.HasPrefix(all, said):
@@ -391,6 +452,11 @@ func TestBeatsCurl(t *testing.T) {
 				t.Errorf("%s, %s: got status %d, %s; want %d, %s first and then %s", api.path, ending.name, status, printed, ending.status, api.beat, ending.last)
 			}
 		}
+		for text, tap := range endings.odd {
+			if printed, status := ask(tap.URL); status != 0 || !strings.HasPrefix(printed, api.beat) || !strings.Contains(printed, text) {
+				t.Errorf("%s, an odd error: got status %d, %s; want 0, %s first and then %s", api.path, status, printed, api.beat, text)
+			}
+		}
 	}
 	endings.wantBeats(t)
 }
@@ -400,12 +466,17 @@ func TestBeatsCurl(t *testing.T) {
 func TestBeatsJavaScript(t *testing.T) {
 	run := installBeats(t)
 	endings := startBeats(t)
+	odd, err := json.Marshal(endings.oddURLs())
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, client := range []string{"ollama", "openai", "anthropic", "langchain", "ai-sdk"} {
 		t.Run(client, func(t *testing.T) {
 			run(t, client+".test.js",
 				"PLAIN_URL="+endings.plain,
 				"ANSWER_URL="+endings.answer.URL,
 				"FAILURE_URL="+endings.failure.URL,
+				"ODD_URLS="+string(odd),
 				"CUT_URL="+endings.cut.URL)
 			endings.wantBeats(t)
 		})

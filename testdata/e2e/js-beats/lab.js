@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-const { PLAIN_URL, ANSWER_URL, FAILURE_URL, CUT_URL, LINE_URL, SILENT_URL, CHAT_MODEL } = process.env;
+const { PLAIN_URL, ANSWER_URL, FAILURE_URL, ODD_URLS, CUT_URL, LINE_URL, SILENT_URL, CHAT_MODEL } = process.env;
 
 export const lineURL = LINE_URL; // heartbeats of a client in line for ten seconds
 export const silentURL = SILENT_URL; // the same without heartbeats
@@ -36,7 +36,8 @@ export const limit = { timeout: 60_000 };
 
 const texts = (heard) => heard.pieces.filter((piece) => piece);
 
-// endings hears a stream three times: heartbeats, and then an answer, an error and a cut.
+// endings hears a stream again and again: heartbeats, and then an answer, an error, an error
+// that has no text for most readers, and a cut.
 // The stream is a function of foreman's address that yields the pieces of text which a
 // client hands to its user. With empty, a heartbeat is such a piece, of no text. The
 // others are what to find in the errors.
@@ -61,6 +62,15 @@ export function endings(name, stream, { empty = false, failure = /waited too lon
     assert.deepEqual(texts(heard), []);
     assert.match(String(heard.error), failure);
   });
+
+  for (const [text, url] of Object.entries(JSON.parse(ODD_URLS))) {
+    test(`${name}: an odd error, ${text}`, limit, async (t) => {
+      const heard = await hear(stream, url);
+      t.diagnostic(tell(heard));
+      assert.deepEqual(texts(heard), []);
+      assert.ok(String(heard.error).includes(text), String(heard.error));
+    });
+  }
 
   test(`${name}: a cut`, limit, async (t) => {
     const heard = await hear(stream, CUT_URL);
