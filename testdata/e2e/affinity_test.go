@@ -17,6 +17,7 @@ import (
 // it answers twenty chats that alternate between two. All of them stand in line
 // before the first is answered.
 func TestAffinity(t *testing.T) {
+	t.Parallel()
 	const chats = 20
 	models := []string{lab.ChatModel, lab.EmbedModel}
 	asItCame := make([]string, chats)
@@ -87,6 +88,7 @@ func TestAffinity(t *testing.T) {
 // TestOneSlot has a chat run for a while at an Ollama with room for one model: what
 // foreman says of it, it says once.
 func TestOneSlot(t *testing.T) {
+	t.Parallel()
 	own := startOllama(t, "OLLAMA_MAX_LOADED_MODELS=1")
 	foreman := startForeman(t, own.URL)
 	const warning = "only one model resident while a chat runs"

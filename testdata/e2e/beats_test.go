@@ -486,6 +486,7 @@ func TestBeatsJavaScript(t *testing.T) {
 // TestBeatsKeepClientsInLine has clients whose patience ends after two seconds wait for
 // ten, with and without heartbeats.
 func TestBeatsKeepClientsInLine(t *testing.T) {
+	t.Parallel()
 	run := installBeats(t)
 	line, release := holdTurn(t, "FOREMAN_HEARTBEAT=500ms")
 	silent, releaseSilent := holdTurn(t, "FOREMAN_HEARTBEAT=0")

@@ -15,6 +15,7 @@ import (
 // TestRemoteModelNeedsNoTurn: the shared Ollama plays the cloud that Ollama of the
 // test's own passes a model's requests on to.
 func TestRemoteModelNeedsNoTurn(t *testing.T) {
+	t.Parallel()
 	own := startOllama(t, "OLLAMA_NO_CLOUD=false", "OLLAMA_REMOTES=127.0.0.1")
 	if err := own.AddCloudModel("tiny-cloud", ollama.URL, lab.ChatModel); err != nil {
 		t.Fatal(err)
@@ -40,6 +41,7 @@ func TestRemoteModelNeedsNoTurn(t *testing.T) {
 
 // TestUnloadNeedsNoTurn: a model can be unloaded while a chat runs, as ollama stop does.
 func TestUnloadNeedsNoTurn(t *testing.T) {
+	t.Parallel()
 	own := startOllama(t)
 	foreman := startForeman(t, own.URL, "FOREMAN_EMBED_MODEL=")
 	client := newClient(t, foreman.URL, "")
@@ -95,6 +97,7 @@ func TestNames(t *testing.T) {
 
 // TestTranscriptionThroughForeman compares what Ollama and foreman answer to a form.
 func TestTranscriptionThroughForeman(t *testing.T) {
+	t.Parallel()
 	own := startOllama(t)
 	if err := own.AddEarModel("tiny-ear"); err != nil {
 		t.Fatal(err)

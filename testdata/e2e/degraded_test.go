@@ -15,6 +15,7 @@ import (
 // there is an Ollama and what it holds, is still answered as it last was, and at
 // once: nobody is there whom an answer could wait for.
 func TestLastKnown(t *testing.T) {
+	t.Parallel()
 	paths := []string{"/api/tags", "/v1/models", "/api/version"}
 	own := startOllama(t)
 	foreman := startForeman(t, own.URL)

@@ -18,6 +18,7 @@ import (
 // TestEmbedderComesBack has an embedding with a third model evict the embedder while
 // a chat runs. No poll is due for an hour: foreman looks because of the embedding.
 func TestEmbedderComesBack(t *testing.T) {
+	t.Parallel()
 	own := startOllama(t)
 	const third = "tiny-third"
 	if err := own.AddEarModel(third); err != nil {
@@ -54,6 +55,7 @@ func TestEmbedderComesBack(t *testing.T) {
 
 // TestKeepAliveOfAClient: the next poll undoes it. No pin is sent that changes nothing.
 func TestKeepAliveOfAClient(t *testing.T) {
+	t.Parallel()
 	own := startOllama(t)
 	var pins, polls atomic.Int64
 	meter, err := lab.NewMeter(own.URL, func(r *http.Request) {

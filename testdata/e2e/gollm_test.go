@@ -195,6 +195,7 @@ func TestPlainClient(t *testing.T) {
 // for the last time after 7 s, or when Ollama is up. foreman polls as seldom as it does
 // by default: it must not take the outage to be longer than it is.
 func TestPlainClientInOutage(t *testing.T) {
+	t.Parallel()
 	own := startOllama(t)
 	foreman := startForeman(t, own.URL, "FOREMAN_TOKEN=sesame", "FOREMAN_POLL_INTERVAL=30s")
 	own.Kill()

@@ -52,6 +52,7 @@ func TestLabModels(t *testing.T) {
 // TestStandInPace has an Ollama whose loads, prompts and words take long enough to
 // be seen, each in its turn.
 func TestStandInPace(t *testing.T) {
+	t.Parallel()
 	needStandIn(t)
 	pace := lab.Pace{Load: time.Second, Prompt: 500 * time.Millisecond, Rate: 50}
 	own := startOllama(t, pace.Env()...)
@@ -88,6 +89,7 @@ func TestStandInPace(t *testing.T) {
 // TestStandInCrash has llama-server end in the middle of an answer. Ollama says so,
 // and the next request starts another one.
 func TestStandInCrash(t *testing.T) {
+	t.Parallel()
 	needStandIn(t)
 	own := startOllama(t, "STANDIN_CRASH=20")
 	chat := func(words int) string {
@@ -107,6 +109,7 @@ func TestStandInCrash(t *testing.T) {
 // TestCloudModel asks for a model that runs elsewhere, which is a server of the
 // test's here.
 func TestCloudModel(t *testing.T) {
+	t.Parallel()
 	asked := ""
 	cloud := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -140,6 +143,7 @@ func TestCloudModel(t *testing.T) {
 
 // TestTranscription sends a sound to Ollama itself.
 func TestTranscription(t *testing.T) {
+	t.Parallel()
 	needStandIn(t) // which hears nothing, but answers
 	own := startOllama(t)
 	if err := own.AddEarModel("tiny-ear"); err != nil {

@@ -16,6 +16,7 @@ import (
 // others are the tests that need most of their time for programs that are neither
 // foreman nor the Ollama in front of which it stands, as patterns of their names.
 var others = []string{
+	"TestBenchShort", "TestBenchEnds", // what measures, and HAProxy beside it
 	"TestCompose", "TestKubernetes.*", // their validation: 750 MB in Go's caches
 	"TestFront", "TestFrontBrowser", "TestFrontPassesWordByWord", // nginx, Caddy, HAProxy
 	"TestHosts.*",       // two hosts behind HAProxy
@@ -27,11 +28,19 @@ var others = []string{
 var onlyOthers = flag.Bool("others", false, "run the tests of other programs, and only those")
 
 // chooseTests leaves out others, or all but them, unless -run or -skip say what to
-// run. It says so at the end.
+// run. What is left out is told at the end.
 func chooseTests() error {
 	flag.Parse()
-	chosen := false
-	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.run" || f.Name == "test.skip" })
+	chosen, parallel := false, false
+	flag.Visit(func(f *flag.Flag) {
+		chosen = chosen || f.Name == "test.run" || f.Name == "test.skip"
+		parallel = parallel || f.Name == "test.parallel"
+	})
+	if !parallel { // those that are marked so wait more than they work
+		if err := flag.Set("test.parallel", "6"); err != nil {
+			return err
+		}
+	}
 	switch pattern := "^(" + strings.Join(others, "|") + ")$"; {
 	case chosen:
 		return nil

@@ -12,6 +12,7 @@ import (
 
 // TestOutage kills an Ollama of its own, runners and all, and starts it again.
 func TestOutage(t *testing.T) {
+	t.Parallel()
 	const chat = `{"model":"tiny-chat","stream":false,"messages":[{"role":"user","content":"hello"}]}`
 	ollama := startOllama(t)
 	foreman := startForeman(t, ollama.URL)

@@ -178,6 +178,7 @@ func answerAs(t *testing.T, url, token string) answer {
 // TestLoadOptionsAreAKind counts how often Ollama loads a model for which ten chats in
 // line ask with two num_ctx in turn.
 func TestLoadOptionsAreAKind(t *testing.T) {
+	t.Parallel()
 	own := startOllama(t)
 	ready := make(chan struct{})
 	meter, err := lab.NewMeter(own.URL, func(r *http.Request) {

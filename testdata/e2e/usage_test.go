@@ -14,6 +14,7 @@ import (
 // TestUsage: foreman's log and metrics have of each chat what Ollama told the client of
 // it, in all dialects, streamed and not.
 func TestUsage(t *testing.T) {
+	t.Parallel()
 	own := startOllama(t, lab.Pace{Load: 300 * time.Millisecond, Prompt: 50 * time.Millisecond, Rate: 100}.Env()...)
 	foreman := startForeman(t, own.URL, "FOREMAN_LOG_FORMAT=json", "FOREMAN_EMBED_MODEL=")
 	const messages = `"messages":[{"role":"user","content":"Who are you?"}]`
