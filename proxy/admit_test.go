@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"os"
@@ -14,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"foreman/gate"
 	"foreman/proxy/target"
 	"foreman/proxy/tokens"
 )
@@ -118,33 +116,6 @@ func TestLoopWithAnotherForeman(t *testing.T) {
 	if a := outer.do(t, "POST", "/api/chat", chatBody); a.status != 200 {
 		t.Errorf("got %d %s; want 200", a.status, a.body)
 	}
-}
-
-// TestShuttingDownWhileWaiting: the server cancels what still runs with the
-// cause ErrShuttingDown when its time to drain is over.
-func TestShuttingDownWhileWaiting(t *testing.T) {
-	stub := newStub(t)
-	f := newFront(t, stub.URL, nil)
-	turn, err := f.Gate.Join(gate.Request{Kind: gate.Kind{Model: "chat:latest"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancelCause(t.Context())
-	w := httptest.NewRecorder()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		r := httptest.NewRequest("POST", "http://localhost/api/chat", strings.NewReader(chatBody))
-		f.ServeHTTP(w, r.WithContext(ctx))
-	}()
-	await(t, func() bool { waiting, _ := f.Gate.Len(); return waiting == 1 })
-	cancel(ErrShuttingDown)
-	<-done
-	if want := `{"error":"foreman is shutting down"}` + "\n"; w.Code != 503 || w.Body.String() != want {
-		t.Errorf("got %d %q; want 503 %q", w.Code, w.Body, want)
-	}
-	turn.Leave()
-	f.expectIdle(t)
 }
 
 // TestTokensOfBothSides: what the client sends is for foreman if foreman has a

@@ -72,29 +72,6 @@ func TestStreamsPassThroughAsTheyCome(t *testing.T) {
 	}
 }
 
-func TestEmbedsRunInParallel(t *testing.T) {
-	const n = 20
-	for _, path := range embedPaths {
-		stub := newStub(t)
-		barrier := newBarrier()
-		stub.embed = barrier.then(stub.embed)
-		f := newFront(t, stub.URL, nil)
-		var clients sync.WaitGroup
-		for range n {
-			clients.Go(func() {
-				if a := f.do(t, "POST", path, embedBody); a.status != 200 {
-					t.Errorf("%s: %d %s; want 200", path, a.status, a.body)
-				}
-			})
-		}
-		for range n {
-			<-barrier.arrived // none is let go before all are there
-		}
-		close(barrier.release)
-		clients.Wait()
-	}
-}
-
 func TestChatsAreSerialised(t *testing.T) {
 	stub := newStub(t)
 	chats := newBarrier()

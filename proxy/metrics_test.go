@@ -96,19 +96,6 @@ func TestMetricsTellOfRequests(t *testing.T) {
 	})
 }
 
-func TestMetricsTellOfTheLine(t *testing.T) {
-	f, target := newHeldFront(t, nil)
-	first := connect(t, f).chat(t, "first")
-	running := target.next(t, "first")
-	second := connect(t, f).chat(t, "second")
-	await(t, func() bool { n, _ := f.Gate.Len(); return n == 1 })
-	wantSamples(t, f, map[string]string{"foreman_queue_depth": "1", "foreman_chats_in_flight": "1"})
-	running.finish()
-	first.expect(t, http.StatusOK, "first chat")
-	target.next(t, "second").finish()
-	second.expect(t, http.StatusOK, "second chat")
-}
-
 func TestMetricsTellOfTheTarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stub := newStubIn(t)

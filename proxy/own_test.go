@@ -57,6 +57,7 @@ func TestHealthTells(t *testing.T) {
 		go func() { waits <- f.do(t, "POST", "/api/chat", chatBody) }()
 		synctest.Wait()
 		expect(200, `{"status":"ok","since":"`+clock(0)+`","last_poll":"`+clock(0)+`","models":2,"running":1,"waiting":1,"version":"v1.2.3"}`)
+		wantSamples(t, f, map[string]string{"foreman_queue_depth": "1", "foreman_chats_in_flight": "1"})
 		turn.Leave()
 		<-waits
 

@@ -503,20 +503,29 @@ func TestBeatsKeepClientsInLine(t *testing.T) {
 	clients.Wait()
 }
 
-// installBeats installs a copy of js-beats, and returns a function that runs a file of
-// tests there.
+// beatsDir is a copy of js-beats with what it needs, once for all tests.
+var beatsDir = sync.OnceValues(func() (dir string, err error) {
+	dir = filepath.Join(testDir, "js-beats")
+	if err := os.CopyFS(dir, os.DirFS("js-beats")); err != nil {
+		return "", err
+	}
+	install := exec.Command("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+	install.Dir = dir
+	if out, err := install.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("npm ci: %w\n%s", err, out)
+	}
+	return dir, nil
+})
+
+// installBeats returns a function that runs a file of tests in beatsDir.
 func installBeats(t *testing.T) (run func(t *testing.T, file string, env ...string)) {
 	t.Helper()
 	const advice = "the JavaScript clients need Node.js 18 or later, with npm (Debian: apt-get install nodejs npm)"
-	node, npm := need(t, advice, "node"), need(t, advice, "npm")
-	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS("js-beats")); err != nil {
+	node := need(t, advice, "node")
+	need(t, advice, "npm")
+	dir, err := beatsDir()
+	if err != nil {
 		t.Fatal(err)
-	}
-	install := exec.CommandContext(t.Context(), npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-	install.Dir = dir
-	if out, err := install.CombinedOutput(); err != nil {
-		t.Fatalf("npm ci: %v\n%s", err, out)
 	}
 	return func(t *testing.T, file string, env ...string) {
 		t.Helper()

@@ -24,6 +24,7 @@ var (
 	foremanBinary string // with the race detector
 	ollama        *lab.Ollama
 	ollamaVersion string // as it says itself
+	testDir       string // gone when all tests have ended
 )
 
 // testPace has chats of the usual length done at once, and lets those that are to go
@@ -53,6 +54,7 @@ func runTests(m *testing.M) (status int, err error) {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
+	testDir = dir
 	begin := time.Now()
 	if ollamaBinary = os.Getenv(installedOllama); ollamaBinary == "" {
 		if ollamaBinary, err = lab.BuildOllama(ctx, dir); err != nil {
