@@ -79,12 +79,12 @@ func (t *Target) ask(ctx context.Context, method, path string, body []byte) (ans
 	default:
 		return nil, fmt.Errorf("answered %s", resp.Status)
 	}
-	answer, err = io.ReadAll(io.LimitReader(resp.Body, answerLimit+1))
+	answer, err = io.ReadAll(io.LimitReader(resp.Body, int64(t.limit)+1))
 	if err != nil {
 		return nil, Classify(ctx, err)
 	}
-	if len(answer) > answerLimit {
-		return nil, fmt.Errorf("the answer is larger than %d MiB", answerLimit>>20)
+	if len(answer) > t.limit {
+		return nil, fmt.Errorf("the answer is larger than %d MiB", t.limit>>20)
 	}
 	return answer, nil
 }

@@ -23,11 +23,7 @@ import (
 	"time"
 )
 
-const (
-	dialTimeout = 4 * time.Second
-	// answerLimit is the largest answer that the small client reads, in bytes.
-	answerLimit = 32 << 20
-)
+const dialTimeout = 4 * time.Second
 
 // Errors that tell these failures from every other one. ErrUnreachable is a transient
 // failure of the connection: nothing was answered. ErrLocal is one of foreman's own
@@ -46,6 +42,7 @@ type Target struct {
 	// the first request, as tests do.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
+	limit   int // the largest answer that the small client reads, in bytes
 	url     *url.URL
 	bearer  string          // value of the Authorization field; empty: none
 	via     string          // value of the Via field, which names this process
@@ -60,7 +57,7 @@ type Target struct {
 // New returns the way to the Ollama host at u, whose path, if any, is put before
 // every other. A token, if not empty, is sent as the bearer.
 func New(u *url.URL, token string) *Target {
-	t := &Target{url: u, via: "1.1 foreman-" + rand.Text()[:10]}
+	t := &Target{limit: 32 << 20, url: u, via: "1.1 foreman-" + rand.Text()[:10]}
 	t.Dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext
 	t.pooled = &http.Transport{
 		Proxy:                  nil, // prompts and token go to the target and nowhere else
