@@ -143,6 +143,7 @@ func newFrontOn(t testing.TB, ln net.Listener, rawURL string, change func(*Optio
 	f.client = &http.Client{
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Timeout:       6 * time.Hour, // of a bubble, where time would fly for ever
 	}
 
 	u, err := url.Parse(rawURL)
