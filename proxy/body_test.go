@@ -329,7 +329,7 @@ func TestTranscriptions(t *testing.T) {
 		want                    string
 	}{
 		{"no model", multipartForm, form(audio), 400, "model is required"},
-		{"two models", multipartForm, form(formModel+"chat", audio, formModel+"other"), 400, "the form names more than one model"},
+		{"two models", multipartForm, form(formModel+"chat", audio, formModel+"other"), 400, "the request names more than one model"},
 		{"unknown model", multipartForm, form(formModel+"other", audio), 404, "model 'other' not found"},
 		{"unknown model behind a large file", multipartForm, form(large, formModel+"other"), 404, "model 'other' not found"},
 		{"larger than FOREMAN_MAX_BODY", multipartForm, form(large+large, formModel+"chat"), 413, "request body larger than 4194304 bytes"},

@@ -130,7 +130,7 @@ func TestUnknownModelRejectedAfterOnePoll(t *testing.T) {
 }
 
 func TestBodyReachesTheTargetUnchanged(t *testing.T) {
-	odd := " {\"stream\":false,\"MODEL\":\"x\",\"model\":\"chat\",\"n\":1e400,\"s\":\"\\ud800\"} trailing \xff"
+	odd := " {\"stream\":false,\"MODEL\":\"chat\",\"model\":\"chat\",\"n\":1e400,\"s\":\"\\ud800\"} trailing \xff"
 	for _, framing := range []string{"Content-Length", "chunked"} {
 		stub := newStub(t)
 		got := make(chan string, 1)
