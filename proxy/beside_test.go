@@ -46,12 +46,20 @@ func TestWhatNeedsNoTurn(t *testing.T) {
 	if a := f.do(t, "POST", "/api/generate", `{"model":"unknown","keep_alive":0}`); a.status != http.StatusNotFound {
 		t.Errorf("unload of an unknown model: %d; want 404", a.status)
 	}
-	if waiting, busy := f.Gate.Len(); waiting != 0 || !busy {
-		t.Errorf("%d wait, busy %v; want the first chat alone", waiting, busy)
+	unclear := make(chan answer, 1) // what may be no unload stands in line
+	go func() {
+		unclear <- f.do(t, "POST", "/api/chat", `{"model":"chat","keep_alive":0,"messages":[{}],"Messages":[]}`)
+	}()
+	await(t, func() bool { waiting, _ := f.Gate.Len(); return waiting == 1 })
+	if waiting, busy := f.Gate.Len(); waiting != 1 || !busy {
+		t.Errorf("%d wait, busy %v; want the first chat and one more", waiting, busy)
 	}
 	close(barrier.release)
 	if a := <-done; a.status != http.StatusOK {
 		t.Errorf("the chat with the turn: %d; want 200", a.status)
+	}
+	if a := <-unclear; a.status != http.StatusOK || a.header.Get("Server-Timing") == "" {
+		t.Errorf("what may be no unload: %d, Server-Timing %q; want 200 after a turn", a.status, a.header.Get("Server-Timing"))
 	}
 	if strings.Contains(f.log.String(), `"beside":""`) {
 		t.Error("a chat that had its turn is marked too")
@@ -100,6 +108,10 @@ func TestEmbeddingWithAnotherModel(t *testing.T) {
 			f.do(t, "POST", path, embedBody)
 			f.do(t, "POST", path, `{"model":"other"}`, "X-Mark", "fails")
 		}
+		f.do(t, "POST", "/api/embed", `{"input":"`+strings.Repeat("x", 2<<20)+`","model":"embed"}`)
+		f.bodies.limit = 0 // no room to hold it: foreman does not know
+		f.do(t, "POST", "/api/embed", embedBody)
+		f.bodies.limit = 1 << 30
 		time.Sleep(time.Second)
 		if got := stub.polled() - polls; got != 0 {
 			t.Errorf("polled %d times after embeddings with the embedder; want none", got)

@@ -117,42 +117,40 @@ func (p *Proxy) readBody(x *exchange, r *http.Request) (body []byte, held *room,
 	return body, held, err
 }
 
-// replayLimit is the largest body of a passed request that is held back, so that it
-// can be sent a second time.
+// replayLimit is the largest body of a passed request but an embedding's that is held
+// back, so that it can be sent a second time.
 const replayLimit = 1 << 20
 
-// hold takes a small body of a passed request into memory as it comes, so that it
-// can be sent twice. It also keeps Transport from seeing an answer before the end
-// of such a body, and then cutting the answer (golang.org/issue/40747). A larger
-// body, or one that the budget has no room for, goes on as it comes; none of it
-// before its first megabyte, so a client that declares much and sends nothing
-// costs the target nothing. The memory is taken from room.
-func hold(r *http.Request, body *upload, room *room) error {
-	held, err := fill(room, body, r.ContentLength, replayLimit)
+// hold takes a body of a passed request, of at most limit bytes, into memory as it comes,
+// so that it can be sent twice, and read. It also keeps Transport from seeing an answer
+// before the end of such a body, and then cutting the answer (golang.org/issue/40747). A
+// larger body, or one that the budget has no room for, goes on as it comes, and held is
+// nil; none of it before its first megabyte, so a client that declares much and sends
+// nothing costs the target nothing. The memory is taken from room.
+func hold(r *http.Request, body *upload, room *room, limit int64) (held []byte, err error) {
+	begin, err := fill(room, body, r.ContentLength, limit)
 	switch err {
 	case nil:
-		inMemory(r, held)
+		inMemory(r, begin)
+		return begin, nil
 	case errFull, errNoRoom:
 		r.Body = struct {
 			io.Reader
 			io.Closer
-		}{io.MultiReader(bytes.NewReader(held), body), body}
+		}{io.MultiReader(bytes.NewReader(begin), body), body}
+		return nil, nil
 	default:
+		return nil, err
+	}
+}
+
+// readModel notes the model that the body of an embedding names, if there is one. All else
+// that may be wrong with it the target tells the client itself.
+func (x *exchange) readModel(path string, body []byte) (err error) {
+	if x.asked, err = ask.JSON(path, body); err == ask.ErrModels {
 		return err
 	}
 	return nil
-}
-
-// modelOf returns the model that the body of a passed request names; "" if that body is
-// too large to be held, or names none.
-func modelOf(r *http.Request) string {
-	if r.GetBody == nil {
-		return ""
-	}
-	held, _ := r.GetBody() // of a body in memory: it does not fail
-	body, _ := io.ReadAll(held)
-	asked, _ := ask.JSON(r.URL.Path, body) // the client knows by now what is wrong with it
-	return asked.Model
 }
 
 // inMemory gives a request a body that can be sent any number of times.

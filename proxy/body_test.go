@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -288,6 +289,36 @@ func TestFaultLargeBodyWithMoreBehindIt(t *testing.T) {
 		if got := after.TotalAlloc - before.TotalAlloc; got > 64<<10 {
 			t.Errorf("%q behind it: %d KiB allocated; want a few", tail, got>>10)
 		}
+	}
+}
+
+// Of a body that names two models nothing reaches the target, whichever of them the target
+// would read on that path, nor does it stand in line.
+func TestTwoModels(t *testing.T) {
+	stub := newStub(t)
+	stub.tags = answerWith("application/json", `{"models":[{"name":"chat:latest"},{"name":"gpt-oss:120b-cloud","remote_host":"https://ollama.com:443"}]}`)
+	f := newFront(t, stub.URL, func(o *Options) { o.MaxBody = 4 << 20 })
+	turn, err := f.Gate.Join(gate.Request{Kind: gate.Kind{Model: "chat:latest"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer turn.Leave()
+	for _, path := range slices.Concat(workerPaths, embedPaths) {
+		for _, models := range []string{
+			`"model":"chat","Model":"gpt-oss:120b-cloud"`,
+			`"Model":"chat","model":"gpt-oss:120b-cloud"`,
+			`"model":"chat","model":"x:cloud"`,
+			`"\u006dodel":"x:cloud","model":"chat"`,
+			`"model":"gpt-oss:120b-cloud","x":"` + strings.Repeat("x", 2<<20) + `","MODEL":"chat"`,
+		} {
+			a := f.do(t, "POST", path, `{`+models+`,"messages":[],"input":"x","keep_alive":0}`)
+			if a.status != http.StatusBadRequest || !strings.Contains(a.body, "the request names more than one model") {
+				t.Errorf("%s: %.100s: got %d %s; want 400", path, models, a.status, a.body)
+			}
+		}
+	}
+	if seen := stub.seen(); len(seen) != 0 {
+		t.Errorf("the target has got %q; want nothing", seen)
 	}
 }
 

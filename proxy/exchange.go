@@ -34,7 +34,7 @@ type exchange struct {
 	route   *route
 
 	token   *tokens.Token // that the request has; nil: none with a name
-	asked   ask.Ask       // of a chat
+	asked   ask.Ask       // of a chat, or an embedding
 	joined  time.Time     // when a chat joined the line, or passed beside it; zero: it never did
 	beats   beats         // until the answer begins
 	key     string        // of a chat that stands in line or has its turn; see [underway]

@@ -78,7 +78,7 @@ func (p *Proxy) beat(x *exchange) error {
 		p.cors.Apply(x.request.Header.Get("Origin"), h)
 		x.ResponseWriter.WriteHeader(http.StatusOK)
 	}
-	b := dialect.Beat{Path: x.Route, Model: x.asked.Model, Now: now, Waited: now.Sub(x.joined)}
+	b := dialect.Beat{Path: x.Route, Model: x.Model, Now: now, Waited: now.Sub(x.joined)}
 	if x.turn != nil {
 		b.Position = x.turn.Position()
 	}

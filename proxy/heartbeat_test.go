@@ -21,12 +21,12 @@ import (
 // place, and the error "bad" of status 503 that ends it.
 var streams = []struct{ path, body, contentType, beat, failure string }{
 	{
-		"/api/chat", `{"model":"Chat","messages":[{}]}`, "application/x-ndjson",
-		`{"model":"Chat","created_at":"2000-01-01T00:00:20Z","message":{"role":"assistant","content":""},"done":false,"queue":{"position":2,"waited_ms":20000}}`,
+		"/api/chat", `{"model":"` + strings.Repeat(" ", 1<<19) + `Chat","messages":[{}]}`, "application/x-ndjson",
+		`{"model":"chat:latest","created_at":"2000-01-01T00:00:20Z","message":{"role":"assistant","content":""},"done":false,"queue":{"position":2,"waited_ms":20000}}`,
 		`{"error":"bad"}`,
 	}, {
 		"/api/generate", `{"model":"Chat","prompt":"x"}`, "application/x-ndjson",
-		`{"model":"Chat","created_at":"2000-01-01T00:00:20Z","response":"","done":false,"queue":{"position":2,"waited_ms":20000}}`,
+		`{"model":"chat:latest","created_at":"2000-01-01T00:00:20Z","response":"","done":false,"queue":{"position":2,"waited_ms":20000}}`,
 		`{"error":"bad"}`,
 	}, {
 		"/v1/chat/completions", `{"model":"Chat","stream":true}`, "text/event-stream",

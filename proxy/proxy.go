@@ -165,8 +165,8 @@ func (p *Proxy) pass(x *exchange, r *http.Request) error {
 // serveEmbed passes an embedding, and tells the warmer which model has made it.
 func (p *Proxy) serveEmbed(x *exchange, r *http.Request) error {
 	err := p.pass(x, r)
-	if p.Warmer != nil && x.Status == http.StatusOK {
-		p.Warmer.Embedded(modelOf(r))
+	if p.Warmer != nil && x.Status == http.StatusOK && x.asked.Model != "" {
+		p.Warmer.Embedded(x.asked.Model)
 	}
 	return err
 }
@@ -182,7 +182,7 @@ func (p *Proxy) serveManage(x *exchange, r *http.Request) error {
 }
 
 // stream forwards a request whose body, of at most limit bytes if that is not 0,
-// goes on to the target as it comes, unless it is small.
+// goes on to the target as it comes, unless it is small, or an embedding's.
 func (p *Proxy) stream(x *exchange, r *http.Request, limit int64) error {
 	if r.ContentLength == 0 {
 		return p.forward(x, r, 0)
@@ -191,9 +191,16 @@ func (p *Proxy) stream(x *exchange, r *http.Request, limit int64) error {
 	// would then read the rest of it, and Transport would cut the answer off.
 	http.NewResponseController(x).EnableFullDuplex()
 	body := p.upload(x, r, limit)
-	held := p.bodies.open(x.Client, nil)
-	defer held.give()
-	err := hold(r, body, held)
+	room := p.bodies.open(x.Client, nil)
+	defer room.give()
+	size := int64(replayLimit)
+	if x.Class == embed {
+		size = limit
+	}
+	held, err := hold(r, body, room, size)
+	if err == nil && x.Class == embed {
+		err = x.readModel(r.URL.Path, held)
+	}
 	if err == nil {
 		err = p.forward(x, r, 0)
 	}

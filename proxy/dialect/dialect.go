@@ -107,7 +107,7 @@ func (d Dialect) Separator() string {
 // A Beat tells a client that its request waits.
 type Beat struct {
 	Path     string    // of the request
-	Model    string    // as the client spells it
+	Model    string    // as the target spells it
 	Now      time.Time // when it is told
 	Position int       // in line; 1: next, 0: it waits for the target
 	Waited   time.Duration

@@ -132,7 +132,11 @@ func parse(chunk []byte) Usage {
 		return Usage{} // an answer is whatever the target says, JSON or not
 	}
 	if bytes.HasPrefix(said.Response, []byte("{")) {
-		return parse(said.Response)
+		var response struct {
+			Usage json.RawMessage `json:"usage"`
+		}
+		json.Unmarshal(said.Response, &response) // it is JSON, as all of the chunk is
+		said.Usage = response.Usage
 	}
 	var usage struct {
 		PromptTokens     tokens `json:"prompt_tokens"`

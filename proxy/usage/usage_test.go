@@ -56,6 +56,7 @@ func TestUsage(t *testing.T) {
 		{"strings and others", `{"load_duration":"2","prompt_eval_count":"26","eval_count":null,"eval_duration":[2],"prompt_eval_duration":1.5}`, Usage{}},
 		{"usage is a string", `{"usage":"26","eval_count":50}`, Usage{}},
 		{"usage of strings", `{"usage":{"prompt_tokens":"26","completion_tokens":50}}`, Usage{CompletionTokens: 50}},
+		{"a response in a response", strings.Repeat(`{"response":`, 1000) + `{"usage":{"prompt_tokens":26}}` + strings.Repeat("}", 1000), Usage{}},
 		{"the response is no object", `{"response":["usage"],"usage":{"prompt_tokens":26}}`, Usage{PromptTokens: 26}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
