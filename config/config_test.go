@@ -52,6 +52,8 @@ var good = []struct {
 	{"FOREMAN_ADDR", ":8080", func(c Config) any { return c.Addr }, ":8080"},
 	{"FOREMAN_ADDR", "127.0.0.1:0", func(c Config) any { return c.Addr }, "127.0.0.1:0"},
 	{"FOREMAN_ADDR", "[::1]:65535", func(c Config) any { return c.Addr }, "[::1]:65535"},
+	{"FOREMAN_ADDR", "[fe80::1%eth0]:80", func(c Config) any { return c.Addr }, "[fe80::1%eth0]:80"},
+	{"FOREMAN_ADDR", "Foreman_1.lan.:80", func(c Config) any { return c.Addr }, "Foreman_1.lan.:80"},
 	{"FOREMAN_ADDR", "foreman.lan:80", func(c Config) any { return c.Addr }, "foreman.lan:80"},
 	{"FOREMAN_OLLAMA_URL", "http://mac.lan:11434", target, "http://mac.lan:11434"},
 	{"FOREMAN_OLLAMA_URL", "https://mac.lan", target, "https://mac.lan"},
@@ -119,6 +121,7 @@ var bad = []struct {
 }{
 	{"FOREMAN_ADDR", "HOST:PORT or :PORT", []string{
 		"8080", "localhost", ":", "localhost:", ":http", ":-1", ":+1", ":65536", ":80 ", "::1:80", "http://localhost:80", ":80:80",
+		"256.0.0.1:80", "1.2.3:80", "10:80", "a b:80", "*:80", "[::g]:80", "1.:80",
 	}},
 	{"FOREMAN_OLLAMA_URL", "http://HOST:PORT or https://HOST:PORT, without user info, query or fragment", []string{
 		"localhost", "localhost:11434", "//localhost:11434", "ftp://localhost", "http:localhost", "http://", "http://:11434", "http:///x",
@@ -197,6 +200,7 @@ func TestHints(t *testing.T) {
 	for _, tt := range []struct{ name, value, want string }{
 		{"FOREMAN_ADDR", "localhost:http", listenPort},
 		{"FOREMAN_ADDR", "localhost", ""},
+		{"FOREMAN_ADDR", "256.0.0.1:80", "the host must be an IP address or a name"},
 		{"FOREMAN_OLLAMA_URL", "http://localhost:99999", ollamaPort},
 		{"FOREMAN_OLLAMA_URL", "http://localhost:0", ollamaPort},
 		{"FOREMAN_OLLAMA_URL", "http://localhost:", ollamaPort},

@@ -3,6 +3,7 @@ package config
 import (
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -29,12 +30,15 @@ var variables = []variable{
 		expected: "HOST:PORT or :PORT",
 		set: func(c *Config, s string) bool {
 			c.Addr = s
-			_, port, err := net.SplitHostPort(s)
-			return err == nil && isPort(port)
+			host, port, err := net.SplitHostPort(s)
+			return err == nil && isPort(port) && isListenHost(host)
 		},
 		hint: func(s string) string {
-			if _, port, err := net.SplitHostPort(s); err == nil && !isPort(port) {
+			switch host, port, err := net.SplitHostPort(s); {
+			case err == nil && !isPort(port):
 				return "the port must be a number from 0 to 65535"
+			case err == nil && !isListenHost(host):
+				return "the host must be an IP address or a name"
 			}
 			return ""
 		},
@@ -236,6 +240,16 @@ func hasCredentials(field string) bool {
 		}
 	}
 	return false
+}
+
+// isListenHost reports whether s is nothing, an IP address, or a name: which 256.0.0.1 is
+// neither.
+func isListenHost(s string) bool {
+	if _, err := netip.ParseAddr(s); err == nil || s == "" {
+		return true
+	}
+	last := s[strings.LastIndexByte(strings.TrimSuffix(s, "."), '.')+1:]
+	return isHostName(strings.ToLower(s)) && strings.Trim(last, "0123456789.") != ""
 }
 
 func isHostName(s string) bool {
