@@ -118,6 +118,10 @@ func (t *Target) pool() *http.Transport {
 // String returns the target's URL without secrets.
 func (t *Target) String() string { return t.url.Redacted() }
 
+// Limit limits the connections of requests that pass through, kept ones among them: one
+// more waits. It is called before the first request, or not at all.
+func (t *Target) Limit(n int) { t.pooled.MaxConnsPerHost = n }
+
 // CloseIdleConnections closes the connections that no request uses.
 func (t *Target) CloseIdleConnections() { t.pool().CloseIdleConnections() }
 

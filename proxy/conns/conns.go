@@ -1,0 +1,264 @@
+// Package conns limits the connections of clients, so that whoever has no token costs
+// foreman little and those who have one nothing.
+//
+// There are two kinds of connection: known ones, on which a request was let in, and
+// strangers, on which none was yet. Each kind has places of its own. Where all places are
+// taken, a new stranger gets that of the oldest stranger of the address that has most of
+// them, and a connection that becomes known gets that of the known one that has been idle
+// for longest. A known connection with a request is never closed here.
+package conns
+
+import (
+	"container/list"
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Limits share out the descriptors that a process may have.
+type Limits struct {
+	Strangers int // connections of clients on which no request was let in
+	Known     int // the others, idle ones among them
+	Host      int // connections to the Ollama host
+	Line      int // chats that may wait; the known places that it leaves are for other requests
+}
+
+// What is not shared out: the log, the listener, polls, the tokens file, resolvers.
+const reserve = 32
+
+// LimitsFor shares out so many descriptors. Of enough of them a line of queue chats takes
+// not more than half of the known connections; of few, the line is shorter.
+func LimitsFor(descriptors uint64, queue int) Limits {
+	n := int(min(descriptors, 1<<30))
+	n = max(n-reserve, 32)
+	l := Limits{
+		Strangers: min(n/8, 128), // 16 KiB of header may take half a megabyte each
+		Host:      min(n/4, 1024),
+	}
+	l.Known = min(n-l.Strangers-l.Host, 2*max(queue, 512))
+	l.Line = min(queue, l.Known-l.Known/8)
+	return l
+}
+
+// A Listener hands out connections while there are places. Its hooks belong into the
+// http.Server that serves it. Make one with [Limit].
+type Listener struct {
+	net.Listener
+	limits Limits
+	log    *slog.Logger
+
+	mu        sync.Mutex // guards what follows
+	strangers list.List  // of *conn, the oldest first
+	addresses map[netip.Prefix]*address
+	known     int       // connections, idle ones among them
+	idle      list.List // of *conn, known and without a request, the one that is so for longest first
+	warned    time.Time // when it was last said that strangers are closed
+
+	changed chan struct{} // receives when a stranger has left or may be closed
+}
+
+// An address is what one client has for itself: an address of IPv4, or the /64 out of
+// which a client of IPv6 takes its addresses.
+type address struct {
+	prefix    netip.Prefix
+	strangers int
+}
+
+// A conn is the connection of a client.
+type conn struct {
+	*net.TCPConn
+	listener *Listener
+	from     *address
+
+	waits atomic.Bool // whoever serves it waits for bytes
+	spare atomic.Bool // see [Spare]
+
+	// The listener's mu guards what follows.
+	known bool
+	place *list.Element // in strangers or idle; nil: in none
+}
+
+// Limit returns a listener on ln, of TCP, that has no more connections than limits say.
+func Limit(ln net.Listener, limits Limits, log *slog.Logger) *Listener {
+	return &Listener{
+		Listener: ln, limits: limits, log: log,
+		addresses: map[netip.Prefix]*address{}, changed: make(chan struct{}, 1),
+	}
+}
+
+// Accept returns the next connection. If that is one stranger too many, another one is
+// closed before.
+func (l *Listener) Accept() (net.Conn, error) {
+	accepted, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c := &conn{TCPConn: accepted.(*net.TCPConn), listener: l}
+	for !l.enter(c) {
+		<-l.changed
+	}
+	return c, nil
+}
+
+// enter gives a stranger a place. It reports whether there was one.
+func (l *Listener) enter(c *conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.strangers.Len() >= l.limits.Strangers {
+		oldest := l.crowdedLocked()
+		if oldest == nil {
+			return false
+		}
+		if now := time.Now(); now.Sub(l.warned) > time.Minute {
+			l.warned = now
+			l.log.Warn("too many connections on which no request was let in: the oldest ones of the address that has most of them are closed",
+				"limit", l.limits.Strangers, "addr", oldest.RemoteAddr().String())
+		}
+		l.removeLocked(oldest)
+		oldest.Close()
+	}
+	prefix := prefixOf(c.RemoteAddr())
+	if c.from = l.addresses[prefix]; c.from == nil {
+		c.from = &address{prefix: prefix}
+		l.addresses[prefix] = c.from
+	}
+	c.from.strangers++
+	c.place = l.strangers.PushBack(c)
+	return true
+}
+
+// crowdedLocked returns the oldest stranger of the address that has most, of those that
+// may be closed; nil: none may.
+func (l *Listener) crowdedLocked() (oldest *conn) {
+	for e := l.strangers.Front(); e != nil; e = e.Next() {
+		if c := e.Value.(*conn); (oldest == nil || c.from.strangers > oldest.from.strangers) && c.mayGo() {
+			oldest = c
+		}
+	}
+	return oldest
+}
+
+// mayGo reports whether a stranger may be closed: not before what it has sent was read,
+// however busy the machine is.
+func (c *conn) mayGo() bool {
+	return c.spare.Load() || c.waits.Load() && nothingToRead(c.TCPConn)
+}
+
+func prefixOf(a net.Addr) netip.Prefix {
+	addr := a.(*net.TCPAddr).AddrPort().Addr().Unmap().WithZone("")
+	prefix, _ := addr.Prefix(min(addr.BitLen(), 64)) // which is none too long
+	return prefix
+}
+
+// removeLocked takes the place from a connection.
+func (l *Listener) removeLocked(c *conn) {
+	switch {
+	case c.known && c.place != nil:
+		l.idle.Remove(c.place)
+	case c.place != nil:
+		l.strangers.Remove(c.place)
+		if c.from.strangers--; c.from.strangers == 0 {
+			delete(l.addresses, c.from.prefix)
+		}
+		l.tell()
+	}
+	c.place = nil
+	if c.known {
+		c.known = false
+		l.known--
+	}
+}
+
+// tell has a stranger that waits for a place look again.
+func (l *Listener) tell() {
+	select {
+	case l.changed <- struct{}{}:
+	default: // it will anyway
+	}
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	c.waits.Store(true)
+	c.listener.tell()
+	defer c.waits.Store(false)
+	return c.TCPConn.Read(b)
+}
+
+// CloseWrite is how net/http ends a connection from which more may come, half a second
+// before it closes it.
+func (c *conn) CloseWrite() error {
+	c.setSpare()
+	return c.TCPConn.CloseWrite()
+}
+
+func (c *conn) setSpare() {
+	c.spare.Store(true)
+	c.listener.tell()
+}
+
+type key struct{}
+
+// ConnContext is for [http.Server]. It lets [Admit] find the connection.
+func (l *Listener) ConnContext(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, key{}, c)
+}
+
+// Admit makes the connection that a request came on a known one: the request is let in.
+// It reports whether there was a place. ctx is the request's; if it has no connection of
+// a [Listener], there is one.
+func Admit(ctx context.Context) bool {
+	c, ok := ctx.Value(key{}).(*conn)
+	return !ok || c.listener.admit(c)
+}
+
+// Spare says that the answer to a request takes its time and is for whoever asks: if that
+// is a stranger, it may be closed meanwhile.
+func Spare(ctx context.Context) {
+	if c, ok := ctx.Value(key{}).(*conn); ok {
+		c.setSpare()
+	}
+}
+
+func (l *Listener) admit(c *conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.known || c.place == nil { // or it is closed, as the request will find out
+		return true
+	}
+	if l.known >= l.limits.Known {
+		longest := l.idle.Front()
+		if longest == nil {
+			return false
+		}
+		idle := longest.Value.(*conn)
+		l.removeLocked(idle)
+		idle.Close()
+	}
+	l.removeLocked(c)
+	c.known = true
+	l.known++
+	return true
+}
+
+// ConnState is for [http.Server].
+func (l *Listener) ConnState(served net.Conn, state http.ConnState) {
+	c := served.(*conn)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case state == http.StateClosed, state == http.StateHijacked:
+		l.removeLocked(c)
+	case c.known && state == http.StateIdle:
+		c.place = l.idle.PushBack(c)
+	case state == http.StateIdle:
+		c.spare.Store(false)
+	case c.known && state == http.StateActive && c.place != nil:
+		l.idle.Remove(c.place)
+		c.place = nil
+	}
+}
