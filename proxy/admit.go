@@ -22,7 +22,7 @@ func (p *Proxy) admit(r *http.Request, rt *route, class class) (*tokens.Token, e
 		return nil, target.ErrLoop
 	case !p.acceptsHost(r.Host):
 		return nil, errHost
-	case rt.path == healthPath, rt.path == readyPath, isPreflight(r, class):
+	case needsNoToken(r, rt, class):
 		return nil, nil
 	case !p.needsToken():
 		return nil, nil
@@ -66,6 +66,11 @@ func addressOf(r *http.Request) string {
 		return netip.PrefixFrom(addr, 64).Masked().String()
 	}
 	return addr.String()
+}
+
+// needsNoToken reports whether a request is let in whoever sends it.
+func needsNoToken(r *http.Request, rt *route, class class) bool {
+	return rt.path == healthPath || rt.path == readyPath || isPreflight(r, class)
 }
 
 // isPreflight reports whether a browser asks if it may send a request. It never

@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -30,6 +32,11 @@ func (p *Proxy) direct(r *http.Request) {
 	} {
 		delete(r.Header, name)
 	}
+	isPreflight := callOf(r).x.Class == preflight
+	if isPreflight {
+		r.URL.RawQuery = ""
+		maps.DeleteFunc(r.Header, func(name string, _ []string) bool { return !slices.Contains(preflightFields, name) })
+	}
 	// A page that comes from foreman's own address, or from that of a proxy in
 	// front, is no other origin; but the target knows itself by another name. Any
 	// page may call itself by a name of its own that leads here (DNS rebinding), so
@@ -45,4 +52,13 @@ func (p *Proxy) direct(r *http.Request) {
 	}
 	r.Header.Set("X-Request-Id", callOf(r).x.ID)
 	p.Target.Address(r)
+	if isPreflight {
+		delete(r.Header, "Authorization")
+	}
+}
+
+// preflightFields are all that the target gets of a preflight, which may come from
+// anybody: what a browser asks with, and that by which a loop is known.
+var preflightFields = []string{
+	"Origin", "Access-Control-Request-Method", "Access-Control-Request-Headers", "Access-Control-Request-Private-Network", "Via",
 }

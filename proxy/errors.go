@@ -34,6 +34,7 @@ var (
 	errZstd          = fmt.Errorf("%w: zstd", errEncoding)
 	errSlowUpload    = errors.New("upload too slow")
 	errNoRoom        = errors.New("too many bytes waiting")
+	errNoPlace       = errors.New("too many connections")
 	errQueueTimeout  = errors.New("waited too long for a turn")
 	errSwitched      = errors.New("target switched protocols unasked, or answered with no status")
 	errCompressed    = errors.New("target compressed its answer unasked")
@@ -139,6 +140,8 @@ func (x *exchange) explain(err error) verdict {
 		return verdict{http.StatusServiceUnavailable, "queue timeout", "waited too long for a turn"}
 	case errors.Is(err, errNoRoom):
 		return verdict{http.StatusServiceUnavailable, "bytes waiting", "too many bytes are waiting"}
+	case errors.Is(err, errNoPlace):
+		return verdict{http.StatusServiceUnavailable, "connections", "too many clients are connected"}
 	case errors.Is(err, inventory.ErrDegraded):
 		return verdict{http.StatusServiceUnavailable, "degraded", fmt.Sprintf("model '%.8000s' unknown, and the Ollama host does not tell its models now", x.Model)}
 	case errors.Is(err, errNotPolled):
@@ -178,7 +181,7 @@ func shownHost(hostport string) string {
 
 var reasons = []string{
 	"bad request", "method", "body too large", "path", "host", "token", "management off", "loop", "content encoding",
-	"slow upload", "unknown model", "shutting down", "queue full", "queue timeout", "bytes waiting", "degraded",
+	"slow upload", "unknown model", "shutting down", "queue full", "queue timeout", "bytes waiting", "connections", "degraded",
 	revokedAsleep, revokedStall, revokedStopped, "cross-origin", "no such chat", "no descriptors", "unreachable", "bad answer", "defect",
 }
 
@@ -224,7 +227,7 @@ func (p *Proxy) refuse(x *exchange, v verdict) {
 	case v.status == http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", `Bearer realm="foreman"`)
 	}
-	if v.reason == "shutting down" {
+	if v.reason == "shutting down" || !x.admitted { // whoever has no token may not keep a connection with it
 		h.Set("Connection", "close")
 	}
 	x.abandonBody()

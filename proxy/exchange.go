@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"runtime/debug"
@@ -166,7 +165,7 @@ func (x *exchange) abandonBody() {
 func (x *exchange) cut() {
 	if !x.request.ProtoAtLeast(1, 1) {
 		if c, _, err := http.NewResponseController(x.ResponseWriter).Hijack(); err == nil {
-			if tcp, ok := c.(*net.TCPConn); ok {
+			if tcp, ok := c.(interface{ SetLinger(seconds int) error }); ok {
 				tcp.SetLinger(0)
 			}
 			c.Close()
@@ -203,7 +202,9 @@ func (p *Proxy) end(x *exchange) {
 	if x.admitted && x.Class != own && x.Class != preflight {
 		p.recent.Add(x.row())
 	}
-	x.write(x.request.Context(), p.Log)
+	if x.admitted && x.Class != preflight || p.unlogged.allow(&x.record) {
+		x.write(x.request.Context(), p.Log)
+	}
 }
 
 // panicked logs a panic of foreman's own, and returns it as an error.

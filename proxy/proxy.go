@@ -24,6 +24,7 @@ import (
 
 	"foreman/gate"
 	"foreman/inventory"
+	"foreman/proxy/conns"
 	"foreman/proxy/cors"
 	"foreman/proxy/status"
 	"foreman/proxy/target"
@@ -63,13 +64,16 @@ type Proxy struct {
 	recent   status.Recent
 	cors     cors.Memory
 
+	preflights chan struct{} // has one for each that is at the target
+	unlogged   quota         // of records of requests that needed no token, or had none
+
 	closed atomic.Bool               // see [Proxy.Close]
 	probed atomic.Pointer[time.Time] // when /readyz was asked for last; nil: it never was
 }
 
 // New returns a handler.
 func New(o Options) *Proxy {
-	p := &Proxy{Options: o}
+	p := &Proxy{Options: o, preflights: make(chan struct{}, maxPreflights)}
 	p.metrics = newInstruments(p)
 	p.bodies.limit = max(4*o.MaxBody, 256<<20)
 	p.reverse = &httputil.ReverseProxy{
@@ -101,6 +105,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		err = refused // report it first: clients without access must not learn which paths exist
 	} else {
 		x.admitted, x.Client = true, p.clientOf(r, token)
+		if !needsNoToken(r, rt, class) && !conns.Admit(r.Context()) {
+			err = errNoPlace
+		}
 	}
 	if token != nil || class == worker {
 		ctx, cancel := context.WithCancelCause(r.Context()) // which ends with the request
@@ -141,10 +148,7 @@ func (p *Proxy) serve(x *exchange, r *http.Request) error {
 	case redirect:
 		return p.serveRedirect(x, r)
 	case preflight:
-		if r.ContentLength != 0 { // it needs no token, and so must cost nothing
-			return badRequest("a preflight has no body")
-		}
-		return p.pass(x, r)
+		return p.servePreflight(x, r)
 	default:
 		return p.pass(x, r)
 	}
@@ -160,6 +164,31 @@ func (p *Proxy) pass(x *exchange, r *http.Request) error {
 		return err
 	}
 	return p.stream(x, r, p.MaxBody)
+}
+
+// A preflight needs no token, and so must cost little: no more of them than this are at
+// the target at once, and none longer.
+const (
+	maxPreflights    = 8
+	preflightTimeout = 10 * time.Second
+)
+
+// servePreflight passes a browser's question.
+func (p *Proxy) servePreflight(x *exchange, r *http.Request) error {
+	if r.ContentLength != 0 {
+		return badRequest("a preflight has no body")
+	}
+	conns.Spare(r.Context())
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	defer time.AfterFunc(preflightTimeout, func() { cancel(errAsleep) }).Stop()
+	select {
+	case p.preflights <- struct{}{}:
+		defer func() { <-p.preflights }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return p.pass(x, r.WithContext(ctx))
 }
 
 // serveEmbed passes an embedding, and tells the warmer which model has made it.
@@ -184,6 +213,10 @@ func (p *Proxy) serveManage(x *exchange, r *http.Request) error {
 // stream forwards a request whose body, of at most limit bytes if that is not 0,
 // goes on to the target as it comes, unless it is small, or an embedding's.
 func (p *Proxy) stream(x *exchange, r *http.Request, limit int64) error {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead { // a body means nothing there (RFC 9110, section 9.3.1)
+		x.abandonBody()
+		r.Body, r.ContentLength, r.TransferEncoding = http.NoBody, 0, nil
+	}
 	if r.ContentLength == 0 {
 		return p.forward(x, r, 0)
 	}

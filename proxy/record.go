@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"sync"
 	"time"
 
 	"foreman/proxy/status"
@@ -41,6 +42,7 @@ type record struct {
 	Bytes     int64  // of the answer's body
 	Cut       bool   // the answer did not come to its end
 	Revoked   string // why the turn was taken away, from a closed set; empty: it was not
+	Unlogged  int    // records before this one that the log has not; see [quota]
 	Err       error
 }
 
@@ -108,10 +110,39 @@ func (rec *record) write(ctx context.Context, log *slog.Logger) {
 	if rec.Cut {
 		attrs = append(attrs, slog.Bool("cut", true))
 	}
+	if rec.Unlogged > 0 {
+		attrs = append(attrs, slog.Int("unlogged", rec.Unlogged))
+	}
 	if rec.Err != nil {
 		attrs = append(attrs, slog.String("err", rec.Err.Error()))
 	}
 	log.LogAttrs(ctx, rec.level(), "request", attrs...)
+}
+
+// A quota limits how many records are written in a second: whoever has no token must not
+// fill the log. What is left out is counted in the next record.
+type quota struct {
+	mu      sync.Mutex // guards what follows
+	since   time.Time  // when the second began
+	written int        // in it
+	left    int        // out, since one was written
+}
+
+const recordsPerSecond = 10
+
+func (q *quota) allow(rec *record) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if now := time.Now(); now.Sub(q.since) >= time.Second {
+		q.since, q.written = now, 0
+	}
+	if q.written == recordsPerSecond {
+		q.left++
+		return false
+	}
+	q.written++
+	rec.Unlogged, q.left = q.left, 0
+	return true
 }
 
 // appendUsage appends what the target told of a chat.

@@ -121,8 +121,8 @@ func (rt *route) allowed() string {
 }
 
 // matches reports whether path is the route's. A wildcard stands for one
-// segment, with an ellipsis for one or more; none of them is empty or a dot
-// segment.
+// segment, with an ellipsis for one or more; none of them is empty or begins with a
+// dot: no model's name does, and what follows could make some servers go up.
 func (rt *route) matches(path string) bool {
 	fixed, wildcard, _ := strings.Cut(rt.path, "{")
 	if wildcard == "" {
@@ -133,5 +133,5 @@ func (rt *route) matches(path string) bool {
 	if !ok || len(segments) > 1 && !strings.Contains(wildcard, "...") {
 		return false
 	}
-	return !slices.ContainsFunc(segments, func(s string) bool { return s == "" || s == "." || s == ".." })
+	return !slices.ContainsFunc(segments, func(s string) bool { return s == "" || s[0] == '.' })
 }
