@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/signal"
 	"runtime"
@@ -27,6 +28,7 @@ import (
 	"foreman/gate"
 	"foreman/inventory"
 	"foreman/proxy"
+	"foreman/proxy/conns"
 	"foreman/proxy/target"
 	"foreman/proxy/tokens"
 	"foreman/warm"
@@ -94,9 +96,14 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 		log.Warn("variable unknown to foreman", "name", name)
 	}
 
+	limits := conns.LimitsFor(conns.Descriptors(), cfg.MaxQueue)
+	if limits.Line < cfg.MaxQueue {
+		log.Warn("few file descriptors: fewer chats may wait than FOREMAN_MAX_QUEUE", "descriptors", conns.Descriptors(), "chats", limits.Line)
+	}
 	host := target.New(cfg.OllamaURL, cfg.OllamaToken)
+	host.Limit(limits.Host)
 	inv := inventory.New(host, cfg.PollInterval, log, proxy.KeptPaths...)
-	line := gate.New(cfg.MaxQueue)
+	line := gate.New(limits.Line)
 	line.Fair, line.Affinity = cfg.Fair, cfg.Affinity
 	var named *tokens.File // nil: there is none
 	if cfg.TokensFile != "" {
@@ -108,10 +115,11 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 	if cfg.EmbedModel != "" {
 		warmer = warm.New(host, inv, line, cfg.EmbedModel, log)
 	}
-	ln, err := net.Listen("tcp", cfg.Addr)
+	ln, err := listen(cfg.Addr)
 	if err != nil {
-		return fmt.Errorf("FOREMAN_ADDR: %w", err)
+		return err
 	}
+	clients := conns.Limit(ln, limits, log)
 	handler := proxy.New(proxy.Options{
 		Target:       host,
 		Inventory:    inv,
@@ -151,11 +159,15 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       3 * time.Minute, // longer than clients keep theirs
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		MaxHeaderBytes:    16 << 10,        // many small fields take seven times that in memory
+		ConnContext:       clients.ConnContext,
+		ConnState:         clients.ConnState,
+
+		DisableGeneralOptionsHandler: true, // OPTIONS * is a request as any other
+		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ln) }()
+	go func() { served <- srv.Serve(clients) }()
 	log.Info("listening", "addr", ln.Addr().String())
 	if cfg.Token == "" && named == nil && !isLoopback(ln.Addr()) {
 		log.Info("no FOREMAN_TOKEN: whoever reaches this address may use it")
@@ -167,6 +179,23 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 	case <-ctx.Done():
 	}
 	return drain(ctx, srv, handler, cut, cfg.DrainTimeout, log)
+}
+
+// listen listens at FOREMAN_ADDR. An address that is not there, or not allowed, is a
+// mistake in it; one that somebody else has now is not.
+func listen(addr string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	if err == nil {
+		return ln, nil
+	}
+	var name *net.DNSError
+	mistake := errors.As(err, &name) && name.IsNotFound || errors.As(err, new(*net.AddrError)) ||
+		errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EACCES)
+	err = fmt.Errorf("FOREMAN_ADDR: %w", err)
+	if mistake {
+		return nil, usageError{err}
+	}
+	return nil, err
 }
 
 // drain turns the waiting chats away at once, and whoever comes later, gives the
@@ -261,7 +290,8 @@ func checkHealth(ctx context.Context, getenv func(string) string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/healthz", nil)
+	u := url.URL{Scheme: "http", Host: net.JoinHostPort(host, port), Path: "/healthz"} // whose String escapes the % of a zone
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return err
 	}

@@ -79,6 +79,7 @@ func newOllama(t *testing.T) *ollama {
 	mux.HandleFunc("GET /api/version", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, `{"version":%q}`, r.Header.Get("Authorization"))
 	})
+	mux.HandleFunc("OPTIONS /", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }) // it is stopped, to them
 	mux.HandleFunc("POST /api/chat", func(w http.ResponseWriter, r *http.Request) {
 		s := &said{finish: make(chan struct{}), left: make(chan struct{})}
 		var request struct{ Model string }
@@ -630,6 +631,18 @@ func TestCheckHealth(t *testing.T) {
 		t.Errorf("degraded: got %v; want no error", err)
 	}
 
+	const zoned = "[::1%lo]:0"
+	if ln, err := net.Listen("tcp", zoned); err != nil {
+		t.Logf("no address with a zone to try: %v", err)
+	} else {
+		ln.Close()
+		i = start(t, i.URL, "FOREMAN_ADDR="+zoned)
+		_, port, _ := net.SplitHostPort(i.addr)
+		if err := check("[::1%lo]:" + port); err != nil {
+			t.Errorf("with a zone: got %v; want no error", err)
+		}
+	}
+
 	other := httptest.NewServer(http.NotFoundHandler())
 	defer other.Close()
 	if got, want := fmt.Sprint(check(other.Listener.Addr().String())), "/healthz answered 404 Not Found"; got != want {
@@ -682,8 +695,9 @@ FOREMAN_TOKEN="(set)": expected visible ASCII characters and no space
 FOREMAN_MANAGE="perhaps": expected true or false
 `
 
-// TestBinary is what a process of its own shows.
-func TestBinary(t *testing.T) {
+// newCommand builds foreman, and returns what makes commands of it.
+func newCommand(t *testing.T) func(args []string, variables ...string) *exec.Cmd {
+	t.Helper()
 	binary := filepath.Join(t.TempDir(), "foreman")
 	if _, err := os.ReadFile("main.go"); err != nil { // or a test result is kept although func main has changed
 		t.Fatal(err)
@@ -693,39 +707,50 @@ func TestBinary(t *testing.T) {
 	if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	command := func(args []string, variables ...string) *exec.Cmd {
-		ctx, cancel := context.WithTimeout(t.Context(), limit)
+	return func(args []string, variables ...string) *exec.Cmd {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*limit)
 		t.Cleanup(cancel)
 		cmd := exec.CommandContext(ctx, binary, args...)
 		cmd.Env = slices.Concat([]string{"FOREMAN_ADDR=127.0.0.1:0"}, variables)
 		return cmd
 	}
-	// serve starts a foreman, which serves at addr.
-	serve := func(t *testing.T, cmd *exec.Cmd) (addr string, log *record, ended <-chan struct{}) {
-		t.Helper()
-		log = newRecord()
-		cmd.Stderr = log
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		waited := make(chan struct{})
-		go func() { defer close(waited); cmd.Wait() }()
-		t.Cleanup(func() { cmd.Process.Kill(); <-waited })
-		return log.await(t, listening, waited), log, waited
+}
+
+// withDescriptors has a command start with so many descriptors.
+func withDescriptors(cmd *exec.Cmd, n int) *exec.Cmd {
+	cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0"`, n), cmd.Path}
+	return cmd
+}
+
+// serve starts a foreman, which serves at addr.
+func serve(t *testing.T, cmd *exec.Cmd) (addr string, log *record, ended <-chan struct{}) {
+	t.Helper()
+	log = newRecord()
+	cmd.Stderr = log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
 	}
-	terminate := func(t *testing.T, cmd *exec.Cmd) {
-		t.Helper()
-		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
+	waited := make(chan struct{})
+	go func() { defer close(waited); cmd.Wait() }()
+	t.Cleanup(func() { cmd.Process.Kill(); <-waited })
+	return log.await(t, listening, waited), log, waited
+}
+
+func terminate(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
 	}
+}
+
+// TestBinary is what a process of its own shows.
+func TestBinary(t *testing.T) {
+	command := newCommand(t)
 
 	// A full queue must not lock out those who ask if foreman is alive: an orchestrator
 	// would restart it.
 	t.Run("few descriptors", func(t *testing.T) {
-		few := command(nil, "FOREMAN_OLLAMA_URL="+newOllama(t).URL)
-		few.Path, few.Args = "/bin/sh", []string{"sh", "-c", `ulimit -n 1024 && exec "$0"`, binary}
-		addr, _, _ := serve(t, few)
+		addr, _, _ := serve(t, withDescriptors(command(nil, "FOREMAN_OLLAMA_URL="+newOllama(t).URL), 1024))
 		for range 513 { // one has its turn, FOREMAN_MAX_QUEUE wait
 			deaf(t, addr)
 		}
@@ -766,6 +791,9 @@ Unknown to foreman, .*
 			{[]string{"-healthcheck"}, []string{none}, 1, "", `no foreman answers at FOREMAN_ADDR: .*connection refused\n`},
 			{[]string{"-healthcheck"}, []string{"FOREMAN_ADDR=nowhere"}, 2, "", `FOREMAN_ADDR="nowhere": .*\n`},
 			{nil, []string{"FOREMAN_ADDR=" + ln.Addr().String(), "FOREMAN_EMBED_MODEL=embed"}, 1, "", `(?s).*\nFOREMAN_ADDR: listen tcp [^\n]*: address already in use\n`},
+			{nil, []string{"FOREMAN_ADDR=192.0.2.1:0"}, 2, "", `(?s).*\nFOREMAN_ADDR: listen tcp [^\n]*\n`}, // nobody's: RFC 5737
+			{nil, []string{"FOREMAN_ADDR=[fe80::1]:0"}, 2, "", `(?s).*\nFOREMAN_ADDR: listen tcp [^\n]*\n`}, // of which network it does not say
+			{nil, []string{"FOREMAN_ADDR=256.0.0.1:80"}, 2, "", `FOREMAN_ADDR="256.0.0.1:80": expected HOST:PORT or :PORT; the host must be an IP address or a name\n`},
 		} {
 			var stdout, stderr bytes.Buffer
 			cmd := command(tt.args, tt.variables...)
