@@ -52,15 +52,11 @@ func newInstruments(p *Proxy) *instruments {
 		revoked:   s.Counter("foreman_turns_revoked_total", "Chats whose turn was taken away before the target had answered them, by reason.", "reason"),
 	}
 	m.early = s.Counter("foreman_early_answers_total", "Answers whose header went out with a heartbeat, before the target had begun.")
-	m.early.Init()
 	m.tokens = s.Counter("foreman_tokens_total", "Tokens of chats, as the target says where it does: prompt, as read, and completion, as made.", "kind")
 	m.tokens.Init(promptTokens)
 	m.tokens.Init(completionTokens)
 	m.load = s.Histogram("foreman_model_load_seconds", "Time until a chat's model was loaded, as the target says where it does; milliseconds where it was resident.", bounds)
-	m.load.Init()
 	m.idle = s.Counter("foreman_target_idle_seconds_total", "Time for which the target had nothing to do although a chat waited to be sent.")
-	m.idle.Init()
-	m.queueWait.Init()
 	for _, reason := range reasons {
 		m.rejected.Init(reason)
 	}

@@ -32,10 +32,6 @@ const (
 	histogramKind Kind = "histogram"
 )
 
-// maxLabels limits the labels of a [Counter] or a [Histogram]. An array of fixed
-// size as the map key keeps Inc and Observe free of allocations.
-const maxLabels = 2
-
 // A Set is a list of metrics. Make one with [NewSet].
 type Set struct {
 	mu       sync.Mutex // guards families and all their series
@@ -47,22 +43,21 @@ type family struct {
 	kind       Kind
 	name, help string
 	labels     []string
-	bounds     []float64 // only for a histogram
-	series     map[[maxLabels]string]*series
+	bounds     []float64 // of a histogram; the last is infinite
+	series     map[string]*series
 	read       func(emit func(value float64, values ...string)) // only for Func, instead of series
 }
 
 type series struct {
-	total   uint64 // observations
 	sum     float64
-	buckets []uint64 // not cumulative; observations above all bounds are only in total
+	buckets []uint64 // observations up to each bound, and above the one before
 }
 
 // NewSet returns an empty set.
 func NewSet() *Set { return new(Set) }
 
 func (s *Set) register(f *family) *family {
-	f.mu, f.series = &s.mu, map[[maxLabels]string]*series{}
+	f.mu, f.series = &s.mu, map[string]*series{}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, other := range s.families {
@@ -70,44 +65,51 @@ func (s *Set) register(f *family) *family {
 			panic("metrics: " + f.name + " is registered twice")
 		}
 	}
-	if f.read == nil && len(f.labels) > maxLabels {
-		panic("metrics: " + f.name + " has too many labels")
-	}
 	s.families = append(s.families, f)
+	if f.read == nil && len(f.labels) == 0 {
+		f.at(f.series)
+	}
 	return f
 }
 
-func (f *family) checkValues(values []string) {
+// at returns the one of these series that has these label values, and creates it if
+// needed. The key of a series is what stands between its braces.
+func (f *family) at(all map[string]*series, values ...string) *series {
 	if len(values) != len(f.labels) {
 		panic(fmt.Sprintf("metrics: %s needs %d label values, not %d", f.name, len(f.labels), len(values)))
 	}
-}
-
-// seriesLocked returns the series with these label values and creates it if needed.
-func (f *family) seriesLocked(values []string) *series {
-	f.checkValues(values)
-	var key [maxLabels]string
-	copy(key[:], values)
-	s := f.series[key]
+	var space [128]byte // keeps Inc and Observe free of allocations
+	key := space[:0]
+	for i, label := range f.labels {
+		if i > 0 {
+			key = append(key, ',')
+		}
+		key = append(key, label...)
+		key = append(key, `="`...)
+		key = append(key, valueEscaper.Replace(values[i])...)
+		key = append(key, '"')
+	}
+	s := all[string(key)]
 	if s == nil {
 		s = &series{buckets: make([]uint64, len(f.bounds))}
-		f.series[key] = s
+		all[string(key)] = s
 	}
 	return s
 }
 
 // Init creates the series with these label values at 0, so that Prometheus sees its
-// first increase. It panics if there is not one value for each label.
+// first increase; one without labels is there from the start. It panics if there is not
+// one value for each label.
 func (f *family) Init(values ...string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.seriesLocked(values)
+	f.at(f.series, values...)
 }
 
 // A Counter counts events, or what they come to.
 type Counter struct{ *family }
 
-// Counter registers a counter with at most two labels. It panics if the name is taken.
+// Counter registers a counter. It panics if the name is taken.
 func (s *Set) Counter(name, help string, labels ...string) *Counter {
 	return &Counter{s.register(&family{kind: CounterKind, name: name, help: help, labels: labels})}
 }
@@ -121,16 +123,16 @@ func (c *Counter) Inc(values ...string) { c.Add(1, values...) }
 func (c *Counter) Add(n float64, values ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.seriesLocked(values).sum += n
+	c.at(c.series, values...).sum += n
 }
 
 // A Histogram counts durations in buckets.
 type Histogram struct{ *family }
 
-// Histogram registers a histogram with at most two labels. The bounds are the upper
-// limits of its buckets, inclusive, ascending and in seconds, without +Inf. It panics
-// if the name is taken.
+// Histogram registers a histogram. The bounds are the upper limits of its buckets,
+// inclusive, ascending and in seconds, without +Inf. It panics if the name is taken.
 func (s *Set) Histogram(name, help string, bounds []float64, labels ...string) *Histogram {
+	bounds = append(slices.Clone(bounds), math.Inf(1))
 	return &Histogram{s.register(&family{kind: histogramKind, name: name, help: help, labels: labels, bounds: bounds})}
 }
 
@@ -139,12 +141,10 @@ func (s *Set) Histogram(name, help string, bounds []float64, labels ...string) *
 func (h *Histogram) Observe(d time.Duration, values ...string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s := h.seriesLocked(values)
-	s.total++
+	s := h.at(h.series, values...)
 	s.sum += d.Seconds()
-	if i, _ := slices.BinarySearch(h.bounds, d.Seconds()); i < len(h.bounds) {
-		s.buckets[i]++
-	}
+	bucket, _ := slices.BinarySearch(h.bounds, d.Seconds())
+	s.buckets[bucket]++
 }
 
 // Func registers a metric whose values are read when the set is written. The
@@ -163,56 +163,47 @@ func (s *Set) Write(w io.Writer) error {
 	s.mu.Unlock()
 	var b bytes.Buffer
 	for _, f := range families {
-		if f.read != nil {
-			f.writeRead(&b)
-		} else {
-			f.writeSeries(&b)
+		if f.read == nil {
+			s.mu.Lock()
+			f.write(&b, f.series)
+			s.mu.Unlock()
+			continue
+		}
+		emitted := map[string]*series{}
+		f.read(func(value float64, values ...string) { f.at(emitted, values...).sum = value })
+		if len(emitted) > 0 {
+			f.write(&b, emitted)
 		}
 	}
 	_, err := w.Write(b.Bytes())
 	return err
 }
 
-func (f *family) writeRead(b *bytes.Buffer) {
-	type sample struct {
-		value  float64
-		values []string
-	}
-	var samples []sample
-	f.read(func(value float64, values ...string) {
-		f.checkValues(values)
-		samples = append(samples, sample{value, slices.Clone(values)})
-	})
-	if len(samples) == 0 {
-		return
-	}
-	slices.SortFunc(samples, func(a, b sample) int { return slices.Compare(a.values, b.values) })
-	f.writeHeader(b)
-	for _, s := range samples {
-		writeSample(b, f.name, f.labels, s.values, formatFloat(s.value))
+func (f *family) write(b *bytes.Buffer, all map[string]*series) {
+	fmt.Fprintf(b, "# HELP %s %s\n# TYPE %[1]s %[3]s\n", f.name, helpEscaper.Replace(f.help), f.kind)
+	for _, labels := range slices.SortedFunc(maps.Keys(all), byValues) {
+		s := all[labels]
+		if f.kind != histogramKind {
+			writeSample(b, f.name, labels, s.sum)
+			continue
+		}
+		separator, count := "", uint64(0)
+		if labels != "" {
+			separator = ","
+		}
+		for i, bound := range f.bounds {
+			count += s.buckets[i]
+			writeSample(b, f.name+"_bucket", labels+separator+`le="`+formatFloat(bound)+`"`, float64(count))
+		}
+		writeSample(b, f.name+"_sum", labels, s.sum)
+		writeSample(b, f.name+"_count", labels, float64(count))
 	}
 }
 
-func (f *family) writeSeries(b *bytes.Buffer) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.writeHeader(b)
-	for _, key := range slices.SortedFunc(maps.Keys(f.series), func(a, b [maxLabels]string) int { return slices.Compare(a[:], b[:]) }) {
-		s, values := f.series[key], key[:len(f.labels)]
-		if f.kind != histogramKind {
-			writeSample(b, f.name, f.labels, values, formatFloat(s.sum))
-			continue
-		}
-		total := strconv.FormatUint(s.total, 10)
-		withLE, cumulative := append(slices.Clone(f.labels), "le"), uint64(0)
-		for i, bound := range f.bounds {
-			cumulative += s.buckets[i]
-			writeSample(b, f.name+"_bucket", withLE, append(slices.Clone(values), formatFloat(bound)), strconv.FormatUint(cumulative, 10))
-		}
-		writeSample(b, f.name+"_bucket", withLE, append(slices.Clone(values), formatFloat(math.Inf(1))), total)
-		writeSample(b, f.name+"_sum", f.labels, values, formatFloat(s.sum))
-		writeSample(b, f.name+"_count", f.labels, values, total)
-	}
+// byValues compares the labels of two series. A value comes before those that go on
+// where it ends with its quote.
+func byValues(a, b string) int {
+	return strings.Compare(strings.TrimSuffix(a, `"`), strings.TrimSuffix(b, `"`))
 }
 
 // The text format escapes quotes in label values only.
@@ -221,20 +212,11 @@ var (
 	valueEscaper = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
 )
 
-func (f *family) writeHeader(b *bytes.Buffer) {
-	fmt.Fprintf(b, "# HELP %s %s\n# TYPE %[1]s %[3]s\n", f.name, helpEscaper.Replace(f.help), f.kind)
-}
-
-func writeSample(b *bytes.Buffer, name string, labels, values []string, value string) {
-	b.WriteString(name)
-	for i, label := range labels {
-		b.WriteByte("{,"[min(i, 1)])
-		fmt.Fprintf(b, `%s="%s"`, label, valueEscaper.Replace(values[i]))
+func writeSample(b *bytes.Buffer, name, labels string, value float64) {
+	if labels != "" {
+		labels = "{" + labels + "}"
 	}
-	if len(labels) > 0 {
-		b.WriteByte('}')
-	}
-	b.WriteString(" " + value + "\n")
+	fmt.Fprintf(b, "%s%s %s\n", name, labels, formatFloat(value))
 }
 
 // formatFloat returns a number without an exponent, as encoding/json does: unless it
