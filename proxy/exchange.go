@@ -13,6 +13,7 @@ import (
 
 	"foreman/gate"
 	"foreman/proxy/ask"
+	"foreman/proxy/status"
 	"foreman/proxy/tokens"
 )
 
@@ -27,7 +28,8 @@ const clientStall = 30 * time.Second
 // handlers write to, and it gathers the record of the request.
 type exchange struct {
 	http.ResponseWriter
-	record
+	status.Record
+	Class   class
 	request *http.Request           // as it came in
 	cancel  context.CancelCauseFunc // ends its context; only of a chat or with a token of its own
 	route   *route
@@ -55,10 +57,10 @@ type exchange struct {
 }
 
 func newExchange(w http.ResponseWriter, r *http.Request, rt *route, class class) *exchange {
-	x := &exchange{ResponseWriter: w, request: r, route: rt, record: record{
+	x := &exchange{ResponseWriter: w, request: r, route: rt, Class: class, Record: status.Record{
 		Method: r.Method,
 		Route:  rt.path,
-		Class:  class,
+		IsChat: class == worker,
 		Client: addressOf(r),
 		Addr:   r.RemoteAddr,
 		Agent:  fmt.Sprintf("%.200s", r.UserAgent()),
@@ -198,12 +200,12 @@ func (p *Proxy) end(x *exchange) {
 	}
 	x.renewDeadline(time.Now()) // for what net/http still has to write
 	x.sumUp()
-	p.metrics.ended(&x.record)
+	p.metrics.ended(&x.Record)
 	if x.admitted && x.Class != own && x.Class != preflight {
-		p.recent.Add(x.row())
+		p.recent.Add(x.Record)
 	}
-	if x.admitted && x.Class != preflight || p.unlogged.allow(&x.record) {
-		x.write(x.request.Context(), p.Log)
+	if x.admitted && x.Class != preflight || p.unlogged.allow(&x.Record) {
+		logRecord(x.request.Context(), p.Log, &x.Record, x.Class)
 	}
 }
 
@@ -215,7 +217,8 @@ func (p *Proxy) panicked(x *exchange, e any) error {
 
 // sumUp completes the record.
 func (x *exchange) sumUp() {
-	x.Duration = time.Since(x.Began)
+	x.Ended = time.Now()
+	x.Duration = x.Ended.Sub(x.Began)
 	x.Cut = !x.completed && (x.Status != 0 || x.Early)
 	if x.hadTurn {
 		x.Held = x.turn.Held()

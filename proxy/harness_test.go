@@ -254,10 +254,10 @@ func (f *front) enter(t testing.TB) *gate.Turn {
 }
 
 // latest returns the requests that have ended, the latest first.
-func latest(f *front) []status.Request {
+func latest(f *front) []status.Record {
 	chats, others := f.recent.Latest()
 	all := append(chats, others...)
-	slices.SortStableFunc(all, func(a, b status.Request) int { return b.Ended.Compare(a.Ended) })
+	slices.SortStableFunc(all, func(a, b status.Record) int { return b.Ended.Compare(a.Ended) })
 	return all
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"foreman/inventory"
 	"foreman/proxy/metrics"
+	"foreman/proxy/status"
 	"foreman/proxy/tokens"
 )
 
@@ -128,7 +129,7 @@ func boolToFloat(b bool) float64 {
 }
 
 // ended counts a request that has ended.
-func (m *instruments) ended(rec *record) {
+func (m *instruments) ended(rec *status.Record) {
 	m.requests.Inc(rec.Route, strconv.Itoa(rec.Status))
 	m.duration.Observe(rec.Duration, rec.Route)
 	if rec.FirstByte > 0 {

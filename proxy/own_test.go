@@ -236,7 +236,7 @@ func TestStatusTellsTheWaitInLine(t *testing.T) {
 		target.next(t, "slow").finish()
 		slow.status(t)
 		synctest.Wait()
-		if !slices.ContainsFunc(latest(f), func(r status.Request) bool {
+		if !slices.ContainsFunc(latest(f), func(r status.Record) bool {
 			return r.Arriving == 20*time.Second && r.Queued == 1500*time.Millisecond
 		}) {
 			t.Errorf("last requests: %+v; want one that arrived for 20 s and waited for 1.5 s", latest(f))

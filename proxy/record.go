@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,40 +10,7 @@ import (
 	"time"
 
 	"foreman/proxy/status"
-	"foreman/proxy/usage"
 )
-
-// A record describes a request that has ended, for the log, the metrics and the
-// status page.
-type record struct {
-	Method    string
-	Route     string // path in the route table, or other
-	Path      string // that was asked, where it is not the route's
-	Class     class
-	Status    int    // what it came to, also where the client got an early 200; 499: the client left before the end; 0: nothing was answered
-	Reason    string // why foreman itself refused, from a closed set; empty: it did not
-	Client    string // who asks; see [Proxy.clientOf]
-	Named     bool   // that is the name of a token
-	Addr      string // from where, with port
-	Agent     string // User-Agent
-	ID        string // X-Request-Id
-	Model     string // of a chat: as asked, or as the target spells it, once it is known to hold it
-	Beside    string // why a chat needed no turn, from a closed set; empty: it did
-	Early     bool   // the client got the header of its answer, 200, with a heartbeat
-	Began     time.Time
-	Arriving  time.Duration // from Began until a chat joined the line: its body came and its model was looked up
-	Queued    time.Duration // a chat's wait for its turn, from then on
-	Held      time.Duration // for how long it had its turn
-	Idle      time.Duration // from when it had its turn until it was sent: the target had nothing to do
-	Usage     usage.Usage   // of a chat whose answer came to its end: what the target says of it
-	FirstByte time.Duration // from Began to the answer's header; 0: there was none
-	Duration  time.Duration
-	Bytes     int64  // of the answer's body
-	Cut       bool   // the answer did not come to its end
-	Revoked   string // why the turn was taken away, from a closed set; empty: it was not
-	Unlogged  int    // records before this one that the log has not; see [quota]
-	Err       error
-}
 
 // Why a turn is taken away before the target has said all.
 const (
@@ -62,11 +28,11 @@ const (
 	besideUnload = "unload"       // the model is to leave the memory, no more
 )
 
-// level is how severe the record is: a warning where the host or foreman failed and
+// severity is how severe a record is: a warning where the host or foreman failed and
 // nobody wanted the end, nothing to see where something asked only how foreman is.
-func (rec *record) level() slog.Level {
+func severity(rec *status.Record, class class) slog.Level {
 	switch {
-	case rec.Class == own && rec.Reason == "": // also where /readyz is 503
+	case class == own && rec.Reason == "": // also where /readyz is 503
 		return slog.LevelDebug
 	case rec.Status >= 500, rec.Cut && rec.Status != statusClientLeft && rec.Revoked != revokedStopped && !errors.Is(rec.Err, errRevoked):
 		return slog.LevelWarn
@@ -75,48 +41,61 @@ func (rec *record) level() slog.Level {
 	}
 }
 
-// write writes the record to the log. It has no token and no body.
-func (rec *record) write(ctx context.Context, log *slog.Logger) {
-	if !log.Enabled(ctx, rec.level()) {
+// logRecord writes a record to the log. It has no token and no body.
+func logRecord(ctx context.Context, log *slog.Logger, rec *status.Record, class class) {
+	level := severity(rec, class)
+	if !log.Enabled(ctx, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 20)
-	attrs = append(attrs, slog.String("method", rec.Method), slog.String("route", rec.Route))
-	if rec.Path != "" {
-		attrs = append(attrs, slog.String("path", rec.Path))
+	attrs := make([]slog.Attr, 0, 22)
+	attrs = append(attrs,
+		slog.String("method", rec.Method),
+		slog.String("route", rec.Route),
+		unlessZero("path", rec.Path),
+		slog.Int("status", rec.Status),
+	)
+	if rec.IsChat {
+		attrs = append(attrs,
+			slog.String("model", fmt.Sprintf("%.200s", rec.Model)),
+			slog.Float64("queue_ms", milliseconds(rec.Queued)),
+			unlessZero("beside", rec.Beside),
+			unlessZero("load_ms", milliseconds(rec.Usage.Load)),
+			unlessZero("prompt_ms", milliseconds(rec.Usage.Prompt)),
+			unlessZero("prompt_tokens", rec.Usage.PromptTokens),
+			unlessZero("completion_tokens", rec.Usage.CompletionTokens),
+			unlessZero("tokens_per_s", math.Round(rec.Usage.TokensPerSecond()*10)/10),
+		)
 	}
-	attrs = append(attrs, slog.Int("status", rec.Status))
-	if rec.Class == worker {
-		attrs = append(attrs, slog.String("model", fmt.Sprintf("%.200s", rec.Model)), slog.Float64("queue_ms", milliseconds(rec.Queued)))
-	}
-	if rec.Beside != "" {
-		attrs = append(attrs, slog.String("beside", rec.Beside))
-	}
-	attrs = rec.appendUsage(attrs)
 	attrs = append(attrs,
 		slog.Float64("first_byte_ms", milliseconds(rec.FirstByte)),
 		slog.Float64("ms", milliseconds(rec.Duration)),
 		slog.Int64("bytes", rec.Bytes),
 		slog.String("client", rec.Client),
 		slog.String("addr", rec.Addr),
+		unlessZero("agent", rec.Agent),
+		slog.String("id", rec.ID),
+		unlessZero("early", rec.Early),
+		unlessZero("cut", rec.Cut),
 	)
-	if rec.Agent != "" {
-		attrs = append(attrs, slog.String("agent", rec.Agent))
-	}
-	attrs = append(attrs, slog.String("id", rec.ID))
-	if rec.Early {
-		attrs = append(attrs, slog.Bool("early", true))
-	}
-	if rec.Cut {
-		attrs = append(attrs, slog.Bool("cut", true))
-	}
-	if rec.Unlogged > 0 {
-		attrs = append(attrs, slog.Int("unlogged", rec.Unlogged))
-	}
+	attrs = append(attrs, unlessZero("unlogged", rec.Unlogged))
 	if rec.Err != nil {
 		attrs = append(attrs, slog.String("err", rec.Err.Error()))
 	}
-	log.LogAttrs(ctx, rec.level(), "request", attrs...)
+	log.LogAttrs(ctx, level, "request", attrs...)
+}
+
+// unlessZero returns an attribute, or where its value is zero an empty one, which
+// handlers ignore.
+func unlessZero[T comparable](key string, value T) slog.Attr {
+	var zero T
+	if value == zero {
+		return slog.Attr{}
+	}
+	return slog.Any(key, value)
+}
+
+func milliseconds(d time.Duration) float64 {
+	return float64(d.Microseconds()) / 1000
 }
 
 // A quota limits how many records are written in a second: whoever has no token must not
@@ -130,7 +109,7 @@ type quota struct {
 
 const recordsPerSecond = 10
 
-func (q *quota) allow(rec *record) bool {
+func (q *quota) allow(rec *status.Record) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if now := time.Now(); now.Sub(q.since) >= time.Second {
@@ -143,59 +122,4 @@ func (q *quota) allow(rec *record) bool {
 	q.written++
 	rec.Unlogged, q.left = q.left, 0
 	return true
-}
-
-// appendUsage appends what the target told of a chat.
-func (rec *record) appendUsage(attrs []slog.Attr) []slog.Attr {
-	u := rec.Usage
-	if u.Load > 0 {
-		attrs = append(attrs, slog.Float64("load_ms", milliseconds(u.Load)))
-	}
-	if u.Prompt > 0 {
-		attrs = append(attrs, slog.Float64("prompt_ms", milliseconds(u.Prompt)))
-	}
-	if u.PromptTokens > 0 {
-		attrs = append(attrs, slog.Int64("prompt_tokens", u.PromptTokens))
-	}
-	if u.CompletionTokens > 0 {
-		attrs = append(attrs, slog.Int64("completion_tokens", u.CompletionTokens))
-	}
-	if rate := u.TokensPerSecond(); rate > 0 {
-		attrs = append(attrs, slog.Float64("tokens_per_s", math.Round(rate*10)/10))
-	}
-	return attrs
-}
-
-func milliseconds(d time.Duration) float64 {
-	return float64(d.Microseconds()) / 1000
-}
-
-// row is the record as the status page has it.
-func (rec *record) row() status.Request {
-	row := status.Request{
-		ID:        rec.ID,
-		Method:    rec.Method,
-		Route:     rec.Route,
-		IsChat:    rec.Class == worker,
-		Model:     rec.Model,
-		Client:    rec.Client,
-		Agent:     rec.Agent,
-		Named:     rec.Named,
-		Held:      rec.Held,
-		Usage:     rec.Usage,
-		Beside:    rec.Beside,
-		Status:    rec.Status,
-		Early:     rec.Early,
-		Cut:       rec.Cut,
-		Err:       cmp.Or(rec.Revoked, rec.Reason),
-		Ended:     time.Now(), // Began may be from before the clock was set
-		Arriving:  rec.Arriving,
-		Queued:    rec.Queued,
-		FirstByte: rec.FirstByte,
-		Duration:  rec.Duration,
-	}
-	if rec.Path != "" {
-		row.Route = rec.Path
-	}
-	return row
 }

@@ -81,7 +81,7 @@ func TestStop(t *testing.T) {
 			target.next(t, "next").finish()
 			next.expect(t, http.StatusOK, "the next chat")
 			f.expectIdle(t)
-			if !slices.ContainsFunc(latest(f), func(r status.Request) bool { return r.Err == revokedStopped }) {
+			if !slices.ContainsFunc(latest(f), func(r status.Record) bool { return r.Revoked == revokedStopped }) {
 				t.Errorf("on the page: %+v; want one that was stopped", latest(f))
 			}
 			wantSamples(t, f, map[string]string{`foreman_turns_revoked_total{reason="stopped"}`: "1"})

@@ -57,7 +57,7 @@ func (d *days) of(at time.Time) *dated {
 	return &d.today
 }
 
-func (d *days) add(r Request) {
+func (d *days) add(r Record) {
 	day := d.of(r.Ended)
 	if !r.IsChat {
 		day.sum.Others++

@@ -15,7 +15,7 @@ func TestDay(t *testing.T) {
 	var r Recent
 	noon := time.Date(2026, 11, 26, 12, 0, 0, 0, time.Local)
 	add := func(client string, named bool, held time.Duration, ended time.Time) {
-		r.Add(Request{IsChat: true, Client: client, Named: named, Held: held, Ended: ended})
+		r.Add(Record{IsChat: true, Client: client, Named: named, Held: held, Ended: ended})
 	}
 	add("ann", true, 2*time.Second, noon)
 	add("192.0.2.1", false, 5*time.Second, noon)
@@ -49,7 +49,7 @@ func TestDayTotals(t *testing.T) {
 	var r Recent
 	noon := time.Date(2026, 11, 26, 12, 0, 0, 0, time.Local)
 	add := func(isChat bool, held time.Duration, u usage.Usage) {
-		r.Add(Request{IsChat: isChat, Held: held, Usage: u, Ended: noon})
+		r.Add(Record{IsChat: isChat, Held: held, Usage: u, Ended: noon})
 	}
 	add(true, time.Second, usage.Usage{PromptTokens: 20, CompletionTokens: 3})
 	add(true, 2*time.Second, usage.Usage{PromptTokens: 20})
@@ -71,7 +71,7 @@ func TestDayOutlivesTheClocksSteps(t *testing.T) {
 	noon := time.Date(2026, 11, 26, 12, 0, 0, 0, time.Local)
 	midnight := noon.Add(12 * time.Hour)
 	add := func(ended time.Time) {
-		r.Add(Request{IsChat: true, Client: "ann", Held: time.Second, Ended: ended})
+		r.Add(Record{IsChat: true, Client: "ann", Held: time.Second, Ended: ended})
 	}
 	want := func(at time.Time, chats int) {
 		t.Helper()

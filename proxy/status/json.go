@@ -3,22 +3,21 @@ package status
 import (
 	"encoding/json"
 	"io"
-	"math"
 	"time"
 )
 
 // A document is a Page for programs. README.md explains it and has an example.
 type document struct {
-	Version string        `json:"version"`
-	Now     time.Time     `json:"now"`
-	Host    hostJSON      `json:"host"`
-	Running *chatJSON     `json:"running"`
-	Waiting []chatJSON    `json:"waiting"`
-	Models  []modelJSON   `json:"models"`
-	Today   []shareJSON   `json:"today"`
-	Totals  totalsJSON    `json:"totals"`
-	Recent  []requestJSON `json:"recent"`
-	Others  []requestJSON `json:"others"`
+	Version string      `json:"version"`
+	Now     time.Time   `json:"now"`
+	Host    hostJSON    `json:"host"`
+	Running *chatJSON   `json:"running"`
+	Waiting []chatJSON  `json:"waiting"`
+	Models  []modelJSON `json:"models"`
+	Today   []shareJSON `json:"today"`
+	Totals  totalsJSON  `json:"totals"`
+	Recent  []Record    `json:"recent"`
+	Others  []Record    `json:"others"`
 }
 
 type shareJSON struct {
@@ -68,30 +67,6 @@ type modelJSON struct {
 	Remote   bool       `json:"remote,omitempty"`
 }
 
-type requestJSON struct {
-	ID          string    `json:"id"`
-	Method      string    `json:"method"`
-	Route       string    `json:"route"`
-	Model       string    `json:"model,omitempty"`
-	Client      string    `json:"client"`
-	Agent       string    `json:"agent,omitempty"`
-	Beside      string    `json:"beside,omitempty"`
-	Status      int       `json:"status"`
-	Early       bool      `json:"early,omitempty"`
-	Cut         bool      `json:"cut,omitempty"`
-	Reason      string    `json:"reason,omitempty"`
-	Ended       time.Time `json:"ended"`
-	QueueMS     int64     `json:"queue_ms"`
-	FirstByteMS int64     `json:"first_byte_ms"`
-	MS          int64     `json:"ms"`
-
-	LoadMS           int64   `json:"load_ms,omitempty"`
-	PromptMS         int64   `json:"prompt_ms,omitempty"`
-	PromptTokens     int64   `json:"prompt_tokens,omitempty"`
-	CompletionTokens int64   `json:"completion_tokens,omitempty"`
-	TokensPerS       float64 `json:"tokens_per_s,omitempty"`
-}
-
 // WriteJSON writes the page as JSON. Its errors are those of w.
 func (p *Page) WriteJSON(w io.Writer) error {
 	d := document{
@@ -104,8 +79,8 @@ func (p *Page) WriteJSON(w io.Writer) error {
 		Totals: totalsJSON{
 			p.Today.Chats, p.Today.Held.Milliseconds(), p.Today.PromptTokens, p.Today.CompletionTokens, p.Today.Others,
 		},
-		Recent: requestsJSON(p.Chats),
-		Others: requestsJSON(p.Others),
+		Recent: append([]Record{}, p.Chats...),
+		Others: append([]Record{}, p.Others...),
 	}
 	switch {
 	case p.Reason != "":
@@ -143,19 +118,6 @@ func timeJSON(t time.Time) *time.Time {
 	}
 	t = t.UTC()
 	return &t
-}
-
-func requestsJSON(requests []Request) []requestJSON {
-	list := []requestJSON{}
-	for _, r := range requests {
-		list = append(list, requestJSON{
-			r.ID, r.Method, r.Route, r.Model, r.Client, r.Agent, r.Beside, r.Status, r.Early, r.Cut, r.Err,
-			r.Ended.UTC(), r.Queued.Milliseconds(), r.FirstByte.Milliseconds(), r.Duration.Milliseconds(),
-			r.Usage.Load.Milliseconds(), r.Usage.Prompt.Milliseconds(), r.Usage.PromptTokens, r.Usage.CompletionTokens,
-			math.Round(r.Usage.TokensPerSecond()*10) / 10,
-		})
-	}
-	return list
 }
 
 func (c Chat) json() chatJSON {

@@ -29,15 +29,15 @@ func TestJSON(t *testing.T) {
 			Shares: []Share{{"192.0.2.7", 12, 3 * time.Minute}, {"ann", 1, 4 * time.Second}},
 			Chats:  13, Held: 184 * time.Second, PromptTokens: 20431, CompletionTokens: 3870, Others: 512,
 		},
-		Chats: []Request{{
+		Chats: []Record{{
 			ID: "6QQA", Method: "POST", Route: "/api/chat", Model: "llama3.2:latest", Client: "192.0.2.7", Agent: "ollama-js/0.6.4", Status: 200,
 			Ended: at.Add(-25 * time.Second), Queued: 2 * time.Second, FirstByte: 5 * time.Second, Duration: 9 * time.Second,
 			Usage: usage.Usage{PromptTokens: 812, CompletionTokens: 160, Load: 2 * time.Second, Prompt: time.Second, Completion: 4 * time.Second},
 		}, {
-			ID: "5MZD", Method: "POST", Route: "/api/chat", Model: "llama3.2:latest", Client: "ann", Status: 503, Early: true, Err: "queue timeout",
+			ID: "5MZD", Method: "POST", Route: "/api/chat", Model: "llama3.2:latest", Client: "ann", Status: 503, Early: true, Reason: "queue timeout",
 			Ended: at.Add(-30 * time.Second), Queued: time.Minute, FirstByte: 20 * time.Second, Duration: time.Minute,
 		}},
-		Others: []Request{{ID: "5MZC", Method: "POST", Route: "/api/embed", Client: "192.0.2.9", Status: 200, Ended: at.Add(-time.Second), FirstByte: 19 * time.Millisecond, Duration: 19 * time.Millisecond}},
+		Others: []Record{{ID: "5MZC", Method: "POST", Route: "/api/embed", Client: "192.0.2.9", Status: 200, Ended: at.Add(-time.Second), FirstByte: 19 * time.Millisecond, Duration: 19 * time.Millisecond}},
 	}
 	write := func() string {
 		t.Helper()

@@ -1,6 +1,9 @@
 package status
 
-import "sync"
+import (
+	"cmp"
+	"sync"
+)
 
 const (
 	// chatsLimit and othersLimit are how many requests are kept.
@@ -22,47 +25,48 @@ type Recent struct {
 }
 
 // Add adds a request that has ended.
-func (r *Recent) Add(request Request) {
-	request.Route = shorten(request.Route, textLimit)
-	request.Model = shorten(request.Model, textLimit)
+func (r *Recent) Add(record Record) {
+	record.Route = shorten(cmp.Or(record.Path, record.Route), textLimit)
+	record.Model = shorten(record.Model, textLimit)
+	record.Err = nil // its text may be long, too
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if request.IsChat {
-		r.chats.add(request, chatsLimit)
+	if record.IsChat {
+		r.chats.add(record, chatsLimit)
 	} else {
-		r.others.add(request, othersLimit)
+		r.others.add(record, othersLimit)
 	}
-	r.days.add(request)
+	r.days.add(record)
 }
 
-// Latest returns the last requests, the latest first.
-func (r *Recent) Latest() (chats, others []Request) {
+// Latest returns the records of the last requests, the latest first.
+func (r *Recent) Latest() (chats, others []Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.chats.latest(), r.others.latest()
 }
 
-// A ring has the last requests that were added.
+// A ring has the last records that were added.
 type ring struct {
-	requests []Request
-	added    int
+	records []Record
+	added   int
 }
 
-// add adds a request, in the place of the oldest if there are limit.
-func (r *ring) add(request Request, limit int) {
-	if len(r.requests) < limit {
-		r.requests = append(r.requests, request)
+// add adds a record, in the place of the oldest if there are limit.
+func (r *ring) add(record Record, limit int) {
+	if len(r.records) < limit {
+		r.records = append(r.records, record)
 	} else {
-		r.requests[r.added%limit] = request
+		r.records[r.added%limit] = record
 	}
 	r.added++
 }
 
 // latest returns a copy, the latest first.
-func (r *ring) latest() []Request {
-	var latest []Request
-	for i := range r.requests {
-		latest = append(latest, r.requests[(r.added-1-i)%len(r.requests)])
+func (r *ring) latest() []Record {
+	var latest []Record
+	for i := range r.records {
+		latest = append(latest, r.records[(r.added-1-i)%len(r.records)])
 	}
 	return latest
 }

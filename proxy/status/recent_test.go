@@ -9,7 +9,7 @@ import (
 )
 
 // statuses returns the statuses of requests.
-func statuses(requests []Request) []int {
+func statuses(requests []Record) []int {
 	var all []int
 	for _, r := range requests {
 		all = append(all, r.Status)
@@ -27,7 +27,7 @@ func TestRecentKeepsTheLast(t *testing.T) {
 			t.Fatalf("after %d requests: got %v and %v; want %v and %v", n, statuses(gotChats), statuses(gotOthers), chats, others)
 		}
 		isChat := n%30 == 0 || n > 150 && n%2 == 0
-		recent.Add(Request{Status: n, IsChat: isChat})
+		recent.Add(Record{Status: n, IsChat: isChat})
 		if isChat {
 			chats = slices.Insert(chats, 0, n)[:min(len(chats)+1, 20)]
 		} else {
@@ -38,10 +38,10 @@ func TestRecentKeepsTheLast(t *testing.T) {
 
 func TestLatestIsTheCallersOwn(t *testing.T) {
 	var recent Recent
-	recent.Add(Request{Status: 1})
+	recent.Add(Record{Status: 1})
 	_, before := recent.Latest()
 	for range othersLimit {
-		recent.Add(Request{Status: 2})
+		recent.Add(Record{Status: 2})
 	}
 	_, now := recent.Latest()
 	now[0].Status = 3
@@ -59,7 +59,7 @@ func TestRecentTogether(t *testing.T) {
 	for range adders {
 		wg.Go(func() {
 			for n := range each {
-				recent.Add(Request{Status: n})
+				recent.Add(Record{Status: n})
 			}
 		})
 		wg.Go(func() {
@@ -78,7 +78,7 @@ func TestRecentTogether(t *testing.T) {
 func TestRecentKeepsNoLongTexts(t *testing.T) {
 	long := strings.Repeat("é", 1<<20)
 	var recent Recent
-	recent.Add(Request{Route: long, Model: long})
+	recent.Add(Record{Route: long, Model: long})
 	_, latest := recent.Latest()
 	got := latest[0]
 	for _, text := range []string{got.Route, got.Model} {

@@ -20,7 +20,7 @@ const (
 const slow = 5 * time.Second
 
 type requestRow struct {
-	Request
+	Record
 	Short, ShortID        string // its client's program, and its id
 	Outcome, OutcomeClass string
 	Cells                 []cell
@@ -53,11 +53,11 @@ var legends = []legend{
 	{"first", "the host's time, not told apart"}, {"other", "other"},
 }
 
-func newRequestRow(r Request, now time.Time, longest time.Duration) requestRow {
+func newRequestRow(r Record, now time.Time, longest time.Duration) requestRow {
 	r.Client = withoutPort(r.Client)
 	r.Route = shorten(r.Route, routeLimit)
 	row := requestRow{
-		Request: r,
+		Record:  r,
 		Short:   shortAgent(r.Agent),
 		ShortID: shortID(r.ID),
 		Total:   formatDuration(r.Duration),
@@ -75,25 +75,25 @@ func newRequestRow(r Request, now time.Time, longest time.Duration) requestRow {
 
 // outcome returns how a request ended, and how that looks. Where somebody ended it on
 // purpose, nothing is wrong.
-func (r Request) outcome() (text, class string) {
+func (r Record) outcome() (text, class string) {
 	switch {
 	case r.Status == 499:
 		return "client left", "soft"
-	case r.Err == "stopped":
+	case r.Why() == "stopped":
 		return "stopped on this page", "soft"
-	case r.Err == "token revoked":
-		return r.Err, "soft"
+	case r.Why() == "token revoked":
+		return r.Why(), "soft"
 	}
 	text, class = fmt.Sprint(r.Status), "fine"
 	if r.Status >= 400 || r.Cut {
 		class = "bad"
 	}
-	switch r.Err {
+	switch why := r.Why(); why {
 	case "":
 	case "path":
 		text += " unknown path"
 	default:
-		text += " " + r.Err
+		text += " " + why
 	}
 	if r.Cut {
 		text += ", cut"
@@ -111,7 +111,7 @@ type part struct {
 }
 
 // parts returns the parts of a request's time, in order.
-func (r Request) parts() []part {
+func (r Record) parts() []part {
 	var parts []part
 	left := r.Duration
 	add := func(class, name string, d time.Duration) {
@@ -130,7 +130,7 @@ func (r Request) parts() []part {
 		add("other", "other", left)
 	case r.Held == 0 && r.Beside == "": // the target had none of it
 		add("other", "other", left)
-	case r.FirstByte == 0 || r.Err != "" && !r.Cut: // what was answered, if anything, is foreman's
+	case r.FirstByte == 0 || r.Why() != "" && !r.Cut: // what was answered, if anything, is foreman's
 		add("first", "no answer", left)
 	case u.Completion > 0: // foreman has seen how long the words took to come
 		add("first", "load and prompt", left-u.Completion)
@@ -158,7 +158,7 @@ func mostly(parts []part, whole time.Duration) string {
 }
 
 // cells returns the cells of a chat's time in line, load, prompt and words.
-func (r Request) cells(parts []part) []cell {
+func (r Record) cells(parts []part) []cell {
 	times, names := map[string]string{}, map[string]string{}
 	for _, p := range parts {
 		if p.time >= time.Millisecond { // shorter ones only disturb

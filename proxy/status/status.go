@@ -11,8 +11,6 @@ import (
 	"html/template"
 	"io"
 	"time"
-
-	"foreman/proxy/usage"
 )
 
 // The page and its parts. Script and style are inline, so that one request fetches
@@ -59,8 +57,8 @@ type Page struct {
 
 	Notice string // what to tell whoever has pressed a button; empty: nothing
 
-	Chats  []Request // that have ended, latest first
-	Others []Request // that were no chats
+	Chats  []Record // that have ended, latest first
+	Others []Record // that were no chats
 	Today  Day
 }
 
@@ -88,30 +86,6 @@ type Model struct {
 	Resident, Embedder bool
 	Expires            time.Time // when a resident one is unloaded if nobody uses it; zero: not known
 	Remote             bool      // another host runs it
-}
-
-// A Request is one that has ended, and the parts of its time.
-type Request struct {
-	ID, Method string
-	IsChat     bool
-	Route      string        // path in the route table; the requested path where there is no route
-	Model      string        // that the client asked for, known or not
-	Client     string        // name, or address; the page leaves out its port
-	Agent      string        // User-Agent
-	Named      bool          // the name is that of a token
-	Held       time.Duration // how long it had the turn; 0: it had none
-	Beside     string        // why a chat needed no turn; empty: it did
-	Status     int           // 499: the client left
-	Early      bool          // the client got the header of its answer with a heartbeat
-	Cut        bool          // the answer did not come to its end
-	Err        string        // why it failed, in a few words; empty: it did not fail, or the target's answer says why
-	Ended      time.Time
-	Usage      usage.Usage // of a chat: what the target says of it
-
-	Arriving  time.Duration // from its start until it joined the line
-	Queued    time.Duration // in line, after Arriving
-	FirstByte time.Duration // from its start to the answer's header; 0: there was none
-	Duration  time.Duration // from its start to its end
 }
 
 // Write writes the page as HTML. When it returns an error, it may have written a

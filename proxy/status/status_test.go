@@ -38,18 +38,18 @@ func busyPage() *Page {
 		},
 		Embedder: "embed:latest",
 		Models:   []Model{{Name: "chat:latest", Size: 2_019_393_189}, {Name: "embed:latest", Resident: true, Embedder: true, Expires: now.AddDate(300, 0, 0)}},
-		Chats: []Request{
+		Chats: []Record{
 			{
 				ID: "2ZQGJ7XSWMBQY4RU5WUGCKTYLR", Route: "/api/chat", Model: "chat:latest", Client: "192.0.2.4:1004", Agent: "ollama-js/0.6.4 (x64 linux Node.js/v20)",
 				Status: 200, Ended: ago(5 * time.Second), Held: 67 * time.Second,
 				Arriving: time.Second, Queued: 2 * time.Second, FirstByte: 64 * time.Second, Duration: 70 * time.Second,
 				Usage: usage.Usage{PromptTokens: 1812, CompletionTokens: 150, Load: 59 * time.Second, Prompt: time.Second, Completion: 6 * time.Second},
 			},
-			{Route: "/api/chat", Model: "chat:latest", Client: "[2001:db8::5]:1005", Status: 499, Cut: true, Err: "client left", Ended: now, Queued: time.Second, Duration: time.Second},
-			{Route: "/api/chat", Model: "absent", Client: "@", Status: 404, Err: "unknown model", Ended: now, FirstByte: time.Millisecond, Duration: time.Millisecond},
+			{Route: "/api/chat", Model: "chat:latest", Client: "[2001:db8::5]:1005", Status: 499, Cut: true, Reason: "client left", Ended: now, Queued: time.Second, Duration: time.Second},
+			{Route: "/api/chat", Model: "absent", Client: "@", Status: 404, Reason: "unknown model", Ended: now, FirstByte: time.Millisecond, Duration: time.Millisecond},
 		},
-		Others: []Request{
-			{ID: "mine", Method: "GET", Route: "/" + strings.Repeat("é", 99), Client: "192.0.2.6:1006", Status: 404, Err: "path", Ended: now, Duration: time.Microsecond},
+		Others: []Record{
+			{ID: "mine", Method: "GET", Route: "/" + strings.Repeat("é", 99), Client: "192.0.2.6:1006", Status: 404, Reason: "path", Ended: now, Duration: time.Microsecond},
 		},
 		Today: Day{
 			Shares: []Share{{"192.0.2.4", 2, 90 * time.Second}, {"ann", 1, 30 * time.Second}},
@@ -292,10 +292,10 @@ func TestPageHasAllPartsAlways(t *testing.T) {
 func TestPageEscapesTexts(t *testing.T) {
 	pageOf := func(s string) string {
 		chat := Chat{ID: s, Key: s, Agent: "x/1 " + s, Options: s, Model: s, Client: s, Position: 1, Next: true}
-		request := Request{ID: s, Method: s, Route: s, Model: s, Agent: "x/1 " + s, Client: s, Beside: s, Status: 404, Err: s}
+		request := Record{ID: s, Method: s, Route: s, Model: s, Agent: "x/1 " + s, Client: s, Beside: s, Status: 404, Reason: s}
 		return render(t, &Page{
 			Version: s, Now: now, Target: s, Reason: s, Running: &chat, Waiting: []Chat{chat}, Embedder: s, Models: []Model{{Name: s}}, Notice: s,
-			Chats: []Request{request}, Others: []Request{request}, Today: Day{Shares: []Share{{Client: s}}},
+			Chats: []Record{request}, Others: []Record{request}, Today: Day{Shares: []Share{{Client: s}}},
 		})
 	}
 	const text = "a harmless text"
@@ -345,25 +345,25 @@ func TestBars(t *testing.T) {
 	told := usage.Usage{Load: 20 * second, Prompt: 10 * second, Completion: 30 * second}
 	for _, test := range []struct {
 		name, want string
-		r          Request
+		r          Record
 	}{
-		{"the longest", "other 0 1000", Request{Duration: 400 * second}},
-		{"never in line", "other 0 500", Request{Duration: 100 * second, FirstByte: 100 * second}},
-		{"streamed", "arriving 0 50, queue 50 100, first 150 50, words 200 300", Request{Held: 1, Duration: 100 * second, FirstByte: 40 * second, Queued: 20 * second, Arriving: 10 * second}},
-		{"in one piece", "arriving 0 50, queue 50 100, first 150 350", Request{Held: 1, Duration: 100 * second, FirstByte: 100*second - 1, Queued: 20 * second, Arriving: 10 * second}},
-		{"nobody knows when the host began", "queue 0 400, first 400 100", Request{Held: 1, Duration: 100 * second, Early: true, FirstByte: 20 * second, Queued: 80 * second}},
-		{"no answer", "arriving 0 50, queue 50 100, first 150 350", Request{Held: 1, Duration: 100 * second, Arriving: 10 * second, Queued: 20 * second}},
-		{"left while in line", "queue 0 500", Request{Duration: 100 * second, Queued: 100 * second}},
-		{"beside the line", "first 0 100, words 100 400", Request{Beside: "remote model", Duration: 100 * second, FirstByte: 20 * second}},
+		{"the longest", "other 0 1000", Record{Duration: 400 * second}},
+		{"never in line", "other 0 500", Record{Duration: 100 * second, FirstByte: 100 * second}},
+		{"streamed", "arriving 0 50, queue 50 100, first 150 50, words 200 300", Record{Held: 1, Duration: 100 * second, FirstByte: 40 * second, Queued: 20 * second, Arriving: 10 * second}},
+		{"in one piece", "arriving 0 50, queue 50 100, first 150 350", Record{Held: 1, Duration: 100 * second, FirstByte: 100*second - 1, Queued: 20 * second, Arriving: 10 * second}},
+		{"nobody knows when the host began", "queue 0 400, first 400 100", Record{Held: 1, Duration: 100 * second, Early: true, FirstByte: 20 * second, Queued: 80 * second}},
+		{"no answer", "arriving 0 50, queue 50 100, first 150 350", Record{Held: 1, Duration: 100 * second, Arriving: 10 * second, Queued: 20 * second}},
+		{"left while in line", "queue 0 500", Record{Duration: 100 * second, Queued: 100 * second}},
+		{"beside the line", "first 0 100, words 100 400", Record{Beside: "remote model", Duration: 100 * second, FirstByte: 20 * second}},
 		{"the host tells", "arriving 0 50, queue 50 100, load 150 100, prompt 250 50, words 300 150, other 450 50",
-			Request{Held: 1, Duration: 100 * second, Arriving: 10 * second, Queued: 20 * second, FirstByte: 70 * second, Usage: told}},
+			Record{Held: 1, Duration: 100 * second, Arriving: 10 * second, Queued: 20 * second, FirstByte: 70 * second, Usage: told}},
 		{"foreman has seen the words", "queue 0 250, first 250 125, words 375 125",
-			Request{Held: 1, Duration: 100 * second, Queued: 50 * second, Early: true, FirstByte: second, Usage: usage.Usage{Completion: 25 * second}}},
-		{"the host's clock is wrong", "load 0 250", Request{Held: 1, Duration: 25 * second, FirstByte: second, Usage: usage.Usage{Load: 40 * second, Prompt: second}}},
-		{"too short to see", "", Request{Duration: 1}},
-		{"no time at all", "", Request{}},
+			Record{Held: 1, Duration: 100 * second, Queued: 50 * second, Early: true, FirstByte: second, Usage: usage.Usage{Completion: 25 * second}}},
+		{"the host's clock is wrong", "load 0 250", Record{Held: 1, Duration: 25 * second, FirstByte: second, Usage: usage.Usage{Load: 40 * second, Prompt: second}}},
+		{"too short to see", "", Record{Duration: 1}},
+		{"no time at all", "", Record{}},
 	} {
-		page := render(t, &Page{Now: now, Chats: []Request{{Duration: 400 * second}, test.r}})
+		page := render(t, &Page{Now: now, Chats: []Record{{Duration: 400 * second}, test.r}})
 		var parts []string
 		for _, m := range rect.FindAllStringSubmatch(strings.Split(page, `<svg viewBox="0 0 1000 10"`)[2], -1) {
 			parts = append(parts, strings.Join(m[1:], " "))
@@ -377,7 +377,7 @@ func TestBars(t *testing.T) {
 			t.Errorf("%s has no legend, or no colour", class)
 		}
 	}
-	render(t, &Page{Chats: []Request{{}}}) // a scale of nothing
+	render(t, &Page{Chats: []Record{{}}}) // a scale of nothing
 }
 
 // TestTimesInWords: what the bars show is in the cells, too, and what took most of a
@@ -387,28 +387,28 @@ func TestTimesInWords(t *testing.T) {
 	tokens := usage.Usage{PromptTokens: 812, CompletionTokens: 1}
 	for _, test := range []struct {
 		name, want string
-		r          Request
+		r          Record
 	}{
 		{"streamed, no word of the host's", "2.0 s | 3.0 s load and prompt 812 tokens | 15 s 1 token | 20 s mostly words |",
-			Request{Held: 1, Queued: 2 * second, FirstByte: 5 * second, Duration: 20 * second, Usage: tokens}},
+			Record{Held: 1, Queued: 2 * second, FirstByte: 5 * second, Duration: 20 * second, Usage: tokens}},
 		{"in one piece", "2.0 s | 18 s load, prompt and words 812 tokens read 1 token written | 20 s mostly load, prompt and words |",
-			Request{Held: 1, Queued: 2 * second, FirstByte: 20 * second, Duration: 20 * second, Usage: tokens}},
+			Record{Held: 1, Queued: 2 * second, FirstByte: 20 * second, Duration: 20 * second, Usage: tokens}},
 		{"streamed, behind heartbeats", "10 s | 3.0 s load and prompt 812 tokens | 7.0 s 140 tokens 20 tokens/s | 20 s mostly in line, words |",
-			Request{Held: 1, Early: true, Queued: 10 * second, FirstByte: 5 * second, Duration: 20 * second, Usage: usage.Usage{PromptTokens: 812, CompletionTokens: 140, Completion: 7 * second}}},
+			Record{Held: 1, Early: true, Queued: 10 * second, FirstByte: 5 * second, Duration: 20 * second, Usage: usage.Usage{PromptTokens: 812, CompletionTokens: 140, Completion: 7 * second}}},
 		{"behind heartbeats, and nobody tells", "10 s | 10 s load, prompt and words | 20 s mostly in line, load, prompt and words |",
-			Request{Held: 1, Early: true, Queued: 10 * second, FirstByte: 5 * second, Duration: 20 * second}},
-		{"no answer", "| 20 s no answer | | 20 s mostly no answer |", Request{Held: 1, Duration: 20 * second}},
-		{"foreman's answer", "| 20 s no answer | | 20 s mostly no answer |", Request{Held: 1, FirstByte: 20 * second, Duration: 20 * second, Status: 504, Err: "host asleep"}},
-		{"a cut", "| 5.0 s load and prompt | 15 s | 20 s mostly words |", Request{Held: 1, FirstByte: 5 * second, Duration: 20 * second, Status: 200, Cut: true, Err: "host asleep"}},
+			Record{Held: 1, Early: true, Queued: 10 * second, FirstByte: 5 * second, Duration: 20 * second}},
+		{"no answer", "| 20 s no answer | | 20 s mostly no answer |", Record{Held: 1, Duration: 20 * second}},
+		{"foreman's answer", "| 20 s no answer | | 20 s mostly no answer |", Record{Held: 1, FirstByte: 20 * second, Duration: 20 * second, Status: 504, Reason: "host asleep"}},
+		{"a cut", "| 5.0 s load and prompt | 15 s | 20 s mostly words |", Record{Held: 1, FirstByte: 5 * second, Duration: 20 * second, Status: 200, Cut: true, Reason: "host asleep"}},
 		{"several parts", "4.0 s | 5.0 s | 6.0 s | 500 ms | 16 s mostly prompt, load |",
-			Request{Held: 1, Queued: 4 * second, Duration: 16 * second, Usage: usage.Usage{Load: 5 * second, Prompt: 6 * second, Completion: second / 2}}},
-		{"not slow", "4.9 s | | | | 4.9 s |", Request{Queued: 4900 * time.Millisecond, Duration: 4900 * time.Millisecond}},
+			Record{Held: 1, Queued: 4 * second, Duration: 16 * second, Usage: usage.Usage{Load: 5 * second, Prompt: 6 * second, Completion: second / 2}}},
+		{"not slow", "4.9 s | | | | 4.9 s |", Record{Queued: 4900 * time.Millisecond, Duration: 4900 * time.Millisecond}},
 		{"a fast host", "| | 100 ms | 1.0 s 1,234 tokens 1,234 tokens/s | 2.0 s |",
-			Request{Held: 1, Duration: 2 * second, Usage: usage.Usage{Prompt: second / 10, Completion: second, CompletionTokens: 1234}}},
+			Record{Held: 1, Duration: 2 * second, Usage: usage.Usage{Prompt: second / 10, Completion: second, CompletionTokens: 1234}}},
 		{"a slow host", "| | 100 ms | 1.0 s 3 tokens 3.0 tokens/s | 2.0 s |",
-			Request{Held: 1, Duration: 2 * second, Usage: usage.Usage{Prompt: second / 10, Completion: second, CompletionTokens: 3}}},
+			Record{Held: 1, Duration: 2 * second, Usage: usage.Usage{Prompt: second / 10, Completion: second, CompletionTokens: 3}}},
 	} {
-		page := text(between(t, render(t, &Page{Now: now, Chats: []Request{test.r}}), `<td class="num" data-label="in line">`, `<td class="num ended">`))
+		page := text(between(t, render(t, &Page{Now: now, Chats: []Record{test.r}}), `<td class="num" data-label="in line">`, `<td class="num ended">`))
 		if page != test.want {
 			t.Errorf("%s:\n got %q\nwant %q", test.name, page, test.want)
 		}
@@ -417,19 +417,19 @@ func TestTimesInWords(t *testing.T) {
 
 func TestOutcomes(t *testing.T) {
 	for _, test := range []struct {
-		r           Request
+		r           Record
 		text, class string
 	}{
-		{Request{Status: 200}, "200", "fine"},
-		{Request{Status: 200, Early: true}, "200", "fine"},
-		{Request{Status: 200, Cut: true, Err: "host asleep"}, "200 host asleep, cut", "bad"},
-		{Request{Status: 499, Cut: true, Err: "client left"}, "client left", "soft"},
-		{Request{Status: 403, Err: "stopped"}, "stopped on this page", "soft"},
-		{Request{Status: 200, Cut: true, Err: "stopped"}, "stopped on this page", "soft"},
-		{Request{Status: 200, Cut: true, Err: "token revoked"}, "token revoked", "soft"},
-		{Request{Status: 503, Early: true, Err: "queue timeout"}, "503 queue timeout, after an early 200", "bad"},
-		{Request{Status: 404, Err: "path"}, "404 unknown path", "bad"},
-		{Request{Status: 500}, "500", "bad"},
+		{Record{Status: 200}, "200", "fine"},
+		{Record{Status: 200, Early: true}, "200", "fine"},
+		{Record{Status: 200, Cut: true, Reason: "host asleep"}, "200 host asleep, cut", "bad"},
+		{Record{Status: 499, Cut: true, Reason: "client left"}, "client left", "soft"},
+		{Record{Status: 403, Reason: "stopped"}, "stopped on this page", "soft"},
+		{Record{Status: 200, Cut: true, Reason: "stopped"}, "stopped on this page", "soft"},
+		{Record{Status: 200, Cut: true, Reason: "token revoked"}, "token revoked", "soft"},
+		{Record{Status: 503, Early: true, Reason: "queue timeout"}, "503 queue timeout, after an early 200", "bad"},
+		{Record{Status: 404, Reason: "path"}, "404 unknown path", "bad"},
+		{Record{Status: 500}, "500", "bad"},
 	} {
 		if text, class := test.r.outcome(); text != test.text || class != test.class {
 			t.Errorf("%+v: got %q, %s; want %q, %s", test.r, text, class, test.text, test.class)
