@@ -56,40 +56,35 @@ func (p *Proxy) page() *status.Page {
 	if time.Since(state.ResidentRead) > residentStale {
 		p.Inventory.Refresh() // for the next time that the page is loaded
 	}
+	now := time.Now()
 	page := &status.Page{
 		Version:         p.Version,
-		Now:             time.Now(),
-		Target:          p.Target.String(),
-		Reason:          state.Reason,
-		Slow:            state.Slow,
-		Since:           state.Since,
-		LastPoll:        state.LastPoll,
-		NextPoll:        state.NextPoll,
+		Now:             now,
+		Host:            status.Host{URL: p.Target.String(), Reason: state.Reason, Slow: state.Slow, Since: state.Since, LastPoll: state.LastPoll, NextPoll: state.NextPoll},
+		Day:             p.recent.Today(now),
 		Embedder:        p.EmbedModel,
 		ResidentUnknown: state.ResidentRead.IsZero(),
-		Today:           p.recent.Today(time.Now()),
 	}
 	page.Chats, page.Others = p.recent.Latest()
 	holder, waiting := p.Gate.Line()
 	turn := p.Gate.MeanTurn()
 	if holder != nil {
-		running := p.newChat(*holder)
-		page.Running = &running
+		page.Running = new(p.newChat(*holder))
 	}
 	for _, place := range waiting {
 		chat := p.newChat(place)
 		if turn > 0 {
-			estimate := max(turn-time.Since(holder.Since), 0) + turn*time.Duration(place.Position-1)
-			chat.Estimate = &estimate
+			chat.Estimate = new(max(turn-time.Since(holder.Since), 0) + turn*time.Duration(place.Position-1))
 		}
 		page.Waiting = append(page.Waiting, chat)
 	}
 	for _, m := range state.Models() {
 		expires, resident := state.Expires(m.Name)
-		page.Models = append(page.Models, status.Model{
-			Name: m.Name, Size: m.Size, Resident: resident, Expires: expires,
-			Embedder: inventory.Same(m.Name, p.EmbedModel), Remote: m.Remote,
-		})
+		model := status.Model{Name: m.Name, Size: m.Size, Expires: expires, Embedder: inventory.Same(m.Name, p.EmbedModel), Remote: m.Remote}
+		if !page.ResidentUnknown {
+			model.Resident = &resident
+		}
+		page.Models = append(page.Models, model)
 	}
 	return page
 }

@@ -8,19 +8,24 @@ import (
 
 // A Day is what was done since midnight, in the time zone of the machine.
 type Day struct {
-	Shares           []Share // of clients, most first
-	Chats            int     // that have had their turn
-	Held             time.Duration
-	PromptTokens     int64 // as far as the target said
-	CompletionTokens int64
-	Others           int // requests that were no chats
+	Shares []Share `json:"today"` // of clients, most first
+	Totals Totals  `json:"totals"`
 }
 
 // A Share is what a client has had of the host's time in a day.
 type Share struct {
-	Client string
-	Chats  int
-	Held   time.Duration
+	Client string        `json:"client"`
+	Chats  int64         `json:"chats"`
+	Held   time.Duration `json:"-"`
+}
+
+// Totals are what all requests of a day come to.
+type Totals struct {
+	Chats            int64         `json:"chats"` // that have had their turn
+	Held             time.Duration `json:"-"`
+	PromptTokens     int64         `json:"prompt_tokens"` // as far as the target said
+	CompletionTokens int64         `json:"completion_tokens"`
+	Others           int64         `json:"others"` // requests that were no chats
 }
 
 const (
@@ -40,7 +45,7 @@ type days struct {
 // A dated is the sum of a day.
 type dated struct {
 	date   string
-	sum    Day // but for Shares
+	totals Totals
 	shares map[string]*Share
 }
 
@@ -60,16 +65,16 @@ func (d *days) of(at time.Time) *dated {
 func (d *days) add(r Record) {
 	day := d.of(r.Ended)
 	if !r.IsChat {
-		day.sum.Others++
+		day.totals.Others++
 		return
 	}
-	day.sum.PromptTokens += r.Usage.PromptTokens
-	day.sum.CompletionTokens += r.Usage.CompletionTokens
+	day.totals.PromptTokens += r.Usage.PromptTokens
+	day.totals.CompletionTokens += r.Usage.CompletionTokens
 	if r.Held == 0 {
 		return
 	}
-	day.sum.Chats++
-	day.sum.Held += r.Held
+	day.totals.Chats++
+	day.totals.Held += r.Held
 	client, label := r.Client, ""
 	if r.Named {
 		label = r.Client
@@ -92,7 +97,7 @@ func (r *Recent) Today(now time.Time) Day {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	today := r.days.of(now)
-	day := today.sum
+	day := Day{Totals: today.totals}
 	for _, share := range today.shares {
 		day.Shares = append(day.Shares, *share)
 	}

@@ -55,8 +55,8 @@ func TestDayTotals(t *testing.T) {
 	add(true, 2*time.Second, usage.Usage{PromptTokens: 20})
 	add(true, 0, usage.Usage{CompletionTokens: 7}) // beside the line
 	add(false, 0, usage.Usage{})
-	got, want := r.Today(noon), Day{Chats: 2, Held: 3 * time.Second, PromptTokens: 40, CompletionTokens: 10, Others: 1}
-	if got.Shares = nil; !reflect.DeepEqual(got, want) {
+	got, want := r.Today(noon).Totals, Totals{Chats: 2, Held: 3 * time.Second, PromptTokens: 40, CompletionTokens: 10, Others: 1}
+	if got != want {
 		t.Errorf("got %+v; want %+v", got, want)
 	}
 	if got := r.Today(noon.Add(12 * time.Hour)); !reflect.DeepEqual(got, Day{}) {
@@ -73,9 +73,9 @@ func TestDayOutlivesTheClocksSteps(t *testing.T) {
 	add := func(ended time.Time) {
 		r.Add(Record{IsChat: true, Client: "ann", Held: time.Second, Ended: ended})
 	}
-	want := func(at time.Time, chats int) {
+	want := func(at time.Time, chats int64) {
 		t.Helper()
-		if got := r.Today(at); got.Chats != chats || chats > 0 && got.Shares[0].Chats != chats {
+		if got := r.Today(at); got.Totals.Chats != chats || chats > 0 && got.Shares[0].Chats != chats {
 			t.Errorf("%v: got %+v; want %d chats", at, got, chats)
 		}
 	}

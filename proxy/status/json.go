@@ -3,131 +3,104 @@ package status
 import (
 	"encoding/json"
 	"io"
+	"math"
 	"time"
 )
 
-// A document is a Page for programs. README.md explains it and has an example.
-type document struct {
-	Version string      `json:"version"`
-	Now     time.Time   `json:"now"`
-	Host    hostJSON    `json:"host"`
-	Running *chatJSON   `json:"running"`
-	Waiting []chatJSON  `json:"waiting"`
-	Models  []modelJSON `json:"models"`
-	Today   []shareJSON `json:"today"`
-	Totals  totalsJSON  `json:"totals"`
-	Recent  []Record    `json:"recent"`
-	Others  []Record    `json:"others"`
-}
-
-type shareJSON struct {
-	Client string `json:"client"`
-	Chats  int    `json:"chats"`
-	HeldMS int64  `json:"held_ms"`
-}
-
-type totalsJSON struct {
-	Chats            int   `json:"chats"`
-	HeldMS           int64 `json:"held_ms"`
-	PromptTokens     int64 `json:"prompt_tokens"`
-	CompletionTokens int64 `json:"completion_tokens"`
-	Others           int   `json:"others"`
-}
-
-type hostJSON struct {
-	URL      string     `json:"url"`
-	Status   string     `json:"status"`
-	Reason   string     `json:"reason,omitempty"`
-	Since    time.Time  `json:"since"`
-	LastPoll *time.Time `json:"last_poll"`
-	NextPoll *time.Time `json:"next_poll"`
-}
-
-type chatJSON struct {
-	ID         string    `json:"id"`
-	Model      string    `json:"model"`
-	Options    string    `json:"options,omitempty"`
-	Client     string    `json:"client"`
-	Agent      string    `json:"agent,omitempty"`
-	Stop       string    `json:"stop"`
-	Since      time.Time `json:"since"`
-	Answering  bool      `json:"answering,omitempty"`
-	Bytes      int64     `json:"bytes,omitempty"`
-	Position   int       `json:"position,omitempty"`
-	Next       bool      `json:"next,omitempty"`
-	EstimateMS *int64    `json:"estimate_ms,omitempty"`
-}
-
-type modelJSON struct {
-	Name     string     `json:"name"`
-	Size     int64      `json:"size,omitempty"`
-	Resident *bool      `json:"resident"`
-	Expires  *time.Time `json:"expires,omitempty"`
-	Embedder bool       `json:"embedder,omitempty"`
-	Remote   bool       `json:"remote,omitempty"`
-}
-
 // WriteJSON writes the page as JSON. Its errors are those of w.
 func (p *Page) WriteJSON(w io.Writer) error {
-	d := document{
-		Version: p.Version,
-		Now:     p.Now.UTC(),
-		Host:    hostJSON{URL: p.Target, Status: "up", Reason: p.Reason, Since: p.Since.UTC()},
-		Waiting: []chatJSON{},
-		Models:  []modelJSON{},
-		Today:   []shareJSON{},
-		Totals: totalsJSON{
-			p.Today.Chats, p.Today.Held.Milliseconds(), p.Today.PromptTokens, p.Today.CompletionTokens, p.Today.Others,
-		},
-		Recent: append([]Record{}, p.Chats...),
-		Others: append([]Record{}, p.Others...),
+	page := *p // of which no list is null
+	page.Now = p.Now.UTC()
+	page.Waiting = append([]Chat{}, p.Waiting...)
+	page.Models = append([]Model{}, p.Models...)
+	for i, m := range page.Models {
+		page.Models[i].Expires = m.Expires.UTC()
 	}
-	switch {
-	case p.Reason != "":
-		d.Host.Status = "degraded"
-	case p.Slow:
-		d.Host.Status = "slow"
-	}
-	d.Host.LastPoll, d.Host.NextPoll = timeJSON(p.LastPoll), timeJSON(p.NextPoll)
-	if p.Running != nil {
-		running := p.Running.json()
-		d.Running = &running
-	}
-	for _, c := range p.Waiting {
-		d.Waiting = append(d.Waiting, c.json())
-	}
-	for _, m := range p.Models {
-		resident := &m.Resident
-		if p.ResidentUnknown {
-			resident = nil
-		}
-		d.Models = append(d.Models, modelJSON{m.Name, m.Size, resident, timeJSON(m.Expires), m.Embedder, m.Remote})
-	}
-	for _, s := range p.Today.Shares {
-		d.Today = append(d.Today, shareJSON{s.Client, s.Chats, s.Held.Milliseconds()})
-	}
+	page.Shares = append([]Share{}, p.Shares...)
+	page.Chats = append([]Record{}, p.Chats...)
+	page.Others = append([]Record{}, p.Others...)
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
-	return e.Encode(d)
+	return e.Encode(page)
 }
 
-// timeJSON returns a time as it is written; nil: it is zero.
-func timeJSON(t time.Time) *time.Time {
+// utc returns a time as JSON has it; nil: it is zero.
+func utc(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
 	}
-	t = t.UTC()
-	return &t
+	return new(t.UTC())
 }
 
-func (c Chat) json() chatJSON {
-	j := chatJSON{
-		ID: c.ID, Model: c.Model, Options: c.Options, Client: c.Client, Agent: c.Agent, Stop: c.Key, Since: c.Since.UTC(),
-		Answering: c.Answering, Bytes: c.Bytes, Position: c.Position, Next: c.Next,
+// MarshalJSON writes a host as README.md explains it.
+func (h Host) MarshalJSON() ([]byte, error) {
+	status := "up"
+	switch {
+	case h.Reason != "":
+		status = "degraded"
+	case h.Slow:
+		status = "slow"
 	}
+	return json.Marshal(struct {
+		URL      string     `json:"url"`
+		Status   string     `json:"status"`
+		Reason   string     `json:"reason,omitempty"`
+		Since    time.Time  `json:"since"`
+		LastPoll *time.Time `json:"last_poll"`
+		NextPoll *time.Time `json:"next_poll"`
+	}{h.URL, status, h.Reason, h.Since.UTC(), utc(h.LastPoll), utc(h.NextPoll)})
+}
+
+// MarshalJSON writes a chat as README.md explains it.
+func (c Chat) MarshalJSON() ([]byte, error) {
+	type fields Chat // without this method
+	var estimate *int64
 	if c.Estimate != nil {
-		ms := c.Estimate.Milliseconds()
-		j.EstimateMS = &ms
+		estimate = new(c.Estimate.Milliseconds())
 	}
-	return j
+	return json.Marshal(struct {
+		fields
+		Since      time.Time `json:"since"`
+		EstimateMS *int64    `json:"estimate_ms,omitempty"`
+	}{fields(c), c.Since.UTC(), estimate})
+}
+
+// MarshalJSON writes a share as README.md explains it.
+func (s Share) MarshalJSON() ([]byte, error) {
+	type fields Share // without this method
+	return json.Marshal(struct {
+		fields
+		HeldMS int64 `json:"held_ms"`
+	}{fields(s), s.Held.Milliseconds()})
+}
+
+// MarshalJSON writes totals as README.md explains them.
+func (t Totals) MarshalJSON() ([]byte, error) {
+	type fields Totals // without this method
+	return json.Marshal(struct {
+		fields
+		HeldMS int64 `json:"held_ms"`
+	}{fields(t), t.Held.Milliseconds()})
+}
+
+// MarshalJSON writes a record as README.md explains it.
+func (r Record) MarshalJSON() ([]byte, error) {
+	type fields Record // without this method
+	return json.Marshal(struct {
+		fields
+		Reason           string    `json:"reason,omitempty"`
+		Ended            time.Time `json:"ended"`
+		QueueMS          int64     `json:"queue_ms"`
+		FirstByteMS      int64     `json:"first_byte_ms"`
+		MS               int64     `json:"ms"`
+		LoadMS           int64     `json:"load_ms,omitempty"`
+		PromptMS         int64     `json:"prompt_ms,omitempty"`
+		PromptTokens     int64     `json:"prompt_tokens,omitempty"`
+		CompletionTokens int64     `json:"completion_tokens,omitempty"`
+		TokensPerS       float64   `json:"tokens_per_s,omitempty"`
+	}{
+		fields(r), r.Why(), r.Ended.UTC(), r.Queued.Milliseconds(), r.FirstByte.Milliseconds(), r.Duration.Milliseconds(),
+		r.Usage.Load.Milliseconds(), r.Usage.Prompt.Milliseconds(), r.Usage.PromptTokens, r.Usage.CompletionTokens,
+		math.Round(r.Usage.TokensPerSecond()*10) / 10,
+	})
 }

@@ -17,17 +17,18 @@ func TestJSON(t *testing.T) {
 	at := time.Date(2026, 11, 26, 23, 0, 0, 0, time.FixedZone("", 3600))
 	estimate := 95 * time.Second
 	p := &Page{
-		Version: "v1.2.3", Now: at, Target: "http://gpu.lan:11434", Since: at.Add(-time.Hour), LastPoll: at.Add(-7 * time.Second), NextPoll: at.Add(23 * time.Second),
+		Version: "v1.2.3", Now: at,
+		Host:    Host{URL: "http://gpu.lan:11434", Since: at.Add(-time.Hour), LastPoll: at.Add(-7 * time.Second), NextPoll: at.Add(23 * time.Second)},
 		Running: &Chat{ID: "7K3Q", Model: "llama3.2:latest", Key: "41", Client: "192.0.2.7", Agent: "ollama-js/0.6.4", Since: at.Add(-25 * time.Second), Bytes: 4096, Answering: true},
 		Waiting: []Chat{{ID: "9BXA", Model: "qwen3:8b", Key: "42", Client: "ann", Options: "num_ctx=8192", Since: at.Add(-4 * time.Second), Position: 1, Next: true, Estimate: &estimate}},
 		Models: []Model{
-			{Name: "llama3.2:latest", Size: 2019393189, Resident: true, Expires: at.Add(5 * time.Minute)},
-			{Name: "nomic-embed-text:latest", Resident: true, Embedder: true},
-			{Name: "gpt-oss:120b-cloud", Remote: true},
+			{Name: "llama3.2:latest", Size: 2019393189, Resident: new(true), Expires: at.Add(5 * time.Minute)},
+			{Name: "nomic-embed-text:latest", Resident: new(true), Embedder: true},
+			{Name: "gpt-oss:120b-cloud", Resident: new(false), Remote: true},
 		},
-		Today: Day{
+		Day: Day{
 			Shares: []Share{{"192.0.2.7", 12, 3 * time.Minute}, {"ann", 1, 4 * time.Second}},
-			Chats:  13, Held: 184 * time.Second, PromptTokens: 20431, CompletionTokens: 3870, Others: 512,
+			Totals: Totals{Chats: 13, Held: 184 * time.Second, PromptTokens: 20431, CompletionTokens: 3870, Others: 512},
 		},
 		Chats: []Record{{
 			ID: "6QQA", Method: "POST", Route: "/api/chat", Model: "llama3.2:latest", Client: "192.0.2.7", Agent: "ollama-js/0.6.4", Status: 200,
@@ -63,8 +64,8 @@ func TestJSON(t *testing.T) {
 	}
 
 	// What is not known is null, and lists are never.
-	p = &Page{Now: at, Since: at, Reason: "starting", ResidentUnknown: true, Models: p.Models[:1]}
-	for _, want := range []string{`"status": "degraded"`, `"reason": "starting"`, `"last_poll": null`, `"running": null`, `"waiting": []`, `"resident": null`, `"recent": []`, `"others": []`} {
+	p = &Page{Now: at, Host: Host{Since: at, Reason: "starting"}, ResidentUnknown: true, Models: []Model{{Name: "any"}}}
+	for _, want := range []string{`"status": "degraded"`, `"reason": "starting"`, `"last_poll": null`, `"running": null`, `"waiting": []`, `"resident": null`, `"today": []`, `"recent": []`, `"others": []`} {
 		if got := write(); !strings.Contains(got, want) {
 			t.Errorf("got\n%s; want %s in it", got, want)
 		}

@@ -2,8 +2,6 @@ package status
 
 import (
 	"cmp"
-	"encoding/json"
-	"math"
 	"time"
 
 	"foreman/proxy/usage"
@@ -44,25 +42,3 @@ type Record struct {
 
 // Why is why foreman refused a request, or took its turn away; empty: it did neither.
 func (r *Record) Why() string { return cmp.Or(r.Revoked, r.Reason) }
-
-// MarshalJSON writes a record as README.md explains it.
-func (r Record) MarshalJSON() ([]byte, error) {
-	type fields Record // without this method
-	return json.Marshal(struct {
-		fields
-		Reason           string    `json:"reason,omitempty"`
-		Ended            time.Time `json:"ended"`
-		QueueMS          int64     `json:"queue_ms"`
-		FirstByteMS      int64     `json:"first_byte_ms"`
-		MS               int64     `json:"ms"`
-		LoadMS           int64     `json:"load_ms,omitempty"`
-		PromptMS         int64     `json:"prompt_ms,omitempty"`
-		PromptTokens     int64     `json:"prompt_tokens,omitempty"`
-		CompletionTokens int64     `json:"completion_tokens,omitempty"`
-		TokensPerS       float64   `json:"tokens_per_s,omitempty"`
-	}{
-		fields(r), r.Why(), r.Ended.UTC(), r.Queued.Milliseconds(), r.FirstByte.Milliseconds(), r.Duration.Milliseconds(),
-		r.Usage.Load.Milliseconds(), r.Usage.Prompt.Milliseconds(), r.Usage.PromptTokens, r.Usage.CompletionTokens,
-		math.Round(r.Usage.TokensPerSecond()*10) / 10,
-	})
-}

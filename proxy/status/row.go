@@ -19,89 +19,36 @@ const (
 // slow is how long a chat takes at least for the page to say what took most of it.
 const slow = 5 * time.Second
 
-type requestRow struct {
-	Record
-	Short, ShortID        string // its client's program, and its id
-	Outcome, OutcomeClass string
-	Cells                 []cell
-	Total, Mostly, Ago    string
-	Parts                 []barPart
+// An outcome is how a request ended, and how that looks.
+type outcome struct {
+	Text, Class string
 }
 
-// A cell tells of one part of a chat's time, or of several that are not told apart.
-type cell struct {
-	Span  int // columns
-	Label string
-	Value string
-	Notes []string
-}
-
-// A barPart is a part of a chat's time in its bar, which is barWidth units wide for the
-// longest chat.
-type barPart struct {
-	Class    string // in the style sheet
-	X, Width int
-}
-
-const barWidth = 1000 // as the viewBox in status.html
-
-// A legend is what a class of a barPart stands for.
-type legend struct{ Class, Name string }
-
-var legends = []legend{
-	{"arriving", "upload"}, {"queue", "in line"}, {"load", "load"}, {"prompt", "prompt"}, {"words", "words"},
-	{"first", "the host's time, not told apart"}, {"other", "other"},
-}
-
-func newRequestRow(r Record, now time.Time, longest time.Duration) requestRow {
-	r.Client = withoutPort(r.Client)
-	r.Route = shorten(r.Route, routeLimit)
-	row := requestRow{
-		Record:  r,
-		Short:   shortAgent(r.Agent),
-		ShortID: shortID(r.ID),
-		Total:   formatDuration(r.Duration),
-		Ago:     formatAgo(now.Sub(r.Ended)),
-	}
-	row.Outcome, row.OutcomeClass = r.outcome()
-	parts := r.parts()
-	row.Cells = r.cells(parts)
-	row.Parts = barParts(parts, r.Duration, longest)
-	if r.Duration >= slow {
-		row.Mostly = mostly(parts, r.Duration)
-	}
-	return row
-}
-
-// outcome returns how a request ended, and how that looks. Where somebody ended it on
-// purpose, nothing is wrong.
-func (r Record) outcome() (text, class string) {
+// outcomeOf returns the outcome of a request. Where somebody ended it on purpose, nothing
+// is wrong.
+func outcomeOf(r Record) outcome {
+	why := r.Why()
 	switch {
 	case r.Status == 499:
-		return "client left", "soft"
-	case r.Why() == "stopped":
-		return "stopped on this page", "soft"
-	case r.Why() == "token revoked":
-		return r.Why(), "soft"
+		return outcome{"client left", "soft"}
+	case why == "stopped":
+		return outcome{"stopped on this page", "soft"}
+	case why == "token revoked":
+		return outcome{why, "soft"}
+	case why == "path":
+		why = "unknown path"
 	}
-	text, class = fmt.Sprint(r.Status), "fine"
+	o := outcome{strings.TrimSpace(fmt.Sprint(r.Status, " ", why)), "fine"}
 	if r.Status >= 400 || r.Cut {
-		class = "bad"
-	}
-	switch why := r.Why(); why {
-	case "":
-	case "path":
-		text += " unknown path"
-	default:
-		text += " " + why
+		o.Class = "bad"
 	}
 	if r.Cut {
-		text += ", cut"
+		o.Text += ", cut"
 	}
 	if r.Early && r.Status >= 400 {
-		text += ", after an early 200"
+		o.Text += ", after an early 200"
 	}
-	return text, class
+	return o
 }
 
 // A part is a part of a request's time.
@@ -110,8 +57,8 @@ type part struct {
 	time        time.Duration
 }
 
-// parts returns the parts of a request's time, in order.
-func (r Record) parts() []part {
+// partsOf returns the parts of a request's time, in order.
+func partsOf(r Record) []part {
 	var parts []part
 	left := r.Duration
 	add := func(class, name string, d time.Duration) {
@@ -144,23 +91,35 @@ func (r Record) parts() []part {
 	return parts
 }
 
-// mostly names the longest parts that are more than half of the time together.
-func mostly(parts []part, whole time.Duration) string {
+// mostly names the longest parts of a slow request's time that are more than half of it
+// together; empty: it is not slow.
+func mostly(r Record) string {
+	if r.Duration < slow {
+		return ""
+	}
 	var names []string
 	var sum time.Duration
-	for _, p := range slices.SortedStableFunc(slices.Values(parts), func(a, b part) int { return cmp.Compare(b.time, a.time) }) {
+	for _, p := range slices.SortedStableFunc(slices.Values(partsOf(r)), func(a, b part) int { return cmp.Compare(b.time, a.time) }) {
 		names = append(names, p.name)
-		if sum += p.time; sum > whole/2 {
+		if sum += p.time; sum > r.Duration/2 {
 			break
 		}
 	}
 	return strings.Join(names, ", ")
 }
 
+// A cell tells of one part of a chat's time, or of several that are not told apart.
+type cell struct {
+	Span  int // columns
+	Label string
+	Value string
+	Notes []string
+}
+
 // cells returns the cells of a chat's time in line, load, prompt and words.
-func (r Record) cells(parts []part) []cell {
+func cells(r Record) []cell {
 	times, names := map[string]string{}, map[string]string{}
-	for _, p := range parts {
+	for _, p := range partsOf(r) {
 		if p.time >= time.Millisecond { // shorter ones only disturb
 			times[p.class], names[p.class] = formatDuration(p.time), p.name
 		}
@@ -196,17 +155,27 @@ func (r Record) cells(parts []part) []cell {
 	return []cell{line, first}
 }
 
-// barParts returns the parts that are long enough to see. The bar's length grows with
-// the root of the time that it stands for: 2 s are seen beside 67 s, and so are their
-// parts. Within a bar, a part's length grows with its time.
-func barParts(parts []part, whole, longest time.Duration) []barPart {
-	width := barWidth * math.Sqrt(float64(whole)/float64(longest))
+// barWidth is how many units the bar of the longest chat is wide: as the viewBox in
+// status.html.
+const barWidth = 1000
+
+// A barPart is a part of a chat's time in its bar.
+type barPart struct {
+	Class    string // in the style sheet
+	X, Width int
+}
+
+// bar returns the parts that are long enough to see. The bar's length grows with the root
+// of the time that it stands for: 2 s are seen beside 67 s, and so are their parts. Within
+// a bar, a part's length grows with its time.
+func bar(r Record, longest time.Duration) []barPart {
+	width := barWidth * math.Sqrt(float64(r.Duration)/float64(longest))
 	var bar []barPart
 	var sum time.Duration
 	x := 0
-	for _, p := range parts {
+	for _, p := range partsOf(r) {
 		sum += p.time
-		if end := int(width * float64(sum) / float64(whole)); end > x {
+		if end := int(width * float64(sum) / float64(r.Duration)); end > x {
 			bar = append(bar, barPart{p.class, x, end - x})
 			x = end
 		}

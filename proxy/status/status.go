@@ -9,7 +9,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"html/template"
-	"io"
 	"time"
 )
 
@@ -22,8 +21,6 @@ var (
 	style template.CSS
 	//go:embed status.js
 	script template.JS
-
-	pageTemplate = template.Must(template.New("status").Parse(pageHTML))
 )
 
 // ContentSecurityPolicy is the value of the header field that the page needs.
@@ -36,60 +33,61 @@ func sourceHash(source string) string {
 	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// A Page is what the page shows.
+// A Page is what the page shows, and what JSON has of it, which README.md explains.
 type Page struct {
-	Version string
-	Now     time.Time
+	Version string    `json:"version"`
+	Now     time.Time `json:"now"`
+	Host    Host      `json:"host"`
+	Running *Chat     `json:"running"` // nil: no chat has the turn
+	Waiting []Chat    `json:"waiting"` // in order of arrival
+	Models  []Model   `json:"models"`
+	Day
+	Chats  []Record `json:"recent"` // that have ended, latest first
+	Others []Record `json:"others"` // that were no chats
 
-	Target   string    // URL of the Ollama host, without secrets
+	Embedder        string `json:"-"` // the model that is kept resident; empty: none
+	ResidentUnknown bool   `json:"-"` // which models are resident could not be read
+	Notice          string `json:"-"` // what to tell whoever has pressed a button; empty: nothing
+}
+
+// A Host is the Ollama host.
+type Host struct {
+	URL      string    // without secrets
 	Reason   string    // why it is degraded; empty: it is up
 	Slow     bool      // it is up, and slow to tell its models
 	Since    time.Time // when it became, or ceased to be, degraded
 	LastPoll time.Time // the last good poll; zero: none yet
 	NextPoll time.Time // when the next is due; zero: it is under way
-
-	Running *Chat  // nil: no chat has the turn
-	Waiting []Chat // in order of arrival
-
-	Embedder        string // the model that is kept resident; empty: none
-	Models          []Model
-	ResidentUnknown bool // which models are resident could not be read
-
-	Notice string // what to tell whoever has pressed a button; empty: nothing
-
-	Chats  []Record // that have ended, latest first
-	Others []Record // that were no chats
-	Today  Day
 }
 
 // A Chat is one that has the turn, or waits for it.
 type Chat struct {
-	ID, Model, Client string
-	Agent             string    // User-Agent
-	Key               string    // with which it can be stopped
-	Options           string    // with which its model is loaded; empty: the model's own
-	Since             time.Time // when it got the turn, or joined the line
-	Bytes             int64     // of the answer so far
-	Answering         bool      // the target has begun to answer
-	Position          int       // in line, from 1
-	Next              bool      // its turn comes next
+	ID        string    `json:"id"`
+	Model     string    `json:"model"`
+	Options   string    `json:"options,omitempty"` // with which its model is loaded; empty: the model's own
+	Client    string    `json:"client"`
+	Agent     string    `json:"agent,omitempty"`     // User-Agent
+	Key       string    `json:"stop"`                // with which it can be stopped
+	Since     time.Time `json:"-"`                   // when it got the turn, or joined the line
+	Answering bool      `json:"answering,omitempty"` // the target has begun to answer
+	Bytes     int64     `json:"bytes,omitempty"`     // of the answer so far
+	Position  int       `json:"position,omitempty"`  // in line, from 1; 0: it has the turn
+	Next      bool      `json:"next,omitempty"`      // its turn comes next
 
 	// Estimate is how long it will still wait, if turns take as long as they did
 	// lately; nil: it has the turn, or none has ended yet.
-	Estimate *time.Duration
+	Estimate *time.Duration `json:"-"`
 }
 
 // A Model is one that the target holds.
 type Model struct {
-	Name               string
-	Size               int64 // bytes on disk; 0: not known
-	Resident, Embedder bool
-	Expires            time.Time // when a resident one is unloaded if nobody uses it; zero: not known
-	Remote             bool      // another host runs it
+	Name     string    `json:"name"`
+	Size     int64     `json:"size,omitempty"`   // bytes on disk; 0: not known
+	Resident *bool     `json:"resident"`         // nil: not known
+	Expires  time.Time `json:"expires,omitzero"` // when a resident one is unloaded if nobody uses it; zero: not known
+	Embedder bool      `json:"embedder,omitempty"`
+	Remote   bool      `json:"remote,omitempty"` // another host runs it
 }
 
-// Write writes the page as HTML. When it returns an error, it may have written a
-// part of the page.
-func (p *Page) Write(w io.Writer) error {
-	return pageTemplate.Execute(w, p.view())
-}
+// IsResident reports whether a model is known to be resident.
+func (m Model) IsResident() bool { return m.Resident != nil && *m.Resident }
