@@ -484,8 +484,8 @@ func TestShareOfClients(t *testing.T) {
 		if got := f.recent.Today(time.Now()).Shares; len(got) != 2 || got[0] != (status.Share{Client: "batch (header)", Chats: 4, Held: 4 * time.Second}) || got[1].Client != "question (header)" {
 			t.Errorf("today: got %v; want 4 s of the batch, and the question", got)
 		}
-		if named, other := f.recent.Totals(); len(named) != 0 || other != 5*time.Second {
-			t.Errorf("in all: got %v, %v; want 5 s of clients without a token of their own", named, other)
+		if got := f.recent.Held(); len(got) != 1 || got[""] != 5*time.Second {
+			t.Errorf("in all: got %v; want 5 s of clients without a token of their own", got)
 		}
 	})
 }

@@ -1,8 +1,8 @@
 package proxy
 
 import (
-	"bytes"
-	"net/http"
+	"cmp"
+	"math"
 	"runtime"
 	"strconv"
 	"time"
@@ -80,38 +80,35 @@ func newInstruments(p *Proxy) *instruments {
 		emit(float64(failed), "failed")
 	})
 	s.Func(metrics.CounterKind, "foreman_chat_seconds_total", "Time for which chats had their turn, by the name of the client's token; other: without one.", []string{"client"}, func(emit func(float64, ...string)) {
-		named, other := p.recent.Totals()
-		for client, total := range named {
-			emit(total.Seconds(), client)
+		emit(0, tokens.Other) // until there is more
+		for client, held := range p.recent.Held() {
+			emit(held.Seconds(), cmp.Or(client, tokens.Other))
 		}
-		emit(other.Seconds(), tokens.Other)
 	})
-	single := func(kind metrics.Kind, name, help string, value func() float64) {
-		s.Func(kind, name, help, nil, func(emit func(float64, ...string)) { emit(value()) })
-	}
-	single(metrics.CounterKind, "foreman_retries_total", "Requests sent once more because the target had closed the kept-alive connection.", func() float64 {
-		return float64(p.Target.Retries())
+	s.Func(metrics.CounterKind, "foreman_retries_total", "Requests sent once more because the target had closed the kept-alive connection.", nil, func(emit func(float64, ...string)) {
+		emit(float64(p.Target.Retries()))
 	})
-	single(metrics.GaugeKind, "foreman_queue_depth", "Chats that wait for their turn.", func() float64 {
+	s.Gauge("foreman_queue_depth", "Chats that wait for their turn.", func() float64 {
 		waiting, _ := p.Gate.Len()
 		return float64(waiting)
 	})
-	single(metrics.GaugeKind, "foreman_chats_in_flight", "Chats that have their turn, 0 or 1.", func() float64 {
+	s.Gauge("foreman_chats_in_flight", "Chats that have their turn, 0 or 1.", func() float64 {
 		_, busy := p.Gate.Len()
 		return boolToFloat(busy)
 	})
-	single(metrics.GaugeKind, "foreman_target_up", "Whether the last poll of the target was good.", func() float64 {
+	s.Gauge("foreman_target_up", "Whether the last poll of the target was good.", func() float64 {
 		return boolToFloat(!p.Inventory.State().Degraded())
 	})
-	single(metrics.GaugeKind, "foreman_inventory_models", "Models that the target holds, as last known.", func() float64 {
+	s.Gauge("foreman_inventory_models", "Models that the target holds, as last known.", func() float64 {
 		return float64(p.Inventory.State().Len())
 	})
-	s.Func(metrics.GaugeKind, "foreman_inventory_age_seconds", "Time since the last good poll.", nil, func(emit func(float64, ...string)) {
+	s.Gauge("foreman_inventory_age_seconds", "Time since the last good poll.", func() float64 {
 		if last := p.Inventory.State().LastPoll; !last.IsZero() {
-			emit(time.Since(last).Seconds())
+			return time.Since(last).Seconds()
 		}
+		return math.NaN()
 	})
-	single(metrics.GaugeKind, "foreman_embedder_resident", "Whether the embedder was resident at the last poll.", func() float64 {
+	s.Gauge("foreman_embedder_resident", "Whether the embedder was resident at the last poll.", func() float64 {
 		return boolToFloat(p.EmbedModel != "" && p.Inventory.State().IsResident(p.EmbedModel))
 	})
 	s.Func(metrics.GaugeKind, "foreman_build_info", "What runs, in its labels; always 1.", []string{"version", "goversion"}, func(emit func(float64, ...string)) {
@@ -154,14 +151,8 @@ func (m *instruments) ended(rec *status.Record) {
 
 // serveMetrics answers /metrics.
 func (p *Proxy) serveMetrics(x *exchange) error {
-	var b bytes.Buffer
-	if err := p.metrics.set.Write(&b); err != nil {
-		return err
-	}
-	h := x.Header()
-	h.Set("Content-Type", metrics.ContentType)
-	h.Set("Cache-Control", "no-store")
-	x.WriteHeader(http.StatusOK)
-	x.Write(b.Bytes())
+	x.Header().Set("Content-Type", metrics.ContentType)
+	x.Header().Set("Cache-Control", "no-store")
+	p.metrics.set.Write(x)
 	return nil
 }

@@ -148,11 +148,21 @@ func (h *Histogram) Observe(d time.Duration, values ...string) {
 }
 
 // Func registers a metric whose values are read when the set is written. The
-// function read calls emit once for each series, with one value for each label. If
-// it emits nothing, the metric is left out. The set is not locked while read runs.
+// function read calls emit for each series, with one value for each label; the last
+// value counts. If it emits nothing, the metric is left out. The set is not locked while read runs.
 // Func panics if the name is taken.
 func (s *Set) Func(kind Kind, name, help string, labels []string, read func(emit func(value float64, values ...string))) {
 	s.register(&family{kind: kind, name: name, help: help, labels: labels, read: read})
+}
+
+// Gauge registers a metric without labels whose value is read when the set is written. It
+// is left out while that is not a number. Gauge panics if the name is taken.
+func (s *Set) Gauge(name, help string, read func() float64) {
+	s.Func(GaugeKind, name, help, nil, func(emit func(float64, ...string)) {
+		if value := read(); !math.IsNaN(value) {
+			emit(value)
+		}
+	})
 }
 
 // Write writes the metrics in order of registration, and the series of each in order

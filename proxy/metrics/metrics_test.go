@@ -224,12 +224,12 @@ func TestProcess(t *testing.T) {
 	got := samples(t, s)
 	now := float64(time.Now().Unix())
 	limits := map[string][2]float64{
-		"go_goroutines": {1, 1000},
+		"go_goroutines":              {1, 1000},
+		"process_start_time_seconds": {now - 24*60*60, now + 2},
 		fmt.Sprintf(`go_info{version="%s"}`, runtime.Version()): {1, 1},
 	}
 	if runtime.GOOS == "linux" {
 		maps.Copy(limits, map[string][2]float64{
-			"process_start_time_seconds":    {now - 24*60*60, now + 2},
 			"process_resident_memory_bytes": {1 << 20, 1 << 32},
 			"process_open_fds":              {3, got["process_max_fds"]},
 			"process_max_fds":               {3, math.MaxUint64},
@@ -252,16 +252,16 @@ func TestProcValue(t *testing.T) {
 		t.Fatal(err)
 	}
 	for prefix, want := range map[string]float64{"Max open files ": 1024, "Max address space ": math.MaxUint64, "VmRSS:": 17} {
-		if got, ok := procValue(file, prefix); got != want || !ok {
-			t.Errorf("%q: %v, %v; want %v", prefix, got, ok, want)
+		if got := procValue(file, prefix); got != want {
+			t.Errorf("%q: %v; want %v", prefix, got, want)
 		}
 	}
 	for _, prefix := range []string{"odd ", "none ", "open files ", "missing "} {
-		if got, ok := procValue(file, prefix); ok {
+		if got := procValue(file, prefix); !math.IsNaN(got) {
 			t.Errorf("%q: %v; want no value", prefix, got)
 		}
 	}
-	if _, ok := procValue(file+"x", "odd "); ok {
+	if got := procValue(file+"x", "odd "); !math.IsNaN(got) {
 		t.Error("a value from a missing file")
 	}
 }

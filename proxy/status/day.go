@@ -2,6 +2,7 @@ package status
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"time"
 )
@@ -35,90 +36,76 @@ const (
 	others = "others"
 )
 
-// days sum up what was done today, and since the start.
-type days struct {
-	today  dated
-	before dated                    // another day: the clock may step back to it
-	total  map[string]time.Duration // since the start, of clients with a name; "": of all others
-}
-
-// A dated is the sum of a day.
-type dated struct {
+// A day is the sum of one.
+type day struct {
 	date   string
 	totals Totals
 	shares map[string]*Share
 }
 
-// of returns the day that a time is in, and begins it if it is a new one. The day before
-// is kept: a request may have ended a little before midnight and be added behind it.
-func (d *days) of(at time.Time) *dated {
+// dayLocked returns the day that a time is in, and begins it if it is a new one. The day
+// before is kept: a request may have ended a little before midnight and be added behind it.
+func (r *Recent) dayLocked(at time.Time) *day {
 	date := at.Local().Format(time.DateOnly)
-	if d.today.date != date {
-		d.today, d.before = d.before, d.today
+	if r.today.date != date {
+		r.today, r.before = r.before, r.today
 	}
-	if d.today.date != date {
-		d.today = dated{date: date, shares: map[string]*Share{}}
+	if r.today.date != date {
+		r.today = day{date: date, shares: map[string]*Share{}}
 	}
-	return &d.today
+	return &r.today
 }
 
-func (d *days) add(r Record) {
-	day := d.of(r.Ended)
-	if !r.IsChat {
+// countLocked adds what a request took to its day, and to what its client has had.
+func (r *Recent) countLocked(record Record) {
+	day := r.dayLocked(record.Ended)
+	if !record.IsChat {
 		day.totals.Others++
 		return
 	}
-	day.totals.PromptTokens += r.Usage.PromptTokens
-	day.totals.CompletionTokens += r.Usage.CompletionTokens
-	if r.Held == 0 {
+	day.totals.PromptTokens += record.Usage.PromptTokens
+	day.totals.CompletionTokens += record.Usage.CompletionTokens
+	if record.Held == 0 {
 		return
 	}
 	day.totals.Chats++
-	day.totals.Held += r.Held
-	client, label := r.Client, ""
-	if r.Named {
-		label = r.Client
+	day.totals.Held += record.Held
+	client, name := record.Client, ""
+	if record.Named {
+		name = record.Client
 	} else if day.shares[client] == nil && len(day.shares) >= sharesLimit {
 		client = others
 	}
-	if d.total == nil {
-		d.total = map[string]time.Duration{}
-	}
-	d.total[label] += r.Held
 	if day.shares[client] == nil {
 		day.shares[client] = &Share{Client: client}
 	}
 	day.shares[client].Chats++
-	day.shares[client].Held += r.Held
+	day.shares[client].Held += record.Held
+	if r.held == nil {
+		r.held = map[string]time.Duration{}
+	}
+	r.held[name] += record.Held
 }
 
 // Today returns what was done today.
 func (r *Recent) Today(now time.Time) Day {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	today := r.days.of(now)
-	day := Day{Totals: today.totals}
+	today := r.dayLocked(now)
+	var shares []Share
 	for _, share := range today.shares {
-		day.Shares = append(day.Shares, *share)
+		shares = append(shares, *share)
 	}
-	slices.SortFunc(day.Shares, func(a, b Share) int {
+	slices.SortFunc(shares, func(a, b Share) int {
 		return cmp.Or(cmp.Compare(b.Held, a.Held), cmp.Compare(a.Client, b.Client))
 	})
-	return day
+	return Day{shares, today.totals}
 }
 
-// Totals returns what each client with a name of its own has had of the host since the
-// start, and what all others have had.
-func (r *Recent) Totals() (named map[string]time.Duration, other time.Duration) {
+// Held returns for how long each client with a name of its own has had the host since the
+// start, and under no name, all others.
+func (r *Recent) Held() map[string]time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	named = map[string]time.Duration{}
-	for label, total := range r.days.total {
-		if label == "" {
-			other = total
-		} else {
-			named[label] = total
-		}
-	}
-	return named, other
+	return maps.Clone(r.held)
 }

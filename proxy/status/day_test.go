@@ -2,6 +2,7 @@ package status
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"testing"
@@ -31,9 +32,8 @@ func TestDay(t *testing.T) {
 	want(noon.Add(12 * time.Hour)) // midnight
 	add("ann", true, time.Second, noon.Add(13*time.Hour))
 	want(noon.Add(14*time.Hour), Share{"ann", 1, time.Second})
-	named, other := r.Totals()
-	if len(named) != 1 || named["ann"] != 5*time.Second || other != 5*time.Second {
-		t.Errorf("got %v and %v; want 5s of ann and 5s", named, other)
+	if got, want := r.Held(), (map[string]time.Duration{"ann": 5 * time.Second, "": 5 * time.Second}); !maps.Equal(got, want) {
+		t.Errorf("held: got %v; want %v", got, want)
 	}
 
 	for i := range 2 * sharesLimit { // nobody can fill the memory with addresses

@@ -2,7 +2,9 @@ package status
 
 import (
 	"cmp"
+	"slices"
 	"sync"
+	"time"
 )
 
 const (
@@ -19,9 +21,11 @@ const (
 // value is ready.
 type Recent struct {
 	mu     sync.Mutex // guards what follows
-	chats  ring
-	others ring
-	days   days
+	chats  []Record   // the latest first
+	others []Record
+	today  day
+	before day                      // another day: the clock may step back to it
+	held   map[string]time.Duration // see Held
 }
 
 // Add adds a request that has ended.
@@ -32,41 +36,21 @@ func (r *Recent) Add(record Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if record.IsChat {
-		r.chats.add(record, chatsLimit)
+		r.chats = insert(r.chats, record, chatsLimit)
 	} else {
-		r.others.add(record, othersLimit)
+		r.others = insert(r.others, record, othersLimit)
 	}
-	r.days.add(record)
+	r.countLocked(record)
+}
+
+// insert puts a record before the others, of which it keeps so many that there are limit.
+func insert(records []Record, record Record, limit int) []Record {
+	return slices.Insert(records[:min(len(records), limit-1)], 0, record)
 }
 
 // Latest returns the records of the last requests, the latest first.
 func (r *Recent) Latest() (chats, others []Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.chats.latest(), r.others.latest()
-}
-
-// A ring has the last records that were added.
-type ring struct {
-	records []Record
-	added   int
-}
-
-// add adds a record, in the place of the oldest if there are limit.
-func (r *ring) add(record Record, limit int) {
-	if len(r.records) < limit {
-		r.records = append(r.records, record)
-	} else {
-		r.records[r.added%limit] = record
-	}
-	r.added++
-}
-
-// latest returns a copy, the latest first.
-func (r *ring) latest() []Record {
-	var latest []Record
-	for i := range r.records {
-		latest = append(latest, r.records[(r.added-1-i)%len(r.records)])
-	}
-	return latest
+	return slices.Clone(r.chats), slices.Clone(r.others)
 }
