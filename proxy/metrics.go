@@ -42,7 +42,7 @@ const (
 // newInstruments returns the metrics of a proxy. Series whose labels are known
 // beforehand stand at 0 from the start, so that their first increase is one.
 func newInstruments(p *Proxy) *instruments {
-	s := metrics.NewSet()
+	s := new(metrics.Set)
 	m := &instruments{
 		set:       s,
 		requests:  s.Counter("foreman_requests_total", "Requests that have ended, by route and status; 499: the client left.", "route", "code"),

@@ -303,7 +303,7 @@ func TestStatusEstimates(t *testing.T) {
 			var got []string
 			for _, chat := range f.page().Waiting {
 				if chat.Estimate != nil {
-					got = append(got, chat.Estimate.String())
+					got = append(got, time.Duration(*chat.Estimate).String())
 				}
 			}
 			if got := strings.Join(got, " "); got != want {

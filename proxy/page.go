@@ -74,7 +74,7 @@ func (p *Proxy) page() *status.Page {
 	for _, place := range waiting {
 		chat := p.newChat(place)
 		if turn > 0 {
-			chat.Estimate = new(max(turn-time.Since(holder.Since), 0) + turn*time.Duration(place.Position-1))
+			chat.Estimate = new(status.Span(max(turn-time.Since(holder.Since), 0) + turn*time.Duration(place.Position-1)))
 		}
 		page.Waiting = append(page.Waiting, chat)
 	}

@@ -32,7 +32,7 @@ const (
 	histogramKind Kind = "histogram"
 )
 
-// A Set is a list of metrics. Make one with [NewSet].
+// A Set is a list of metrics, each of which has a name of its own. The zero value is empty.
 type Set struct {
 	mu       sync.Mutex // guards families and all their series
 	families []*family
@@ -53,18 +53,10 @@ type series struct {
 	buckets []uint64 // observations up to each bound, and above the one before
 }
 
-// NewSet returns an empty set.
-func NewSet() *Set { return new(Set) }
-
 func (s *Set) register(f *family) *family {
 	f.mu, f.series = &s.mu, map[string]*series{}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, other := range s.families {
-		if other.name == f.name {
-			panic("metrics: " + f.name + " is registered twice")
-		}
-	}
 	s.families = append(s.families, f)
 	if f.read == nil && len(f.labels) == 0 {
 		f.at(f.series)
@@ -109,7 +101,7 @@ func (f *family) Init(values ...string) {
 // A Counter counts events, or what they come to.
 type Counter struct{ *family }
 
-// Counter registers a counter. It panics if the name is taken.
+// Counter registers a counter.
 func (s *Set) Counter(name, help string, labels ...string) *Counter {
 	return &Counter{s.register(&family{kind: CounterKind, name: name, help: help, labels: labels})}
 }
@@ -130,7 +122,7 @@ func (c *Counter) Add(n float64, values ...string) {
 type Histogram struct{ *family }
 
 // Histogram registers a histogram. The bounds are the upper limits of its buckets,
-// inclusive, ascending and in seconds, without +Inf. It panics if the name is taken.
+// inclusive, ascending and in seconds, without +Inf.
 func (s *Set) Histogram(name, help string, bounds []float64, labels ...string) *Histogram {
 	bounds = append(slices.Clone(bounds), math.Inf(1))
 	return &Histogram{s.register(&family{kind: histogramKind, name: name, help: help, labels: labels, bounds: bounds})}
@@ -150,13 +142,12 @@ func (h *Histogram) Observe(d time.Duration, values ...string) {
 // Func registers a metric whose values are read when the set is written. The
 // function read calls emit for each series, with one value for each label; the last
 // value counts. If it emits nothing, the metric is left out. The set is not locked while read runs.
-// Func panics if the name is taken.
 func (s *Set) Func(kind Kind, name, help string, labels []string, read func(emit func(value float64, values ...string))) {
 	s.register(&family{kind: kind, name: name, help: help, labels: labels, read: read})
 }
 
 // Gauge registers a metric without labels whose value is read when the set is written. It
-// is left out while that is not a number. Gauge panics if the name is taken.
+// is left out while that is not a number.
 func (s *Set) Gauge(name, help string, read func() float64) {
 	s.Func(GaugeKind, name, help, nil, func(emit func(float64, ...string)) {
 		if value := read(); !math.IsNaN(value) {

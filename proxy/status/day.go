@@ -15,18 +15,18 @@ type Day struct {
 
 // A Share is what a client has had of the host's time in a day.
 type Share struct {
-	Client string        `json:"client"`
-	Chats  int64         `json:"chats"`
-	Held   time.Duration `json:"-"`
+	Client string `json:"client"`
+	Chats  int64  `json:"chats"`
+	Held   Span   `json:"held_ms"`
 }
 
 // Totals are what all requests of a day come to.
 type Totals struct {
-	Chats            int64         `json:"chats"` // that have had their turn
-	Held             time.Duration `json:"-"`
-	PromptTokens     int64         `json:"prompt_tokens"` // as far as the target said
-	CompletionTokens int64         `json:"completion_tokens"`
-	Others           int64         `json:"others"` // requests that were no chats
+	Chats            int64 `json:"chats"` // that have had their turn
+	Held             Span  `json:"held_ms"`
+	PromptTokens     int64 `json:"prompt_tokens"` // as far as the target said
+	CompletionTokens int64 `json:"completion_tokens"`
+	Others           int64 `json:"others"` // requests that were no chats
 }
 
 const (
@@ -69,7 +69,7 @@ func (r *Recent) countLocked(record Record) {
 		return
 	}
 	day.totals.Chats++
-	day.totals.Held += record.Held
+	day.totals.Held += Span(record.Held)
 	client, name := record.Client, ""
 	if record.Named {
 		name = record.Client
@@ -80,7 +80,7 @@ func (r *Recent) countLocked(record Record) {
 		day.shares[client] = &Share{Client: client}
 	}
 	day.shares[client].Chats++
-	day.shares[client].Held += record.Held
+	day.shares[client].Held += Span(record.Held)
 	if r.held == nil {
 		r.held = map[string]time.Duration{}
 	}

@@ -28,10 +28,10 @@ func TestDay(t *testing.T) {
 			t.Errorf("got %v; want %v", got, want)
 		}
 	}
-	want(noon, Share{"192.0.2.1", 1, 5 * time.Second}, Share{"ann", 2, 4 * time.Second})
+	want(noon, Share{"192.0.2.1", 1, Span(5 * time.Second)}, Share{"ann", 2, Span(4 * time.Second)})
 	want(noon.Add(12 * time.Hour)) // midnight
 	add("ann", true, time.Second, noon.Add(13*time.Hour))
-	want(noon.Add(14*time.Hour), Share{"ann", 1, time.Second})
+	want(noon.Add(14*time.Hour), Share{"ann", 1, Span(time.Second)})
 	if got, want := r.Held(), (map[string]time.Duration{"ann": 5 * time.Second, "": 5 * time.Second}); !maps.Equal(got, want) {
 		t.Errorf("held: got %v; want %v", got, want)
 	}
@@ -55,7 +55,7 @@ func TestDayTotals(t *testing.T) {
 	add(true, 2*time.Second, usage.Usage{PromptTokens: 20})
 	add(true, 0, usage.Usage{CompletionTokens: 7}) // beside the line
 	add(false, 0, usage.Usage{})
-	got, want := r.Today(noon).Totals, Totals{Chats: 2, Held: 3 * time.Second, PromptTokens: 40, CompletionTokens: 10, Others: 1}
+	got, want := r.Today(noon).Totals, Totals{Chats: 2, Held: Span(3 * time.Second), PromptTokens: 40, CompletionTokens: 10, Others: 1}
 	if got != want {
 		t.Errorf("got %+v; want %+v", got, want)
 	}

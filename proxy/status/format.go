@@ -2,6 +2,7 @@ package status
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,7 +39,8 @@ func formatCountdown(d time.Duration) string {
 }
 
 // formatEstimate returns a duration that nobody knows exactly.
-func formatEstimate(d time.Duration) string {
+func formatEstimate(s Span) string {
+	d := time.Duration(s)
 	if d < 10*time.Second {
 		return "a few seconds"
 	}
@@ -82,6 +84,9 @@ func formatSize(n int64) string {
 		return fmt.Sprintf("%d.%d GB", n/1e9, n%1e9/1e8)
 	}
 }
+
+// unbroken returns text that no line ends within.
+func unbroken(text string) string { return strings.ReplaceAll(text, " ", "\u00a0") }
 
 // shorten returns text, or its first n characters and an ellipsis if it has more.
 func shorten(text string, n int) string {
@@ -140,10 +145,9 @@ func shortAgent(agent string) string {
 	}
 	if strings.HasPrefix(short, "Mozilla/") {
 		for _, browser := range []string{"Firefox/", "Edg/", "Chrome/", "Safari/"} { // which name those after them
-			for _, field := range fields {
-				if strings.HasPrefix(field, browser) {
-					return shorten(field, agentLimit)
-				}
+			if i := slices.IndexFunc(fields, func(f string) bool { return strings.HasPrefix(f, browser) }); i >= 0 {
+				short = fields[i]
+				break
 			}
 		}
 	}

@@ -11,7 +11,13 @@ import (
 func (p *Page) WriteJSON(w io.Writer) error {
 	page := *p // of which no list is null
 	page.Now = p.Now.UTC()
-	page.Waiting = append([]Chat{}, p.Waiting...)
+	if p.Running != nil {
+		page.Running = new(p.Running.inUTC())
+	}
+	page.Waiting = []Chat{}
+	for _, c := range p.Waiting {
+		page.Waiting = append(page.Waiting, c.inUTC())
+	}
 	page.Models = append([]Model{}, p.Models...)
 	for i, m := range page.Models {
 		page.Models[i].Expires = m.Expires.UTC()
@@ -22,6 +28,11 @@ func (p *Page) WriteJSON(w io.Writer) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	return e.Encode(page)
+}
+
+func (c Chat) inUTC() Chat {
+	c.Since = c.Since.UTC()
+	return c
 }
 
 // utc returns a time as JSON has it; nil: it is zero.
@@ -51,37 +62,14 @@ func (h Host) MarshalJSON() ([]byte, error) {
 	}{h.URL, status, h.Reason, h.Since.UTC(), utc(h.LastPoll), utc(h.NextPoll)})
 }
 
-// MarshalJSON writes a chat as README.md explains it.
-func (c Chat) MarshalJSON() ([]byte, error) {
-	type fields Chat // without this method
-	var estimate *int64
-	if c.Estimate != nil {
-		estimate = new(c.Estimate.Milliseconds())
-	}
-	return json.Marshal(struct {
-		fields
-		Since      time.Time `json:"since"`
-		EstimateMS *int64    `json:"estimate_ms,omitempty"`
-	}{fields(c), c.Since.UTC(), estimate})
-}
+// A Span is a time that something took, or takes.
+type Span time.Duration
 
-// MarshalJSON writes a share as README.md explains it.
-func (s Share) MarshalJSON() ([]byte, error) {
-	type fields Share // without this method
-	return json.Marshal(struct {
-		fields
-		HeldMS int64 `json:"held_ms"`
-	}{fields(s), s.Held.Milliseconds()})
-}
+// MarshalJSON writes a span in milliseconds.
+func (s Span) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(s).Milliseconds()) }
 
-// MarshalJSON writes totals as README.md explains them.
-func (t Totals) MarshalJSON() ([]byte, error) {
-	type fields Totals // without this method
-	return json.Marshal(struct {
-		fields
-		HeldMS int64 `json:"held_ms"`
-	}{fields(t), t.Held.Milliseconds()})
-}
+// String returns a span for people.
+func (s Span) String() string { return formatDuration(time.Duration(s)) }
 
 // MarshalJSON writes a record as README.md explains it.
 func (r Record) MarshalJSON() ([]byte, error) {

@@ -15,7 +15,7 @@ var update = flag.Bool("update", false, "write the example in README.md anew")
 // The example in README.md is what a page comes to.
 func TestJSON(t *testing.T) {
 	at := time.Date(2026, 11, 26, 23, 0, 0, 0, time.FixedZone("", 3600))
-	estimate := 95 * time.Second
+	estimate := Span(95 * time.Second)
 	p := &Page{
 		Version: "v1.2.3", Now: at,
 		Host:    Host{URL: "http://gpu.lan:11434", Since: at.Add(-time.Hour), LastPoll: at.Add(-7 * time.Second), NextPoll: at.Add(23 * time.Second)},
@@ -27,8 +27,8 @@ func TestJSON(t *testing.T) {
 			{Name: "gpt-oss:120b-cloud", Resident: new(false), Remote: true},
 		},
 		Day: Day{
-			Shares: []Share{{"192.0.2.7", 12, 3 * time.Minute}, {"ann", 1, 4 * time.Second}},
-			Totals: Totals{Chats: 13, Held: 184 * time.Second, PromptTokens: 20431, CompletionTokens: 3870, Others: 512},
+			Shares: []Share{{"192.0.2.7", 12, Span(3 * time.Minute)}, {"ann", 1, Span(4 * time.Second)}},
+			Totals: Totals{Chats: 13, Held: Span(184 * time.Second), PromptTokens: 20431, CompletionTokens: 3870, Others: 512},
 		},
 		Chats: []Record{{
 			ID: "6QQA", Method: "POST", Route: "/api/chat", Model: "llama3.2:latest", Client: "192.0.2.7", Agent: "ollama-js/0.6.4", Status: 200,

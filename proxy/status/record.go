@@ -41,4 +41,4 @@ type Record struct {
 }
 
 // Why is why foreman refused a request, or took its turn away; empty: it did neither.
-func (r *Record) Why() string { return cmp.Or(r.Revoked, r.Reason) }
+func (r Record) Why() string { return cmp.Or(r.Revoked, r.Reason) }

@@ -2,7 +2,6 @@ package status
 
 import (
 	"cmp"
-	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -18,38 +17,6 @@ const (
 
 // slow is how long a chat takes at least for the page to say what took most of it.
 const slow = 5 * time.Second
-
-// An outcome is how a request ended, and how that looks.
-type outcome struct {
-	Text, Class string
-}
-
-// outcomeOf returns the outcome of a request. Where somebody ended it on purpose, nothing
-// is wrong.
-func outcomeOf(r Record) outcome {
-	why := r.Why()
-	switch {
-	case r.Status == 499:
-		return outcome{"client left", "soft"}
-	case why == "stopped":
-		return outcome{"stopped on this page", "soft"}
-	case why == "token revoked":
-		return outcome{why, "soft"}
-	case why == "path":
-		why = "unknown path"
-	}
-	o := outcome{strings.TrimSpace(fmt.Sprint(r.Status, " ", why)), "fine"}
-	if r.Status >= 400 || r.Cut {
-		o.Class = "bad"
-	}
-	if r.Cut {
-		o.Text += ", cut"
-	}
-	if r.Early && r.Status >= 400 {
-		o.Text += ", after an early 200"
-	}
-	return o
-}
 
 // A part is a part of a request's time.
 type part struct {
@@ -108,51 +75,22 @@ func mostly(r Record) string {
 	return strings.Join(names, ", ")
 }
 
-// A cell tells of one part of a chat's time, or of several that are not told apart.
-type cell struct {
-	Span  int // columns
-	Label string
-	Value string
-	Notes []string
-}
-
-// cells returns the cells of a chat's time in line, load, prompt and words.
-func cells(r Record) []cell {
-	times, names := map[string]string{}, map[string]string{}
+// times returns the parts of a request's time for its cells, by class, and as label what
+// the first of the host's words waited for.
+func times(r Record) map[string]string {
+	times := map[string]string{}
 	for _, p := range partsOf(r) {
-		if p.time >= time.Millisecond { // shorter ones only disturb
-			times[p.class], names[p.class] = formatDuration(p.time), p.name
+		switch {
+		case p.time < time.Millisecond: // it only disturbs
+			continue
+		case p.class == "arriving" && p.time < time.Second/10:
+			continue
+		case p.class == "first":
+			times["label"] = p.name
 		}
+		times[p.class] = formatDuration(p.time)
 	}
-	line := cell{1, "in line", times["queue"], nil}
-	if r.Arriving >= time.Second/10 {
-		line.Notes = append(line.Notes, "upload "+strings.ReplaceAll(times["arriving"], " ", "\u00a0"))
-	}
-	load, prompt, words := cell{1, "load", times["load"], nil}, cell{1, "prompt", times["prompt"], nil}, cell{1, "words", times["words"], nil}
-	if n := r.Usage.PromptTokens; n > 0 {
-		prompt.Notes = append(prompt.Notes, formatTokens(n))
-	}
-	if n := r.Usage.CompletionTokens; n > 0 {
-		words.Notes = append(words.Notes, formatTokens(n))
-	}
-	if rate := r.Usage.TokensPerSecond(); rate > 0 {
-		words.Notes = append(words.Notes, formatRate(rate))
-	}
-	first := cell{2, names["first"], times["first"], prompt.Notes}
-	switch {
-	case first.Value == "":
-		return []cell{line, load, prompt, words}
-	case first.Label != onePiece:
-		return []cell{line, first, words}
-	}
-	first.Span = 3
-	if r.Usage.PromptTokens > 0 {
-		first.Notes[0] += " read"
-	}
-	if r.Usage.CompletionTokens > 0 {
-		first.Notes = append(first.Notes, words.Notes[0]+" written")
-	}
-	return []cell{line, first}
+	return times
 }
 
 // barWidth is how many units the bar of the longest chat is wide: as the viewBox in

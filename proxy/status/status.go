@@ -68,7 +68,7 @@ type Chat struct {
 	Client    string    `json:"client"`
 	Agent     string    `json:"agent,omitempty"`     // User-Agent
 	Key       string    `json:"stop"`                // with which it can be stopped
-	Since     time.Time `json:"-"`                   // when it got the turn, or joined the line
+	Since     time.Time `json:"since"`               // when it got the turn, or joined the line
 	Answering bool      `json:"answering,omitempty"` // the target has begun to answer
 	Bytes     int64     `json:"bytes,omitempty"`     // of the answer so far
 	Position  int       `json:"position,omitempty"`  // in line, from 1; 0: it has the turn
@@ -76,7 +76,7 @@ type Chat struct {
 
 	// Estimate is how long it will still wait, if turns take as long as they did
 	// lately; nil: it has the turn, or none has ended yet.
-	Estimate *time.Duration `json:"-"`
+	Estimate *Span `json:"estimate_ms,omitempty"`
 }
 
 // A Model is one that the target holds.

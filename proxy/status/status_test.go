@@ -49,8 +49,8 @@ func busyPage() *Page {
 			{ID: "mine", Method: "GET", Route: "/" + strings.Repeat("é", 99), Client: "192.0.2.6:1006", Status: 404, Reason: "path", Ended: now, Duration: time.Microsecond},
 		},
 		Day: Day{
-			Shares: []Share{{"192.0.2.4", 2, 90 * time.Second}, {"ann", 1, 30 * time.Second}},
-			Totals: Totals{Chats: 3, Held: 2 * time.Minute, PromptTokens: 20431, CompletionTokens: 3870, Others: 1512},
+			Shares: []Share{{"192.0.2.4", 2, Span(90 * time.Second)}, {"ann", 1, Span(30 * time.Second)}},
+			Totals: Totals{Chats: 3, Held: Span(2 * time.Minute), PromptTokens: 20431, CompletionTokens: 3870, Others: 1512},
 		},
 	}
 }
@@ -106,7 +106,7 @@ func TestPageShows(t *testing.T) {
 		line    = " 2 waiting, in the order of their turns:"
 		poll    = "last good poll 2.0 s ago, the next in 28 s"
 	)
-	estimate := 95 * time.Second
+	estimate := Span(95 * time.Second)
 	for _, test := range []struct {
 		name, part string
 		change     func(*Page)
@@ -428,8 +428,9 @@ func TestOutcomes(t *testing.T) {
 		{Record{Status: 404, Reason: "path"}, "404 unknown path", "bad"},
 		{Record{Status: 500}, "500", "bad"},
 	} {
-		if got, want := outcomeOf(test.r), (outcome{test.text, test.class}); got != want {
-			t.Errorf("%+v: got %q; want %q", test.r, got, want)
+		page := render(t, &Page{Chats: []Record{test.r}})
+		if got, want := between(t, page, `<td class="outcome `, "</td>"), test.class+`">`+test.text; got != want {
+			t.Errorf("%+v: got %s; want %s", test.r, got, want)
 		}
 	}
 }
@@ -452,7 +453,7 @@ func TestTextsForPeople(t *testing.T) {
 		100 * time.Second: "1 min 40 s", time.Hour - 1: "59 min 59 s",
 		time.Hour: "1 h 0 min", 3*time.Hour + 5*time.Minute: "3 h 5 min", 2*day - 1: "47 h 59 min", 2 * day: "2 days", 4*day - 1: "3 days",
 	})
-	wantTexts(t, formatEstimate, map[time.Duration]string{
+	wantTexts(t, func(d time.Duration) string { return formatEstimate(Span(d)) }, map[time.Duration]string{
 		10*time.Second - 1: "a few seconds", 10 * time.Second: "about 10 s", time.Minute - 1: "about 50 s", time.Minute: "about 1 min",
 	})
 	wantTexts(t, formatCountdown, map[time.Duration]string{1: "1 s", 10*time.Second - 1: "10 s", 99*time.Second - 1: "99 s", 100 * time.Second: "1 min 41 s"})

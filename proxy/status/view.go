@@ -28,7 +28,6 @@ var pageTemplate = template.Must(template.New("status").Funcs(template.FuncMap{
 	"agent":     shortAgent,
 	"ago":       formatAgo,
 	"bar":       bar,
-	"cells":     cells,
 	"count":     formatCount,
 	"countdown": formatCountdown,
 	"duration":  formatDuration,
@@ -37,12 +36,16 @@ var pageTemplate = template.Must(template.New("status").Funcs(template.FuncMap{
 	"host":      withoutPort,
 	"id":        shortID,
 	"mostly":    mostly,
-	"outcome":   outcomeOf,
+	"onePiece":  func() string { return onePiece },
 	"percent":   percent,
+	"rate":      formatRate,
 	"route":     func(route string) string { return shorten(route, routeLimit) },
 	"size":      formatSize,
+	"times":     times,
+	"tokens":    formatTokens,
+	"unbroken":  unbroken,
 	"unloads":   unloads,
-}).Parse(pageHTML))
+}).Option("missingkey=zero").Parse(pageHTML))
 
 // hints say for each reason to be degraded what to do.
 var hints = map[string]string{
@@ -64,7 +67,15 @@ func (p *Page) Write(w io.Writer) error {
 		Longest: 1, // not 0: it divides
 	}
 	v.Line = split(slices.SortedFunc(slices.Values(p.Waiting), func(a, b Chat) int { return cmp.Compare(a.Position, b.Position) }))
-	v.ModelLists = split(slices.SortedStableFunc(slices.Values(p.Models), func(a, b Model) int { return cmp.Compare(rank(a), rank(b)) }))
+	var models []Model
+	for _, resident := range []bool{true, false} {
+		for _, m := range p.Models {
+			if m.IsResident() == resident {
+				models = append(models, m)
+			}
+		}
+	}
+	v.ModelLists = split(models)
 	v.ShareLists = split(p.Shares)
 	for _, r := range p.Chats {
 		v.Longest = max(v.Longest, r.Duration)
@@ -104,14 +115,6 @@ func split[T any](list []T) [][]T {
 	return [][]T{list[:listLimit], list[listLimit:]}
 }
 
-// rank puts resident models before others.
-func rank(m Model) int {
-	if m.IsResident() {
-		return 0
-	}
-	return 1
-}
-
 // unloads says when a model is unloaded; empty: it is not resident, nobody knows, or a
 // poll said so that is old.
 func unloads(m Model, now time.Time) string {
@@ -125,8 +128,8 @@ func unloads(m Model, now time.Time) string {
 	}
 }
 
-func percent(part, whole time.Duration) float64 {
-	return math.Round(100 * part.Seconds() / max(whole, 1).Seconds())
+func percent(part, whole Span) float64 {
+	return math.Round(100 * float64(part) / float64(max(whole, 1)))
 }
 
 // withoutPort returns a client without its port, if it has one.

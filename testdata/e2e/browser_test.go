@@ -27,13 +27,34 @@ func startBrowser(t *testing.T, hosts ...string) context.Context {
 		t.Fatal(err)
 	}
 	t.Cleanup(browser.Stop)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := remote.NewAllocator(t.Context(), browser.URL, remote.NoModifyURL)
 	t.Cleanup(cancel)
-	ctx, cancel = remote.NewAllocator(ctx, browser.URL, remote.NoModifyURL)
+	tab, cancel := chromedp.NewContext(ctx)
 	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(cancel)
-	return ctx
+	timer := time.AfterFunc(actLimit, cancel) // not a deadline: the tab lives as long as the context with which it is opened
+	defer timer.Stop()
+	if err := chromedp.Do(tab); err != nil {
+		t.Fatal(err)
+	}
+	return tab
+}
+
+// actLimit is how long one act in a tab may take, while a test does something there. A
+// test has no limit for all of its acts: how many there are is its own business, and how
+// long that takes the machine's.
+const actLimit = 2 * time.Minute
+
+// runIn runs an action in the tab.
+func runIn[T any](tab context.Context, action chromedp.Action[T]) (T, error) {
+	ctx, cancel := context.WithTimeout(tab, actLimit)
+	defer cancel()
+	return chromedp.Run(ctx, action)
+}
+
+// doIn runs actions in the tab, one after the other.
+func doIn(tab context.Context, actions ...chromedp.Action[chromedp.Void]) error {
+	_, err := runIn(tab, chromedp.Steps(actions...))
+	return err
 }
 
 // openPage serves an empty page on a free port and opens it in the tab, under
@@ -52,7 +73,7 @@ func openPage(t *testing.T, tab context.Context, host string) (origin string) {
 
 func navigate(t *testing.T, tab context.Context, url string) {
 	t.Helper()
-	if err := chromedp.Do(tab, chromedp.Navigate(url)); err != nil {
+	if err := doIn(tab, chromedp.Navigate(url)); err != nil {
 		t.Fatalf("open %s: %v", url, err)
 	}
 }
@@ -65,7 +86,7 @@ func inPage[T any](t *testing.T, tab context.Context, function string, args ...a
 	if err != nil {
 		t.Fatal(err)
 	}
-	result, err := chromedp.Run(tab, chromedp.Evaluate[T](
+	result, err := runIn(tab, chromedp.Evaluate[T](
 		fmt.Sprintf("(%s)(...%s)", function, list), chromedp.EvalAwaitPromise))
 	if err != nil {
 		t.Fatalf("in the page: %v", err)

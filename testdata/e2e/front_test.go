@@ -399,7 +399,7 @@ func TestFrontBrowser(t *testing.T) {
 	foreman, release := holdTurn(t, "FOREMAN_HEARTBEAT=1s", "FOREMAN_HOSTS="+frontName)
 	site := nginx.start(t, foreman, true)
 	tab := startBrowser(t, frontName+"="+site.addr)
-	if err := chromedp.Do(tab, func(ctx context.Context, target *chromedp.Target) (none chromedp.Void, err error) {
+	if err := doIn(tab, func(ctx context.Context, target *chromedp.Target) (none chromedp.Void, err error) {
 		_, err = cdp.Call(ctx, target, security.SetIgnoreCertificateErrors, security.SetIgnoreCertificateErrorsParams{Ignore: true})
 		return none, err
 	}); err != nil {

@@ -93,7 +93,7 @@ func (w *witness) complained(of string) error {
 // value returns the value of an expression in the tab's page.
 func value[T any](t *testing.T, tab context.Context, expression string) T {
 	t.Helper()
-	v, err := chromedp.Run(tab, chromedp.Evaluate[T](expression))
+	v, err := runIn(tab, chromedp.Evaluate[T](expression))
 	if err != nil {
 		t.Fatalf("in the page: %v", err)
 	}
@@ -132,7 +132,7 @@ func titled(t *testing.T, tab context.Context, want string) {
 // press types keys in the tab.
 func press(t *testing.T, tab context.Context, keys string) {
 	t.Helper()
-	if err := chromedp.Do(tab, chromedp.KeyEvent(keys)); err != nil {
+	if err := doIn(tab, chromedp.KeyEvent(keys)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -240,7 +240,7 @@ func TestStatusPageLives(t *testing.T) {
 func TestStatusPageTellsLocalTime(t *testing.T) {
 	tab := startBrowser(t)
 	foreman := startForeman(t, ollama.URL)
-	if err := chromedp.Do(tab, func(ctx context.Context, target *chromedp.Target) (none chromedp.Void, err error) {
+	if err := doIn(tab, func(ctx context.Context, target *chromedp.Target) (none chromedp.Void, err error) {
 		_, err = cdp.Call(ctx, target, emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: "Pacific/Marquesas"}) // 9 h 30 min behind
 		return none, err
 	}); err != nil {
@@ -289,7 +289,7 @@ func TestStatusPageWithoutScript(t *testing.T) {
 	navigate(t, tab, foreman.URL+"/status")
 	line := lineUp(t, foreman.URL, "", 1)
 	eventually(t, func() error {
-		page, err := chromedp.Run(tab, chromedp.OuterHTML("html"))
+		page, err := runIn(tab, chromedp.OuterHTML("html"))
 		if err != nil {
 			return err
 		}

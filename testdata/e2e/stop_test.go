@@ -167,7 +167,7 @@ func (c *chatting) button() string { return "#chat-" + c.key + " button" }
 // byMouse presses a chat's button.
 func byMouse(t *testing.T, tab context.Context, c *chatting) {
 	t.Helper()
-	if err := chromedp.Do(tab, chromedp.Click(c.button())); err != nil {
+	if err := doIn(tab, chromedp.Click(c.button())); err != nil {
 		t.Fatalf("click %s: %v", c.button(), err)
 	}
 }
@@ -178,7 +178,7 @@ func byKeyboard(t *testing.T, tab context.Context, c *chatting) {
 	t.Helper()
 	for range 20 {
 		press(t, tab, "\t")
-		here, err := chromedp.Run(tab, chromedp.Nodes(c.button()+":focus-visible", chromedp.AtLeast(0)))
+		here, err := runIn(tab, chromedp.Nodes(c.button()+":focus-visible", chromedp.AtLeast(0)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -194,7 +194,7 @@ func byKeyboard(t *testing.T, tab context.Context, c *chatting) {
 func pageHas(t *testing.T, tab context.Context, wants ...string) {
 	t.Helper()
 	eventually(t, func() error {
-		html, err := chromedp.Run(tab, chromedp.OuterHTML("html"))
+		html, err := runIn(tab, chromedp.OuterHTML("html"))
 		if err != nil {
 			return err
 		}
@@ -269,7 +269,7 @@ func TestStopTooLate(t *testing.T) {
 				if !scripts {
 					return
 				}
-				if err := chromedp.Do(s.tab, chromedp.Click("#live input")); err != nil {
+				if err := doIn(s.tab, chromedp.Click("#live input")); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -287,7 +287,7 @@ func TestStopTooLate(t *testing.T) {
 // forbidScripts has the tab run no scripts of pages.
 func forbidScripts(t *testing.T, tab context.Context) {
 	t.Helper()
-	if err := chromedp.Do(tab, func(ctx context.Context, target *chromedp.Target) (none chromedp.Void, err error) {
+	if err := doIn(tab, func(ctx context.Context, target *chromedp.Target) (none chromedp.Void, err error) {
 		_, err = cdp.Call(ctx, target, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
 		return none, err
 	}); err != nil {
@@ -298,7 +298,7 @@ func forbidScripts(t *testing.T, tab context.Context) {
 // pointAt moves the pointer.
 func pointAt(t *testing.T, tab context.Context, x, y float64) {
 	t.Helper()
-	if err := chromedp.Do(tab, chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, x, y)); err != nil {
+	if err := doIn(tab, chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, x, y)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -306,7 +306,7 @@ func pointAt(t *testing.T, tab context.Context, x, y float64) {
 // touch taps on a place with a finger.
 func touch(t *testing.T, tab context.Context, x, y float64) {
 	t.Helper()
-	if err := chromedp.Do(tab, func(ctx context.Context, target *chromedp.Target) (none chromedp.Void, err error) {
+	if err := doIn(tab, func(ctx context.Context, target *chromedp.Target) (none chromedp.Void, err error) {
 		if _, err := cdp.Call(ctx, target, emulation.SetTouchEmulationEnabled, emulation.SetTouchEmulationEnabledParams{Enabled: true}); err != nil {
 			return none, err
 		}
@@ -386,7 +386,7 @@ func TestStopButtonHoldsStill(t *testing.T) {
 			switch hand {
 			case "pointer": // also after a press, where a second may follow at once
 				for range 2 {
-					if err := chromedp.Do(s.tab, chromedp.MouseClickXY(at.X, at.Y)); err != nil {
+					if err := doIn(s.tab, chromedp.MouseClickXY(at.X, at.Y)); err != nil {
 						t.Fatal(err)
 					}
 					updated()
@@ -433,7 +433,7 @@ func TestStopFromAnotherSite(t *testing.T) {
 			t.Cleanup(page.Close)
 			posted := listenForPosts(t, tab)
 			navigate(t, tab, strings.Replace(page.URL, "127.0.0.1", strange, 1))
-			if err := chromedp.Do(tab, chromedp.Click("button")); err != nil {
+			if err := doIn(tab, chromedp.Click("button")); err != nil {
 				t.Fatal(err)
 			}
 			pageHas(t, tab, "cross-site form rejected")
