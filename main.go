@@ -11,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -90,6 +92,8 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 		return usageError{err}
 	}
 	log := newLogger(cfg, stderr)
+	stdlog.SetFlags(0)
+	stdlog.SetOutput(libraryLog{log})
 	version, commit := build()
 	log.Info("starting", "version", version, "commit", commit, "config", cfg)
 	for _, name := range config.Unknown(environ) {
@@ -222,11 +226,31 @@ func drain(ctx context.Context, srv *http.Server, handler *proxy.Proxy, cut cont
 }
 
 func newLogger(cfg config.Config, w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: cfg.LogLevel}
+	options := &slog.HandlerOptions{Level: cfg.LogLevel, ReplaceAttr: boundError}
 	if cfg.LogJSON {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// boundError bounds the attribute err: it may quote a line of a megabyte.
+func boundError(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == "err" {
+		if text := a.Value.String(); len(text) > 500 {
+			a.Value = slog.StringValue(strings.ToValidUTF8(text[:500], "") + "…")
+		}
+	}
+	return a
+}
+
+// libraryLog takes what the standard library prints by itself. Of a host that sends more
+// than its answer it quotes the bytes, which may be a model's words: they are left out.
+type libraryLog struct{ log *slog.Logger }
+
+func (l libraryLog) Write(b []byte) (int, error) {
+	text, _, _ := strings.Cut(string(b), `"`)
+	l.log.Warn("said by net/http", "err", strings.TrimSpace(text))
+	return len(b), nil
 }
 
 func isLoopback(addr net.Addr) bool {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -372,6 +373,56 @@ func TestLogFormatAndLevel(t *testing.T) {
 }
 
 // Each variable has the effect that it should have.
+// What a host sends too much of is in no log, and of what it sends wrong only so much.
+func TestHostsBytesInTheLog(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for c, err := ln.Accept(); err == nil; c, err = ln.Accept() {
+			go func() {
+				defer c.Close()
+				r, err := http.ReadRequest(bufio.NewReader(c))
+				switch {
+				case err != nil:
+				case r.URL.Path == "/api/status":
+					io.WriteString(c, "HTTP/1.1 200 OK\r\n"+strings.Repeat("nonsense ", 100_000)+"\r\n\r\n")
+				default:
+					io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{\"models\":[]}s3cret words")
+					io.Copy(io.Discard, c)
+				}
+			}()
+		}
+	}()
+	i := start(t, "http://"+ln.Addr().String())
+	send(t, "GET", i.URL+"/api/ps", "", "")
+	i.log.await(t, `level=WARN msg="said by net/http" err="Unsolicited response received on idle HTTP channel starting with"\n`, i.ended)
+	send(t, "GET", i.URL+"/api/status", "", "")
+	i.log.await(t, `status=502.*malformed MIME header`, i.ended)
+	for line := range strings.Lines(i.log.String()) {
+		if strings.Contains(line, "s3cret") || len(line) > 2000 {
+			t.Errorf("a line of %d bytes in the log, with a host's words: %t: %.200s", len(line), strings.Contains(line, "s3cret"), line)
+		}
+	}
+}
+
+// Two foremen that are each other's target say so.
+func TestTwoForemenInACircle(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr().String()
+	ln.Close()
+	one := start(t, "http://"+addr, "FOREMAN_POLL_INTERVAL=100ms")
+	other := start(t, one.URL, "FOREMAN_ADDR="+addr, "FOREMAN_POLL_INTERVAL=100ms")
+	for _, i := range []*instance{one, other} {
+		i.log.await(t, `msg="target degraded".*FOREMAN_OLLAMA_URL points back at it`, i.ended)
+	}
+}
+
 func TestVariablesReachTheirPlace(t *testing.T) {
 	for _, tt := range []struct {
 		variable, value    string

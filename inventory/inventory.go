@@ -317,6 +317,9 @@ func (inv *Inventory) poll(ctx context.Context) bool {
 	if err == nil {
 		held, err = readModels(tags)
 	}
+	if err != nil && inv.isCircle(ctx, err) {
+		err = fmt.Errorf("GET /api/version: %w", target.ErrLoop)
+	}
 	if ctx.Err() != nil {
 		return false // foreman is stopping: that says nothing of the target, and nothing to those who wait
 	}
@@ -343,6 +346,21 @@ func (inv *Inventory) poll(ctx context.Context) bool {
 	inv.mu.Unlock()
 	inv.logChange(before, after, err)
 	return err == nil
+}
+
+// isCircle reports whether a poll was answered with err because the target is a foreman
+// whose target is this one. Each answers polls from what it has read itself, which is
+// nothing, and passes this.
+func (inv *Inventory) isCircle(ctx context.Context, err error) bool {
+	for _, other := range []error{target.ErrUnreachable, target.ErrUnauthorized, target.ErrLocal, errLate} {
+		if errors.Is(err, other) {
+			return false
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
+	defer cancel()
+	_, err = inv.source.Read(ctx, "/api/version")
+	return errors.Is(err, target.ErrLoop)
 }
 
 // watch asks HEAD / beside a poll that takes long: one that is answered late is of a
@@ -488,7 +506,7 @@ func (inv *Inventory) readKept(ctx context.Context) {
 // logChange writes one record when the reason to be degraded changes.
 func (inv *Inventory) logChange(before, after State, err error) {
 	switch {
-	case before.Reason == after.Reason:
+	case before.Reason == after.Reason && errors.Is(before.err, target.ErrLoop) == errors.Is(after.err, target.ErrLoop):
 	case after.Degraded():
 		inv.log.Warn("target degraded", "reason", after.Reason, "err", err, "models_kept", after.Len())
 	case before.Reason == Starting:
