@@ -51,13 +51,31 @@ func (u *upload) Read(b []byte) (int, error) {
 		return 0, io.EOF
 	}
 	began := time.Now()
-	u.rc.SetReadDeadline(began.Add(u.patience))
+	u.rc.SetReadDeadline(time.Time{})
 	if u.noRoom.Load() { // turnAway may have set its deadline before
 		u.rc.SetReadDeadline(began)
 	}
+	// A deadline would count the time that foreman itself was stopped, and bytes that have
+	// come meanwhile would not be read.
+	expired, due := make(chan struct{}), began.Add(u.patience)
+	limit := time.AfterFunc(u.patience, func() {
+		defer close(expired)
+		if now := time.Now(); now.Sub(due) > stopped {
+			due = now.Add(stopped)
+		}
+		u.rc.SetReadDeadline(due)
+	})
 	n, err := u.body.Read(b)
+	if !limit.Stop() {
+		<-expired
+		u.rc.SetReadDeadline(time.Time{}) // or net/http would take the deadline for the client's end
+	}
+	waited := time.Since(began)
+	if err == nil && waited > u.patience {
+		waited = 0 // foreman was stopped
+	}
 	earned := time.Duration(n) * time.Second / uploadRate
-	u.patience = min(u.patience-time.Since(began)+earned, uploadPatience)
+	u.patience = min(u.patience-waited+earned, uploadPatience)
 	switch {
 	case err == nil:
 		return n, nil

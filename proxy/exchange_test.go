@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -192,19 +193,27 @@ func TestFaultUploadPatience(t *testing.T) {
 // connection.
 type slowBody struct {
 	http.ResponseWriter
-	pause    time.Duration
-	deadline time.Time
+	pause   time.Duration
+	expired atomic.Pointer[chan struct{}] // closed by a deadline that is over; nil: there was none
 }
 
 func (s *slowBody) Read(b []byte) (int, error) {
-	if left := time.Until(s.deadline); s.pause > left {
-		time.Sleep(left)
+	select {
+	case <-time.After(s.pause):
+		return len(b), nil
+	case <-*s.expired.Load():
 		return 0, os.ErrDeadlineExceeded
 	}
-	time.Sleep(s.pause)
-	return len(b), nil
 }
 
 func (s *slowBody) Close() error { return nil }
 
-func (s *slowBody) SetReadDeadline(d time.Time) error { s.deadline = d; return nil }
+func (s *slowBody) SetReadDeadline(d time.Time) error {
+	if d.IsZero() {
+		expired := make(chan struct{})
+		s.expired.Store(&expired)
+	} else if !d.After(time.Now()) {
+		close(*s.expired.Load())
+	}
+	return nil
+}

@@ -18,6 +18,8 @@ const (
 	// A target that has been silent for so long is polled out of turn, and
 	// again as often as one that is degraded.
 	suspicious = 5 * time.Second
+	// A timer that fires so late was foreman's own, which was stopped and is not any more.
+	stopped = 5 * time.Second
 	// How often a call is looked at whose target is silent.
 	watchInterval = time.Second
 )
@@ -160,7 +162,7 @@ func (p *Proxy) endCall(c *call) {
 // prompt.
 func (p *Proxy) watch(c *call) {
 	now := c.elapsed()
-	if now-c.look > suspicious { // foreman was stopped, and has not read what the target said meanwhile
+	if now-c.look > stopped { // foreman was stopped, and has not read what the target said meanwhile
 		c.awake = now
 	}
 	next := watchInterval
