@@ -113,9 +113,9 @@ func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// isPoll reports whether foreman asks for itself what is resident, or if anybody is there.
+// isPoll reports whether foreman asks for itself what is resident, or who is there.
 func isPoll(r *http.Request) bool {
-	return (r.URL.Path == "/api/ps" || r.URL.Path == "/") && r.Header.Get("User-Agent") == "foreman"
+	return (r.URL.Path == "/api/ps" || r.URL.Path == "/api/version" || r.URL.Path == "/") && r.Header.Get("User-Agent") == "foreman"
 }
 
 func (s *stub) count(n int) {
