@@ -8,6 +8,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/ollama/ollama/api"
+
+	"foreman/e2e/lab"
 )
 
 // A request is one that is sent twice: to Ollama, and to foreman in front of it.
@@ -41,6 +45,97 @@ func TestDifferentialManage(t *testing.T) {
 		if got.status != http.StatusForbidden || r.method != "HEAD" && !strings.Contains(got.body, "FOREMAN_MANAGE") {
 			t.Errorf("%s: got %d %s; want 403 that names FOREMAN_MANAGE", r.name, got.status, got.body)
 		}
+	}
+}
+
+// TestDifferentialModels sends bodies that name a model more than once to Ollama, looks
+// which one it has loaded, and then to foreman: that takes the chat for one with the same
+// model, or refuses it. Ollama's own handlers must differ, or the test shows nothing.
+func TestDifferentialModels(t *testing.T) {
+	own := startOllama(t)
+	for model, from := range map[string]string{"one": lab.ChatModel, "two": lab.EmbedModel} { // that know tools: a compaction brings one
+		create := &api.CreateRequest{Model: model, From: from, Template: "{{ .Tools }}{{ range .Messages }}{{ .Content }}{{ end }}{{ .Prompt }}"}
+		if err := own.Client.Create(t.Context(), create, func(api.ProgressResponse) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	foreman := startForeman(t, own.URL, "FOREMAN_EMBED_MODEL=", "FOREMAN_LOG_FORMAT=json")
+	loaded := func() (names []string) {
+		running, err := own.Client.ListRunning(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range running.Models {
+			names = append(names, m.Name)
+		}
+		return names
+	}
+	unload := func() {
+		for _, model := range []string{"one", "two"} {
+			post(t, own.URL+"/api/generate", `{"model":"`+model+`","keep_alive":0}`)
+		}
+		eventually(t, func() error {
+			if names := loaded(); len(names) > 0 {
+				return fmt.Errorf("%q are loaded", names)
+			}
+			return nil
+		})
+	}
+	const more = "the request names more than one model"
+	ran, sent := map[string]map[string]bool{}, 0 // by body, which models
+	for _, path := range []string{"/api/chat", "/api/generate", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/responses/compact", "/v1/messages", "/api/embed", "/api/embeddings", "/v1/embeddings"} {
+		for _, test := range []struct {
+			models  string
+			differs bool
+		}{
+			{`"model":"one"`, false},
+			{`"Model":"one"`, false},
+			{`"\u006dodel":"one","model":"on\u0065","MODEL":"one"`, false},
+			{`"model":"one","model":null`, false},
+			{`"Model":"one","model":null`, false},
+			{`"x":{"model":"two"},"name":"two","model":"one"`, false},
+			{`"model":"one","Model":"two"`, true},
+			{`"Model":"one","model":"two"`, true},
+			{`"model":"one","model":"two"`, true},
+			{`"\u004dodel":"one","model":"two"`, true},
+			{`"model":"one","model":null,"MODEL":"two"`, true},
+			{`"model":"one","model":""`, true},
+		} {
+			body := `{` + test.models + `,"stream":false,"max_tokens":5,"prompt":"hello","input":"hello",` + hello + `}`
+			unload()
+			direct := post(t, own.URL+path, body)
+			names := loaded()
+			unload()
+			got := post(t, foreman.URL+path, body)
+			if test.differs {
+				if got.StatusCode != http.StatusBadRequest || !strings.Contains(got.body, more) || len(loaded()) > 0 {
+					t.Errorf("%s %s: got %d %s, loaded %q; want 400 and none", path, test.models, got.StatusCode, got.body, loaded())
+				}
+			} else if got.StatusCode != direct.StatusCode && direct.StatusCode == http.StatusOK || !slices.Equal(loaded(), names) {
+				t.Errorf("%s %s: got %d %.300s, loaded %q; Ollama has %d, %q", path, test.models, got.StatusCode, got.body, loaded(), direct.StatusCode, names)
+			}
+			sent++
+			var records []map[string]any
+			eventually(t, func() error {
+				if records = requests(t, foreman); len(records) < sent {
+					return fmt.Errorf("%d requests are in the log; want %d", len(records), sent)
+				}
+				return nil
+			})
+			if model := records[len(records)-1]["model"]; len(names) == 1 && model != nil && !test.differs && model != names[0] {
+				t.Errorf("%s %s: foreman has %q in its log; Ollama ran %q", path, test.models, model, names)
+			}
+			for _, name := range names {
+				if ran[test.models] == nil {
+					ran[test.models] = map[string]bool{}
+				}
+				ran[test.models][name] = true
+			}
+			t.Logf("%s %s: Ollama %d %q, foreman %d", path, test.models, direct.StatusCode, names, got.StatusCode)
+		}
+	}
+	if models := ran[`"model":"one","Model":"two"`]; len(models) != 2 {
+		t.Errorf("Ollama's handlers all ran %v; want them to differ", models)
 	}
 }
 
