@@ -24,6 +24,9 @@ var intended = []difference{
 		"body":         "chat cut; chat not JSON; chat an array; chat model a number; chat BOM; chat deeply nested",
 		"status, body": "generate without model",
 	}},
+	{"who names two models is told so: which of them runs differs from one of Ollama's handlers to another", inWhat{
+		"status, body": "chat with a key twice; chat with a key twice, in two cases",
+	}},
 	{"the model is looked at before the rest of the request", inWhat{
 		"status, body": "chat unknown with wrong messages; OpenAI chat unknown without messages; chat unknown wrong Origin",
 	}},
