@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -177,7 +178,7 @@ func (b barrier) then(next http.HandlerFunc) http.HandlerFunc {
 // A holder is a target that hands over each chat that it gets.
 type holder struct {
 	tags    http.HandlerFunc
-	takes   time.Duration // for tags, if it is awake
+	takes   atomic.Int64 // nanoseconds, for tags
 	arrived chan *held
 
 	// A chat so marked gets an answer of size bytes as fast as they are taken, once
@@ -202,7 +203,7 @@ func newHolder(t testing.TB) *holder {
 	models := fixture(t, "tags.json")
 	h := &holder{arrived: make(chan *held, 1000), begin: make(chan struct{})}
 	h.tags = func(w http.ResponseWriter, r *http.Request) {
-		time.Sleep(h.takes)
+		time.Sleep(time.Duration(h.takes.Load()))
 		if h.waken(r.Context()) {
 			w.Write(models)
 		}

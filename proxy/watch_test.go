@@ -204,7 +204,7 @@ func TestFaultHostIsSlow(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			target := newHolder(t)
 			f, network := newFrontIn(t, target, nil)
-			target.takes = takes
+			target.takes.Store(int64(takes))
 			time.Sleep(35 * time.Second) // a poll has been under way for 5 s
 			health := f.do(t, "GET", "/healthz", "")
 			if ready := f.do(t, "GET", "/readyz", ""); ready.status != 200 || takes > 5*time.Second && !strings.Contains(health.body, `"status":"slow"`) {
