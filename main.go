@@ -182,7 +182,7 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 		return err
 	case <-ctx.Done():
 	}
-	return drain(ctx, srv, handler, cut, cfg.DrainTimeout, log)
+	return drain(ctx, srv, handler, line, cut, cfg.DrainTimeout, log)
 }
 
 // listen listens at FOREMAN_ADDR. An address that is not there, or not allowed, is a
@@ -204,8 +204,8 @@ func listen(addr string) (net.Listener, error) {
 
 // drain turns the waiting chats away at once, and whoever comes later, gives the
 // running one its time, and then cuts what still runs.
-func drain(ctx context.Context, srv *http.Server, handler *proxy.Proxy, cut context.CancelCauseFunc, limit time.Duration, log *slog.Logger) error {
-	waiting, busy := handler.Gate.Len()
+func drain(ctx context.Context, srv *http.Server, handler *proxy.Proxy, line *gate.Gate, cut context.CancelCauseFunc, limit time.Duration, log *slog.Logger) error {
+	waiting, busy := line.Len()
 	log.Info("shutting down", "waiting_chats_turned_away", waiting, "chat_running", busy, "drain_timeout", limit.String())
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()

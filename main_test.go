@@ -626,7 +626,7 @@ func TestDrainTimeout(t *testing.T) {
 		receive(t, at.left) // the target is told, too
 		i.end(t)
 		i.log.await(t, `level=WARN msg="drain timeout: cutting what still runs"\n`, nil)
-		i.log.await(t, `msg=request [^\n]* cut=true err="shutting down"\n`, nil)
+		i.log.await(t, `msg=request [^\n]* cut=true err="foreman is shutting down"\n`, nil)
 	}
 }
 

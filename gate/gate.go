@@ -83,6 +83,7 @@ type Request struct {
 	Kind   Kind
 	Client string // who asks; see [Gate.Fair]
 	ID     string // identifies the request
+	Value  any    // what the caller knows of the request; the gate does not look at it
 }
 
 // A Turn is a request's place in the line and, from when Wait returns nil, its turn.
@@ -223,6 +224,13 @@ func (g *Gate) Close() {
 	for g.line.Len() > 0 {
 		g.turnAwayLocked(g.line.Front().Value.(*Turn), ErrClosed)
 	}
+}
+
+// Closed reports whether [Gate.Close] was called.
+func (g *Gate) Closed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.closed
 }
 
 // Len returns how many requests wait, and whether one has the turn.

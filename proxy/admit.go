@@ -13,23 +13,32 @@ import (
 	"foreman/proxy/tokens"
 )
 
+// An admission knows who may come in.
+type admission struct {
+	target       *target.Target
+	token        string       // bearer that clients must send; empty: none
+	tokens       *tokens.File // of named clients; nil: none
+	clientHeader string       // field that names the client, of whoever has a token; empty: none
+	hosts        []string     // accepted Host names; see Options
+}
+
 // admit returns the named token that a request has, nil if it has none, and why it may
 // not come in, if so: it comes from foreman itself, names a Host that is not accepted,
 // or lacks a token.
-func (p *Proxy) admit(r *http.Request, rt *route, class class) (*tokens.Token, error) {
+func (a *admission) admit(r *http.Request, rt *route, class class) (*tokens.Token, error) {
 	switch {
-	case p.Target.IsLoop(r):
-		return nil, target.ErrLoop
-	case !p.acceptsHost(r.Host):
-		return nil, errHost
+	case a.target.IsLoop(r):
+		return nil, errLoop
+	case !a.acceptsHost(r.Host):
+		return nil, hostRefused(hostName(r.Host))
 	case needsNoToken(r, rt, class):
 		return nil, nil
-	case !p.needsToken():
+	case !a.needsToken():
 		return nil, nil
 	}
-	token, ok := p.tokenOf(r)
+	token, ok := a.tokenOf(r)
 	if !ok && rt.path == statusPath {
-		token, ok = p.passwordOf(r)
+		token, ok = a.passwordOf(r)
 	}
 	if !ok {
 		return nil, errToken
@@ -41,12 +50,12 @@ func (p *Proxy) admit(r *http.Request, rt *route, class class) (*tokens.Token, e
 // name of its token; else what FOREMAN_CLIENT_HEADER says, if a token vouches for that;
 // else its address. None of these can pass for one of another kind: the name of a token
 // has no space and is no address.
-func (p *Proxy) clientOf(r *http.Request, token *tokens.Token) string {
+func (a *admission) clientOf(r *http.Request, token *tokens.Token) string {
 	if token != nil {
 		return token.Name
 	}
-	if p.ClientHeader != "" && p.Token != "" {
-		if values := r.Header[p.ClientHeader]; len(values) == 1 && tokens.IsName(values[0]) {
+	if a.clientHeader != "" && a.token != "" {
+		if values := r.Header[a.clientHeader]; len(values) == 1 && tokens.IsName(values[0]) {
 			return values[0] + " (header)"
 		}
 	}
@@ -68,21 +77,21 @@ func addressOf(r *http.Request) string {
 	return addr.String()
 }
 
-// needsNoToken reports whether a request is let in whoever sends it.
-func needsNoToken(r *http.Request, rt *route, class class) bool {
-	return rt.path == healthPath || rt.path == readyPath || isPreflight(r, class)
-}
-
 // isPreflight reports whether a browser asks if it may send a request. It never
 // sends a token with that question (https://fetch.spec.whatwg.org/#cors-preflight-fetch).
 func isPreflight(r *http.Request, class class) bool {
 	return class == preflight && r.Header.Get("Origin") != "" && r.Header.Get("Access-Control-Request-Method") != ""
 }
 
+// needsNoToken reports whether a request is let in whoever sends it.
+func needsNoToken(r *http.Request, rt *route, class class) bool {
+	return rt.path == healthPath || rt.path == readyPath || isPreflight(r, class)
+}
+
 // tokenOf returns the token that a request has, nil if that has no name, and whether it
 // has one: in the field Authorization or, as Anthropic's clients send it, in x-api-key. A
 // field that comes twice, or that has another token than the other, is as good as none.
-func (p *Proxy) tokenOf(r *http.Request) (token *tokens.Token, ok bool) {
+func (a *admission) tokenOf(r *http.Request) (token *tokens.Token, ok bool) {
 	bearers, keys := r.Header["Authorization"], r.Header["X-Api-Key"]
 	if len(bearers) > 1 || len(keys) > 1 {
 		return nil, false
@@ -98,46 +107,46 @@ func (p *Proxy) tokenOf(r *http.Request) (token *tokens.Token, ok bool) {
 	if len(sent) == 0 || len(sent) == 2 && subtle.ConstantTimeCompare([]byte(sent[0]), []byte(sent[1])) == 0 {
 		return nil, false
 	}
-	return p.find(sent[0])
+	return a.tokenFor(sent[0])
 }
 
 // passwordOf returns the token that a browser has sent in the one way in which a browser
 // can: as the password of Basic authentication, with any name.
-func (p *Proxy) passwordOf(r *http.Request) (token *tokens.Token, ok bool) {
+func (a *admission) passwordOf(r *http.Request) (token *tokens.Token, ok bool) {
 	_, password, ok := r.BasicAuth()
 	if !ok || len(r.Header["Authorization"]) != 1 {
 		return nil, false
 	}
-	return p.find(password)
+	return a.tokenFor(password)
 }
 
-// find returns the named token that a client has sent, nil for FOREMAN_TOKEN, and
+// tokenFor returns the named token that a client has sent, nil for FOREMAN_TOKEN, and
 // whether it is one. Digests are compared, so that neither the time that it takes nor
 // the length of a token gives anything away.
-func (p *Proxy) find(sent string) (token *tokens.Token, ok bool) {
-	if p.Tokens != nil {
-		token = p.Tokens.Find(sent)
+func (a *admission) tokenFor(sent string) (token *tokens.Token, ok bool) {
+	if a.tokens != nil {
+		token = a.tokens.Find(sent)
 	}
-	got, want := sha256.Sum256([]byte(sent)), sha256.Sum256([]byte(p.Token))
-	nameless := subtle.ConstantTimeCompare(got[:], want[:]) == 1 && p.Token != ""
+	got, want := sha256.Sum256([]byte(sent)), sha256.Sum256([]byte(a.token))
+	nameless := subtle.ConstantTimeCompare(got[:], want[:]) == 1 && a.token != ""
 	return token, token != nil || nameless
 }
 
 // acceptsHost reports whether a request's Host is accepted: any, if FOREMAN_HOSTS does not
 // say which and a token is needed, for a page that came under a name of its own has none.
-func (p *Proxy) acceptsHost(hostport string) bool {
-	return len(p.Hosts) == 0 && p.needsToken() || p.knowsHost(hostport)
+func (a *admission) acceptsHost(hostport string) bool {
+	return len(a.hosts) == 0 && a.needsToken() || a.knowsHost(hostport)
 }
 
 // knowsHost reports whether a Host is one that no web page can make a browser send
 // from its own name (DNS rebinding): an address, or one of FOREMAN_HOSTS. Without those it
 // may be any name that nobody can have registered.
-func (p *Proxy) knowsHost(hostport string) bool {
+func (a *admission) knowsHost(hostport string) bool {
 	host := hostName(hostport)
-	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil || host == "localhost" || slices.Contains(p.Hosts, host) {
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil || host == "localhost" || slices.Contains(a.hosts, host) {
 		return true
 	}
-	return len(p.Hosts) == 0 && (!strings.Contains(host, ".") ||
+	return len(a.hosts) == 0 && (!strings.Contains(host, ".") ||
 		slices.ContainsFunc(localDomains, func(domain string) bool { return strings.HasSuffix(host, domain) }))
 }
 
@@ -155,4 +164,4 @@ func hostName(hostport string) string {
 }
 
 // needsToken reports whether clients must have a token.
-func (p *Proxy) needsToken() bool { return p.Token != "" || p.Tokens != nil }
+func (a *admission) needsToken() bool { return a.token != "" || a.tokens != nil }

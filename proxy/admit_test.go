@@ -95,7 +95,7 @@ func TestFaultDNSRebinding(t *testing.T) {
 func TestFaultTargetIsForemanItself(t *testing.T) {
 	ln := listen(t)
 	f := newFrontOn(t, ln, "http://"+ln.Addr().String(), func(o *Options) { o.Manage = true })
-	want := refusal{508, "the request came from this foreman: FOREMAN_OLLAMA_URL points back at it", failed}
+	want := errorSeen{508, "the request came from this foreman: FOREMAN_OLLAMA_URL points back at it", failed}
 	for _, path := range append(dialects, "/api/embed", "/v1/embeddings", "/api/show", "/api/pull") {
 		a := f.do(t, "POST", path, chatBody)
 		want.check(t, path, a)
@@ -322,7 +322,7 @@ func TestFaultDNSRebindingMeetsTheTargetsCORS(t *testing.T) {
 		{"foreman.example:8080", "http://foreman.example:8080", true},
 	} {
 		stub := newStub(t)
-		seen := watch(stub)
+		seen := observe(stub)
 		f := newFront(t, stub.URL, func(o *Options) { o.Token = clientToken })
 		if a := f.do(t, "POST", "/api/chat", chatBody, "Host", test.host, "Origin", test.origin, "X-Api-Key", clientToken); a.status != 200 {
 			t.Errorf("%+v: %d %s; want 200", test, a.status, a.body)
@@ -483,7 +483,7 @@ func TestTokenIsRevoked(t *testing.T) {
 	if got := send("ann", "later").status(t); got != 401 {
 		t.Errorf("later: %d; want 401", got)
 	}
-	f.log.await(t, "token taken out of FOREMAN_TOKENS_FILE")
+	f.log.await(t, `"err":"this token is no longer valid"`)
 	f.expectIdle(t)
 	if a := f.do(t, "GET", "/metrics", "", "X-Api-Key", secret+"-of-bob"); !strings.Contains(a.body, "foreman_turns_revoked_total{reason=\"token revoked\"} 1\n") {
 		t.Errorf("metrics: got %s; want one revoked turn", a.body)

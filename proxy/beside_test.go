@@ -30,17 +30,17 @@ func TestWhatNeedsNoTurn(t *testing.T) {
 	<-barrier.arrived
 
 	for _, test := range []struct{ path, body, beside string }{
-		{"/api/generate", `{"model":"chat","keep_alive":0}`, besideUnload},
-		{"/api/chat", `{"model":"chat","messages":[],"keep_alive":0}`, besideUnload},
-		{"/api/chat", `{"model":"gpt-oss:120b-cloud","messages":[{"role":"user","content":"x"}]}`, besideRemote},
-		{"/v1/chat/completions", `{"model":" gpt-oss:120b:cloud ","messages":[]}`, besideRemote},
+		{"/api/generate", `{"model":"chat","keep_alive":0}`, ungatedUnload},
+		{"/api/chat", `{"model":"chat","messages":[],"keep_alive":0}`, ungatedUnload},
+		{"/api/chat", `{"model":"gpt-oss:120b-cloud","messages":[{"role":"user","content":"x"}]}`, ungatedRemote},
+		{"/v1/chat/completions", `{"model":" gpt-oss:120b:cloud ","messages":[]}`, ungatedRemote},
 	} {
 		if a := f.do(t, "POST", test.path, test.body); a.status != http.StatusOK || a.header.Get("Server-Timing") != "" {
 			t.Errorf("%s %s: %d %s, Server-Timing %q; want 200 and no wait", test.path, test.body, a.status, a.body, a.header.Get("Server-Timing"))
 		}
-		f.log.await(t, `"queue_ms":0,"beside":"`+test.beside+`"`)
-		if row := latest(f)[0]; row.Beside != test.beside {
-			t.Errorf("%s %s: on the page %q; want %q", test.path, test.body, row.Beside, test.beside)
+		f.log.await(t, `"queue_ms":0,"ungated":"`+test.beside+`"`)
+		if row := latest(f)[0]; row.Ungated != test.beside {
+			t.Errorf("%s %s: on the page %q; want %q", test.path, test.body, row.Ungated, test.beside)
 		}
 	}
 	if a := f.do(t, "POST", "/api/generate", `{"model":"unknown","keep_alive":0}`); a.status != http.StatusNotFound {
@@ -61,7 +61,7 @@ func TestWhatNeedsNoTurn(t *testing.T) {
 	if a := <-unclear; a.status != http.StatusOK || a.header.Get("Server-Timing") == "" {
 		t.Errorf("what may be no unload: %d, Server-Timing %q; want 200 after a turn", a.status, a.header.Get("Server-Timing"))
 	}
-	if strings.Contains(f.log.String(), `"beside":""`) {
+	if strings.Contains(f.log.String(), `"ungated":""`) {
 		t.Error("a chat that had its turn is marked too")
 	}
 	f.expectIdle(t)
@@ -109,9 +109,6 @@ func TestEmbeddingWithAnotherModel(t *testing.T) {
 			f.do(t, "POST", path, `{"model":"other"}`, "X-Mark", "fails")
 		}
 		f.do(t, "POST", "/api/embed", `{"input":"`+strings.Repeat("x", 2<<20)+`","model":"embed"}`)
-		f.bodies.limit = 0 // no room to hold it: foreman does not know
-		f.do(t, "POST", "/api/embed", embedBody)
-		f.bodies.limit = 1 << 30
 		time.Sleep(time.Second)
 		if got := stub.polled() - polls; got != 0 {
 			t.Errorf("polled %d times after embeddings with the embedder; want none", got)

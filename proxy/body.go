@@ -2,171 +2,62 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
-
-	"foreman/proxy/ask"
 )
 
-// How fast a body must arrive. A client's patience is counted in the time that it
-// lets foreman wait: so much at most, and a second is earned back with so many
-// bytes.
-const (
-	uploadPatience = 30 * time.Second
-	uploadRate     = 32 << 10 // bytes per second
-)
-
-// errUpload is wrapped by every error in reading a client's body.
-var errUpload = errors.New("reading the request body")
-
-// An upload is a client's body. It limits how slow and, if that is not 0, how
-// large it may be, and separates its errors from those of the target.
-type upload struct {
-	body     io.ReadCloser
-	rc       *http.ResponseController
-	patience time.Duration // that is left
-	ended    atomic.Bool
-	noRoom   atomic.Bool           // it was turned away
-	err      atomic.Pointer[error] // what went wrong; Transport may report what that led to instead
+// bodies reads the bodies of requests into memory.
+type bodies struct {
+	budget
+	max int64 // bytes in one body
 }
 
-func (p *Proxy) upload(w http.ResponseWriter, r *http.Request, limit int64) *upload {
-	body := r.Body
-	if limit > 0 {
-		body = http.MaxBytesReader(w, body, limit)
-	}
-	return &upload{body: body, rc: http.NewResponseController(w), patience: uploadPatience}
+func newBodies(max, all int64) *bodies {
+	return &bodies{budget: budget{limit: all, held: map[string]int64{}}, max: max}
 }
 
-func (u *upload) Read(b []byte) (int, error) {
-	if u.ended.Load() {
-		// No deadline now: net/http reads on in the background, to notice when
-		// the client leaves, and would take the deadline for that.
-		return 0, io.EOF
-	}
-	began := time.Now()
-	u.rc.SetReadDeadline(time.Time{})
-	if u.noRoom.Load() { // turnAway may have set its deadline before
-		u.rc.SetReadDeadline(began)
-	}
-	// A deadline would count the time that foreman itself was stopped, and bytes that have
-	// come meanwhile would not be read.
-	expired, due := make(chan struct{}), began.Add(u.patience)
-	limit := time.AfterFunc(u.patience, func() {
-		defer close(expired)
-		if now := time.Now(); now.Sub(due) > stopped {
-			due = now.Add(stopped)
-		}
-		u.rc.SetReadDeadline(due)
+// read reads a request's body to its end, before the request goes on: a slow upload must
+// not hold the turn, net/http notices that a client hangs up only after its body has been
+// read, and what is in memory can be sent twice. It also keeps Transport from seeing an
+// answer before the end of the body, and then cutting the answer
+// (golang.org/issue/40747). The memory is taken from the budget as it fills, whatever
+// length was declared; the caller gives the room back. Until that is kept, the request may
+// be cancelled, if others need the room.
+func (b *bodies) read(x *exchange, r *http.Request, cancel context.CancelCauseFunc) ([]byte, *room, error) {
+	upload := newUpload(x, r)
+	room := b.open(x.Client, func() {
+		cancel(errNoRoom)
+		upload.turnAway()
 	})
-	n, err := u.body.Read(b)
-	if !limit.Stop() {
-		<-expired
-		u.rc.SetReadDeadline(time.Time{}) // or net/http would take the deadline for the client's end
+	if r.ContentLength > b.max {
+		return nil, room, &http.MaxBytesError{Limit: b.max}
 	}
-	waited := time.Since(began)
-	if err == nil && waited > u.patience {
-		waited = 0 // foreman was stopped
+	if r.ContentLength == 0 {
+		return nil, room, nil
 	}
-	earned := time.Duration(n) * time.Second / uploadRate
-	u.patience = min(u.patience-waited+earned, uploadPatience)
-	switch {
-	case err == nil:
-		return n, nil
-	case err == io.EOF:
-		u.ended.Store(true)
-		return n, err
-	case u.noRoom.Load():
-		err = errNoRoom
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = errSlowUpload
-	default:
-		err = fmt.Errorf("%w: %w", errUpload, err)
-	}
-	u.err.Store(&err)
-	return n, err
+	upload.body = http.MaxBytesReader(x, upload.body, b.max)
+	body, err := fill(room, upload, r.ContentLength, b.max)
+	x.bodyRead = err == nil
+	return body, room, err
 }
 
-// turnAway ends an upload that makes room for others, if there is more of it to come.
-func (u *upload) turnAway() {
-	u.noRoom.Store(true)
-	if !u.ended.Load() {
-		u.rc.SetReadDeadline(time.Now())
-	}
-}
-
-func (u *upload) Close() error { return u.body.Close() }
-
-// readBody reads a worker request's body to its end, before the request stands
-// in line: a slow upload must not hold the turn, and net/http notices that a
-// client hangs up only after its body has been read. The memory is taken from
-// the budget as it fills, whatever length was declared; the caller gives the room back.
-// Until it is kept, the request may be turned away, if others need the room.
-func (p *Proxy) readBody(x *exchange, r *http.Request) (body []byte, held *room, err error) {
-	u := p.upload(x, r, p.MaxBody)
-	held = p.bodies.open(x.Client, func() {
-		if x.cancel != nil {
-			x.cancel(errNoRoom)
-		}
-		u.turnAway()
-	})
+// checkCoding refuses a body that is compressed: foreman reads it.
+func checkCoding(r *http.Request) error {
 	for _, coding := range r.Header["Content-Encoding"] {
 		switch strings.ToLower(coding) {
 		case "", "identity":
 		case "zstd":
-			return nil, held, errZstd
+			return errZstd
 		default:
-			return nil, held, errEncoding
+			return errEncoding
 		}
-	}
-	switch {
-	case r.ContentLength == 0:
-		return nil, held, badRequest("missing request body")
-	case r.ContentLength > p.MaxBody:
-		return nil, held, &http.MaxBytesError{Limit: p.MaxBody}
-	}
-	body, err = fill(held, u, r.ContentLength, p.MaxBody)
-	return body, held, err
-}
-
-// replayLimit is the largest body of a passed request but an embedding's that is held
-// back, so that it can be sent a second time.
-const replayLimit = 1 << 20
-
-// hold takes a body of a passed request, of at most limit bytes, into memory as it comes,
-// so that it can be sent twice, and read. It also keeps Transport from seeing an answer
-// before the end of such a body, and then cutting the answer (golang.org/issue/40747). A
-// larger body, or one that the budget has no room for, goes on as it comes, and held is
-// nil; none of it before its first megabyte, so a client that declares much and sends
-// nothing costs the target nothing. The memory is taken from room.
-func hold(r *http.Request, body *upload, room *room, limit int64) (held []byte, err error) {
-	begin, err := fill(room, body, r.ContentLength, limit)
-	switch err {
-	case nil:
-		inMemory(r, begin)
-		return begin, nil
-	case errFull, errNoRoom:
-		r.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.MultiReader(bytes.NewReader(begin), body), body}
-		return nil, nil
-	default:
-		return nil, err
-	}
-}
-
-// readModel notes the model that the body of an embedding names, if there is one. All else
-// that may be wrong with it the target tells the client itself.
-func (x *exchange) readModel(path string, body []byte) (err error) {
-	if x.asked, err = ask.JSON(path, body); err == ask.ErrModels {
-		return err
 	}
 	return nil
 }
@@ -178,17 +69,11 @@ func inMemory(r *http.Request, body []byte) {
 	r.Body, _ = r.GetBody()
 }
 
-// errFull is what fill returns when it has read up to its limit and more may come.
-var errFull = errors.New("limit reached")
-
-// fill reads a body into memory: to its end, or until it is longer than limit or
-// the budget has no more room for it. Then it returns what it has.
+// fill reads a body of at most limit bytes into memory, and returns what it has read. A
+// declared length that is not known is negative.
 func fill(room *room, src io.Reader, declared, limit int64) (body []byte, err error) {
 	for {
 		if len(body) == cap(body) {
-			if int64(len(body)) > limit {
-				return body, errFull
-			}
 			if body, err = grow(room, body, declared, limit); err != nil {
 				return body, err
 			}
@@ -225,3 +110,109 @@ func grow(room *room, body []byte, declared, limit int64) ([]byte, error) {
 	copy(larger, body)
 	return larger, nil
 }
+
+// How fast a body must arrive. A client has a credit of time for which it may let foreman
+// wait: so much at most, and a second is earned back with so many bytes.
+const (
+	uploadCredit = 30 * time.Second
+	uploadRate   = 32 << 10 // bytes per second
+)
+
+// An upload is a client's body. It limits how slow that may be, and separates its errors
+// from those of the target.
+type upload struct {
+	body   io.ReadCloser
+	rc     *http.ResponseController
+	credit time.Duration // that is left
+
+	mu    sync.Mutex // guards what follows: Transport may read on when the target has answered
+	ended bool       // the last byte has come
+	away  bool       // it was turned away
+	err   error      // what went wrong; Transport may report what that led to instead
+}
+
+func newUpload(w http.ResponseWriter, r *http.Request) *upload {
+	return &upload{body: r.Body, rc: http.NewResponseController(w), credit: uploadCredit}
+}
+
+func (u *upload) Read(b []byte) (int, error) {
+	began := time.Now()
+	if !u.mayRead() {
+		return 0, io.EOF
+	}
+	// A deadline would count the time that foreman itself was stopped, and bytes that have
+	// come meanwhile would not be read. So a timer sets it.
+	expired, due := make(chan struct{}), began.Add(u.credit)
+	timer := time.AfterFunc(u.credit, func() {
+		defer close(expired)
+		if now := time.Now(); now.Sub(due) > stoppedTime {
+			due = now.Add(stoppedTime)
+		}
+		u.rc.SetReadDeadline(due)
+	})
+	n, err := u.body.Read(b)
+	if !timer.Stop() {
+		<-expired
+		u.rc.SetReadDeadline(time.Time{}) // or net/http would take the deadline for the client's end
+	}
+	waited := time.Since(began)
+	if err == nil && waited > u.credit {
+		waited = 0 // foreman was stopped
+	}
+	earned := time.Duration(n) * time.Second / uploadRate
+	u.credit = min(u.credit-waited+earned, uploadCredit)
+	if err == nil {
+		return n, nil
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch {
+	case err == io.EOF:
+		u.ended = true
+		return n, err
+	case u.away:
+		err = errNoRoom
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = errSlowUpload
+	case errors.As(err, new(*http.MaxBytesError)):
+	default:
+		err = fmt.Errorf("%w: %w", errBadUpload, err)
+	}
+	u.err = err
+	return n, err
+}
+
+// mayRead reports whether anything is left to be read. Behind the end no deadline is set:
+// net/http reads on in the background, to notice when the client leaves, and would take
+// the deadline for that.
+func (u *upload) mayRead() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.ended {
+		return false
+	}
+	u.rc.SetReadDeadline(time.Time{})
+	if u.away { // turnAway may have set its deadline before
+		u.rc.SetReadDeadline(time.Now())
+	}
+	return true
+}
+
+// turnAway ends an upload that makes room for others, if there is more of it to come.
+func (u *upload) turnAway() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.away = true
+	if !u.ended {
+		u.rc.SetReadDeadline(time.Now())
+	}
+}
+
+// state reports whether the last byte has come, and what went wrong.
+func (u *upload) state() (ended bool, err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.ended, u.err
+}
+
+func (u *upload) Close() error { return u.body.Close() }

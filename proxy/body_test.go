@@ -42,7 +42,7 @@ func uploadOf(body io.ReadCloser) *upload {
 	if s, ok := body.(*slowBody); ok {
 		w = s
 	}
-	return &upload{body: body, rc: http.NewResponseController(w), patience: uploadPatience}
+	return &upload{body: body, rc: http.NewResponseController(w), credit: uploadCredit}
 }
 
 // closing is a body as net/http's server has it: it tells its end with the last
@@ -59,8 +59,8 @@ func (c *closing) Read(b []byte) (int, error) {
 func (c *closing) Close() error { c.closed = true; return nil }
 
 func TestUploadMarksItsErrors(t *testing.T) {
-	if _, err := uploadOf(&closing{closed: true}).Read(nil); !errors.Is(err, errUpload) || !errors.Is(err, http.ErrBodyReadAfterClose) {
-		t.Errorf("got %v; want it to be both %v and the cause", err, errUpload)
+	if _, err := uploadOf(&closing{closed: true}).Read(nil); !errors.Is(err, errBadUpload) || !errors.Is(err, http.ErrBodyReadAfterClose) {
+		t.Errorf("got %v; want it to be both %v and the cause", err, errBadUpload)
 	}
 }
 
@@ -92,28 +92,21 @@ func TestFaultAnswerBeforeTheEndOfALargeBody(t *testing.T) {
 		w.Write(bytes.Repeat([]byte("x"), answerSize))
 		w.(http.Flusher).Flush()
 	}
-	stub.embed, stub.anything = early, early
+	stub.anything = early
 	f := newFront(t, stub.URL, func(o *Options) { o.Manage, o.MaxBody = true, 64<<20 })
-	for _, rt := range routes {
-		if rt.class != embed && rt.class != manage && rt.path != "/api/show" {
-			continue
+	for _, framing := range []string{"length", "chunked"} {
+		c := connect(t, f)
+		head := "Content-Length: " + strconv.Itoa(size) + "\r\n\r\n"
+		if framing == "chunked" {
+			head = "Transfer-Encoding: chunked\r\n\r\n" + strconv.FormatInt(size, 16) + "\r\n"
 		}
-		for _, framing := range []string{"length", "chunked"} {
-			method := strings.Fields(rt.methods)[len(strings.Fields(rt.methods))-1]
-			path := strings.ReplaceAll(rt.path, "{digest}", "sha256:0")
-			c := connect(t, f)
-			head := "Content-Length: " + strconv.Itoa(size) + "\r\n\r\n"
-			if framing == "chunked" {
-				head = "Transfer-Encoding: chunked\r\n\r\n" + strconv.FormatInt(size, 16) + "\r\n"
-			}
-			c.send(t, method+" "+path+" HTTP/1.1\r\nHost: 127.0.0.1\r\n"+head)
-			go c.Write(bytes.Repeat([]byte("y"), size-late)) // the rest never comes
-			resp, body, err := c.answer(t)
-			if resp.StatusCode != http.StatusUnauthorized || err != nil || len(body) != answerSize {
-				t.Errorf("%s %s, %s: %d, %d bytes, %v; want 401 and %d bytes", method, path, framing, resp.StatusCode, len(body), err, answerSize)
-			}
-			c.Close()
+		c.send(t, "POST /api/blobs/sha256:0 HTTP/1.1\r\nHost: 127.0.0.1\r\n"+head)
+		go c.Write(bytes.Repeat([]byte("y"), size-late)) // the rest never comes
+		resp, body, err := c.answer(t)
+		if resp.StatusCode != http.StatusUnauthorized || err != nil || len(body) != answerSize {
+			t.Errorf("%s: %d, %d bytes, %v; want 401 and %d bytes", framing, resp.StatusCode, len(body), err, answerSize)
 		}
+		c.Close()
 	}
 	f.expectIdle(t)
 }
@@ -131,11 +124,11 @@ func TestFaultQueueOfLargeChats(t *testing.T) {
 		const chats, size, budget = 150, 256 << 10, 16 << 20
 		target := newHolder(t)
 		f, network := newFrontIn(t, target, func(o *Options) { o.MaxBody = 64 << 20 })
-		if got := f.bodies.limit; got != 256<<20 {
+		if got := f.chats.bodies.limit; got != 256<<20 {
 			t.Errorf("a budget of %d bytes; want 256 MiB", got)
 		}
-		f.bodies.limit = budget // or the race detector would take its time
-		body := marked("large") // and what is not looked at, for the same reason
+		f.chats.bodies.limit = budget // or the race detector would take its time
+		body := marked("large")       // and what is not looked at, for the same reason
 		body += strings.Repeat("x", size-len(body))
 		request := postOf("/api/chat", body)
 		running := connectIn(t, network)
@@ -247,29 +240,35 @@ func TestFaultSilentUploads(t *testing.T) {
 	}
 }
 
-// What is held of embeddings, so that they can be sent twice, is of the same budget
-// as what waits of chats. What has no room goes on all the same.
+// Embeddings have a budget of their own: a full line turns none of them away, and many
+// large ones turn no chat away. Of more than there is room for, some get 503.
 func TestFaultManyLargeEmbeds(t *testing.T) {
-	const embeds, size = 20, 1 << 20
+	const room, size = 20, 1 << 20
 	stub := newStub(t)
 	barrier := newBarrier()
 	stub.embed = barrier.then(stub.embed)
 	f := newFront(t, stub.URL, func(o *Options) { o.MaxBody = 2 << 20 })
-	f.bodies.limit = 16 << 20 // of which half is for chats alone
+	f.passes.bodies.limit = room * (size + 1)
+	chats := f.chats.bodies.open("others", func() {})
+	chats.take(f.chats.bodies.limit)
 	body := embedBody + strings.Repeat(" ", size-len(embedBody))
 	var clients sync.WaitGroup
-	for range embeds {
+	for range room {
 		clients.Go(func() {
 			if a := f.do(t, "POST", "/api/embed", body); a.status != 200 || a.err != nil {
 				t.Errorf("got %d %s, %v; want 200", a.status, a.body, a.err)
 			}
 		})
 	}
-	for range embeds {
+	for range room {
 		<-barrier.arrived
 	}
-	if used := f.held(); used < 6<<20 || used > 8<<20 {
-		t.Errorf("%d bytes of the budget are taken by %d MiB; want most of half of 16 MiB", used, embeds)
+	if a := f.do(t, "POST", "/api/embed", body); a.status != 503 {
+		t.Errorf("one more: got %d; want 503", a.status)
+	}
+	chats.give()
+	if a := f.do(t, "POST", "/api/chat", chatBody); a.status != 200 {
+		t.Errorf("a chat: got %d; want 200", a.status)
 	}
 	close(barrier.release)
 	clients.Wait()

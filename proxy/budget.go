@@ -20,15 +20,14 @@ type budget struct {
 type room struct {
 	budget   *budget
 	client   string
-	turnAway func()        // ends the request of the body; nil: it may not be ended
+	turnAway func()        // ends the request of the body; nil: it may not be ended any more
 	place    *list.Element // in budget.rooms; nil: it was given back
 	size     int64         // bytes
 }
 
 // open returns an empty room for a body of a client, which the caller must give back in
-// the end. turnAway is called at most once, before that, if others need the room. It is
-// nil for a body that may also go on without being held: that gets no room at others'
-// expense, and none of the last half of the budget.
+// the end. turnAway is called at most once, before that or [room.keep], if others need the
+// room.
 func (b *budget) open(client string, turnAway func()) *room {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -45,9 +44,6 @@ func (r *room) take(n int64) error {
 	b := r.budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if r.turnAway == nil && b.used+n > b.limit/2 {
-		return errNoRoom
-	}
 	for r.place != nil && b.used+n > b.limit {
 		last := b.crowdingLocked(b.held[r.client] + n)
 		if last == nil {

@@ -2,31 +2,151 @@ package proxy
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
+	"runtime"
+	"sync"
 	"time"
 
 	"foreman/gate"
+	"foreman/inventory"
 	"foreman/proxy/ask"
+	"foreman/proxy/cors"
+	"foreman/proxy/dialect"
 	"foreman/proxy/target"
+	"foreman/proxy/tokens"
 )
 
+// chats serves requests for the worker model, one at a time.
+type chats struct {
+	bodies       *bodies
+	inventory    *inventory.Inventory
+	gate         *gate.Gate
+	forwarder    *forwarder
+	cors         *cors.Memory
+	log          *slog.Logger
+	queueTimeout time.Duration // longest wait for a turn; 0: as long as the client waits
+	heartbeat    time.Duration // how long the client of a stream may hear nothing while it waits; 0: for ever
+	stall        time.Duration // longest silence of a target that is otherwise alive
+
+	loaded map[string]*loadOptions // by model; the turn guards it
+}
+
 // A chat is what a client asks of the worker model, read to its end and for a model
-// that the target holds. It is data: a persistent queue could keep it, and forward its
-// request later, into any exchange.
+// that the target holds. What is exported is data: a persistent queue could keep it, and
+// run it later, into any exchange.
 type chat struct {
 	ID      string // X-Request-Id
 	Client  string // who asks
+	Agent   string // User-Agent
 	Arrived time.Time
 	Model   string // its name as the target spells it
-	Options string // that make the target load the model again if they differ
+	Asked   ask.Ask
 	Host    string // that the client asked
 	Path    string
 	Query   string
 	Header  http.Header
 	Body    []byte
+
+	room     *room         // of Body
+	token    *tokens.Token // that the request has; nil: none with a name
+	cancel   context.CancelCauseFunc
+	once     sync.Once // for stop
+	turn     *gate.Turn
+	upstream upstream
+}
+
+// serve serves a request for the worker model: it reads the body, checks the model, and
+// runs the chat.
+func (h *chats) serve(x *exchange, r *http.Request, token *tokens.Token, cancel context.CancelCauseFunc) error {
+	if err := checkCoding(r); err != nil {
+		return err
+	}
+	body, room, err := h.bodies.read(x, r, cancel)
+	defer room.give()
+	if err != nil {
+		return err
+	}
+	asked, err := ask.Read(r, body)
+	if err != nil {
+		return err
+	}
+	x.Model = asked.Model
+	model, err := h.inventory.Check(r.Context(), asked.Model)
+	if err != nil {
+		return modelRefused(asked.Model, err)
+	}
+	x.Model, x.Ungated = model.Name, ungated(model, asked)
+	return h.run(r.Context(), x, &chat{
+		ID: x.ID, Client: x.Client, Agent: x.Agent, Arrived: x.Began, Model: model.Name, Asked: asked,
+		Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery, Header: r.Header, Body: body,
+		room: room, token: token, cancel: cancel,
+	})
+}
+
+// modelRefused returns why a chat cannot have its model.
+func modelRefused(asked string, err error) error {
+	switch {
+	case errors.Is(err, inventory.ErrCloud):
+		return modelNotFound(asked, ": a cloud model would run on the account of the Ollama host's owner, who must pull it first")
+	case errors.Is(err, inventory.ErrNotFound):
+		return modelNotFound(asked, "")
+	case errors.Is(err, inventory.ErrDegraded) && !errors.Is(err, target.ErrLoop):
+		return fmt.Errorf("%w: %w", modelUnknown(asked), err)
+	default:
+		return err
+	}
+}
+
+// ungated returns why a chat needs no turn; empty: it does.
+func ungated(model inventory.Model, asked ask.Ask) string {
+	switch {
+	case model.Remote:
+		return ungatedRemote
+	case asked.Unload:
+		return ungatedUnload
+	default:
+		return ""
+	}
+}
+
+// run waits for a chat's turn, if it needs one, and has the target answer it. The chat has
+// its turn until the target has said all, or until run returns, whatever happened.
+func (h *chats) run(ctx context.Context, x *exchange, c *chat) (err error) {
+	wantsBeats := h.heartbeat > 0 && c.Asked.Stream
+	if wantsBeats {
+		c.Header.Del("Accept-Encoding") // the header that goes out with a beat could not tell the coding
+	}
+	request := c.request(ctx) // now, and not in its turn
+	joined := time.Now()
+	x.Arriving = joined.Sub(x.Began)
+	c.upstream = upstream{x: x, stall: h.stall, isChat: true, ended: c.leave}
+	if x.Ungated == "" {
+		kind := gate.Kind{Model: c.Model, Options: c.Asked.Options}
+		c.turn, err = h.gate.Join(gate.Request{Kind: kind, Client: c.Client, ID: rand.Text(), Value: c})
+		if err != nil {
+			return h.turnedAway(err)
+		}
+		defer c.leave()
+	}
+	defer func() { c.record(x, joined, err) }()
+	if wantsBeats {
+		beats := &heartbeats{x: x, every: h.heartbeat, since: joined, position: c.position, cancel: c.cancel, cors: h.cors, log: h.log}
+		c.upstream.answered = beats.stop
+		beats.start()
+		defer beats.stop()
+	}
+	if c.turn != nil {
+		if err := h.await(ctx, x, c); err != nil {
+			return err
+		}
+	}
+	c.room.keep()
+	return h.forwarder.forward(&c.upstream, request)
 }
 
 // request returns the request that is sent to the target for a chat.
@@ -42,118 +162,154 @@ func (c *chat) request(ctx context.Context) *http.Request {
 	return r
 }
 
-// serveChat serves a request for the worker model: it reads the body, checks the
-// model, waits in line for the chat's turn, and forwards it. A chat that the target does
-// no work for (see [record.Beside]) needs no turn. Any other has its turn until endCall,
-// when the target has said all; or until this function returns, whatever happened.
-func (p *Proxy) serveChat(x *exchange, r *http.Request) error {
-	body, held, err := p.readBody(x, r)
-	defer held.give()
-	if err != nil {
-		return err
+// position returns the chat's place in line.
+func (c *chat) position() int {
+	if c.turn == nil {
+		return 0
 	}
-	x.bodyRead = true
-	if err := p.checkModel(x, r, body); err != nil {
-		return err
-	}
-	c := &chat{
-		ID: x.ID, Client: x.Client, Arrived: x.Began, Model: x.Model, Options: x.asked.Options,
-		Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery, Header: r.Header, Body: body,
-	}
-	out := c.request(r.Context()) // now, and not in its turn
-	x.joined = time.Now()
-	if x.Beside == "" {
-		x.key = p.underway.join(x)
-		defer p.underway.leave(x.key)
-		x.turn, err = p.Gate.Join(gate.Request{Kind: gate.Kind{Model: c.Model, Options: c.Options}, Client: c.Client, ID: x.key})
-		if err != nil {
-			return err
-		}
-		defer x.turn.Leave()
-	}
-	p.startBeats(x)
-	defer x.beats.stop()
-	if x.Beside == "" {
-		if err := p.awaitTurn(r.Context(), x); err != nil {
-			return err
-		}
-	}
-	held.keep()
-	return p.forward(x, out, p.StallTimeout)
+	return c.turn.Position()
 }
 
-// awaitTurn waits for a chat's turn, and then sees if the target can be asked: much
+// await waits for a chat's turn, and then sees if the target can be asked: much
 // may have happened meanwhile. One poll that failed is asked for again before a whole
 // line is turned away; a host that is away for longer is not, and the line gets its
 // answer at once.
-func (p *Proxy) awaitTurn(ctx context.Context, x *exchange) error {
-	patient, cancel := p.patience(ctx)
-	defer cancel()
-	err := x.turn.Wait(patient)
-	if errors.Is(err, errQueueTimeout) && x.turn.Position() == 0 {
-		err = x.turn.Wait(ctx) // the turn came in time: it is foreman that took so long to notice
+func (h *chats) await(ctx context.Context, x *exchange, c *chat) error {
+	queueCtx, cancel := ctx, context.CancelFunc(func() {})
+	if h.queueTimeout > 0 {
+		queueCtx, cancel = context.WithTimeoutCause(ctx, h.queueTimeout, errQueueTimeout)
 	}
-	x.Queued = x.turn.Waited()
-	p.metrics.queueWait.Observe(x.Queued)
+	defer cancel()
+	err := c.turn.Wait(queueCtx)
+	if err == errQueueTimeout && c.turn.Position() == 0 {
+		err = c.turn.Wait(ctx) // the turn came in time: it is foreman that took so long to notice
+	}
+	x.Queued, x.WasQueued = c.turn.Waited(), true
 	switch {
 	case err != nil:
-		return err
-	case x.token != nil && x.token.Revoked().Err() != nil:
+		return h.turnedAway(err)
+	case c.token != nil && c.token.Revoked().Err() != nil:
 		return errRevoked // the chat that had the turn may have ended by the same change, and sooner
 	}
-	x.hadTurn = true
-	p.noteOptions(x)
-	if p.Inventory.State().Asleep() {
+	x.timing = fmt.Sprintf("queue;dur=%.3f", float64(x.Queued)/float64(time.Millisecond))
+	h.warnOfOptions(c)
+	if h.inventory.State().Asleep() {
 		return target.ErrUnreachable
 	}
-	return p.Inventory.Reachable(ctx)
+	return h.inventory.Reachable(ctx)
 }
 
-// checkModel checks the model that a chat's body names, and whether the chat needs a
-// turn at all.
-func (p *Proxy) checkModel(x *exchange, r *http.Request, body []byte) error {
-	asked, err := ask.Read(r, body)
-	if err != nil {
+// turnedAway returns an error of the line. Where that has no time or place for a chat, its
+// client may try again when those who wait now will have had their turns, if turns take as
+// long as they did lately.
+func (h *chats) turnedAway(err error) error {
+	why := explain(err)
+	turn := h.gate.MeanTurn()
+	if turn == 0 || why != errQueueFull && why != errQueueTimeout {
 		return err
 	}
-	x.asked, x.Model = asked, asked.Model
-	model, err := p.Inventory.Check(r.Context(), asked.Model)
-	if err != nil {
-		return fmt.Errorf("model %.100q: %w", asked.Model, err)
+	waiting, _ := h.gate.Len()
+	later := *why
+	later.retry = min(max(turn*time.Duration(waiting), time.Second), 10*time.Minute)
+	return &later
+}
+
+// leave ends a chat's turn, or gives up its place in line. It may be called again.
+func (c *chat) leave() {
+	if c.turn == nil {
+		return
 	}
-	x.Model = model.Name
+	c.turn.Leave()
+	runtime.Gosched() // the next chat goes first: what is left to do for this one can wait
+}
+
+// stop ends a chat for a reason, and reports whether nobody has stopped it before.
+func (c *chat) stop(why error) (first bool) {
+	c.once.Do(func() {
+		first = true
+		c.cancel(why)
+	})
+	return first
+}
+
+// record completes the record of a chat that ends with err.
+func (c *chat) record(x *exchange, joined time.Time, err error) {
+	c.leave()
+	if x.timing != "" { // it had its turn
+		x.Held = c.turn.Held()
+		x.Idle = x.Held
+		if sent := c.upstream.sent; !sent.IsZero() {
+			x.Idle = max(sent.Sub(joined)-x.Queued, 0)
+		}
+		if !c.upstream.whole {
+			x.Revoked = revokedFor(x, err)
+		}
+	}
+	if c.upstream.whole && x.Status == http.StatusOK {
+		x.Usage = c.upstream.tail.Usage()
+		if u := x.Usage; u.CompletionTokens > 0 && u.Completion == 0 && c.Asked.Stream { // only Ollama's own API says it
+			x.Usage.Completion = c.upstream.took
+		}
+	}
+	c.tellStopped(x, err)
+}
+
+// revokedFor returns why a turn was taken away that ended with err; empty: it was not.
+func revokedFor(x *exchange, err error) string {
+	if err == nil {
+		return ""
+	}
+	why := explain(err)
 	switch {
-	case model.Remote:
-		x.Beside = besideRemote
-	case asked.Unload:
-		x.Beside = besideUnload
+	case x.stalled:
+		return revokedStalled
+	case why == errClientLeft:
+		return revokedLeft
+	case why == errRevoked:
+		return revokedToken
+	case why == errAsleep, why == errStall, why.reason == revokedStopped:
+		return why.reason
+	default:
+		return ""
 	}
-	return nil
 }
 
-// patience returns a context that ends when a chat has waited too long for its turn.
-func (p *Proxy) patience(ctx context.Context) (context.Context, context.CancelFunc) {
-	if p.QueueTimeout == 0 {
-		return ctx, func() {}
+// tellStopped has a client whose stream was stopped in the middle hear why, as an error
+// of its API: a person wants to know. The stream is cut behind it all the same, for
+// clients that do not look.
+func (c *chat) tellStopped(x *exchange, err error) {
+	var why *refusal
+	d := dialect.Of(x.Route)
+	if !errors.As(err, &why) || why.reason != revokedStopped || x.Status != http.StatusOK || !c.Asked.Stream || x.sized ||
+		x.Header().Get("Content-Encoding") != "" || !c.upstream.tail.EndsWith(d.Separator()) {
+		return
 	}
-	return context.WithTimeoutCause(ctx, p.QueueTimeout, errQueueTimeout)
+	x.Write(d.StreamError(dialect.Failure{Status: why.status, Text: why.text}))
+	x.FlushError() // whoever does not take it gets the cut alone
 }
 
-// roundTrip is the ReverseProxy's transport.
-func (p *Proxy) roundTrip(r *http.Request) (resp *http.Response, err error) {
-	// The call's own context, without ReverseProxy's trace, which would send the
-	// target's informational answers on to a client that has asked for none.
-	c := callOf(r)
-	resp, c.x.sent, err = p.Target.RoundTrip(r.WithContext(c.ctx))
-	c.x.beats.stop()
-	return resp, err
+// loadOptions are the load options with which a model was asked for last.
+type loadOptions struct {
+	options string
+	changes int // so far
 }
 
-// noteOptions warns, once for each model, when the options with which it is asked for
+// warnOfOptions warns, once for each model, when the options with which it is asked for
 // keep changing: the target loads it again each time.
-func (p *Proxy) noteOptions(x *exchange) {
-	if before, flips := p.underway.noteOptions(x.Model, x.asked.Options); flips {
-		p.Log.Warn("the load options of a model keep changing, and each time the target loads it again: have all clients ask for the same, or make a model of its own for each (ollama create)",
-			"model", x.Model, "options", x.asked.Options, "before", before)
+func (h *chats) warnOfOptions(c *chat) {
+	last := h.loaded[c.Model]
+	if last == nil {
+		h.loaded[c.Model] = &loadOptions{options: c.Asked.Options}
+		return
+	}
+	before := last.options
+	if c.Asked.Options == before {
+		return
+	}
+	last.options = c.Asked.Options
+	last.changes++
+	if last.changes == 2 {
+		h.log.Warn("the load options of a model keep changing, and each time the target loads it again: have all clients ask for the same, or make a model of its own for each (ollama create)",
+			"model", c.Model, "options", c.Asked.Options, "before", before)
 	}
 }

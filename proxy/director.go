@@ -14,7 +14,7 @@ import (
 // could so strip the token that is set here, or open a tunnel past the gate. So
 // these fields go first. Fields that claim where a request comes from are not
 // believed, and Idempotency-Key would make Transport repeat a request.
-func (p *Proxy) direct(r *http.Request) {
+func (f *forwarder) direct(r *http.Request) {
 	for _, field := range r.Header["Connection"] {
 		for name := range strings.SplitSeq(field, ",") {
 			r.Header.Del(strings.TrimSpace(name))
@@ -32,26 +32,26 @@ func (p *Proxy) direct(r *http.Request) {
 	} {
 		delete(r.Header, name)
 	}
-	isPreflight := callOf(r).x.Class == preflight
-	if isPreflight {
-		r.URL.RawQuery = ""
-		maps.DeleteFunc(r.Header, func(name string, _ []string) bool { return !slices.Contains(preflightFields, name) })
-	}
 	// A page that comes from foreman's own address, or from that of a proxy in
 	// front, is no other origin; but the target knows itself by another name. Any
 	// page may call itself by a name of its own that leads here (DNS rebinding), so
 	// the name must be a known one.
-	if origin := r.Header.Get("Origin"); (origin == "http://"+r.Host || origin == "https://"+r.Host) && p.knowsHost(r.Host) {
+	if origin := r.Header.Get("Origin"); (origin == "http://"+r.Host || origin == "https://"+r.Host) && f.admission.knowsHost(r.Host) {
 		delete(r.Header, "Origin")
 	}
+	isPreflight := upstreamOf(r).x.Class == preflight
+	if isPreflight {
+		r.URL.RawQuery = ""
+		maps.DeleteFunc(r.Header, func(name string, _ []string) bool { return !slices.Contains(preflightFields, name) })
+	}
 	r.Header["X-Forwarded-For"] = nil // or ReverseProxy would set it
-	if p.needsToken() {
+	if f.admission.needsToken() {
 		// They were for foreman: a client of Anthropic's API may send both.
 		delete(r.Header, "Authorization")
 		delete(r.Header, "X-Api-Key")
 	}
-	r.Header.Set("X-Request-Id", callOf(r).x.ID)
-	p.Target.Address(r)
+	r.Header.Set("X-Request-Id", upstreamOf(r).x.ID)
+	f.target.Address(r)
 	if isPreflight {
 		delete(r.Header, "Authorization")
 	}

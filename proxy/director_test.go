@@ -20,7 +20,7 @@ type sight struct {
 }
 
 // watch makes all of the stub's handlers tell what they see.
-func watch(s *stub) <-chan sight {
+func observe(s *stub) <-chan sight {
 	seen := make(chan sight, 100)
 	for _, handler := range []*http.HandlerFunc{&s.chat, &s.embed, &s.ps, &s.anything} {
 		next := *handler
@@ -41,7 +41,7 @@ func watch(s *stub) <-chan sight {
 // pass.
 func TestFaultFieldsOfTheClient(t *testing.T) {
 	stub := newStub(t)
-	seen := watch(stub)
+	seen := observe(stub)
 	u, err := url.Parse(stub.URL)
 	if err != nil {
 		t.Fatal(err)
@@ -115,7 +115,7 @@ func TestFaultFieldsOfTheClient(t *testing.T) {
 // User-Agent, Accept-Encoding, X-Forwarded-For.
 func TestNothingIsAdded(t *testing.T) {
 	stub := newStub(t)
-	seen := watch(stub)
+	seen := observe(stub)
 	f := newFront(t, stub.URL, nil)
 	for _, request := range []string{
 		"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 16\r\n\r\n" + `{"model":"chat"}`,
@@ -141,7 +141,7 @@ func TestNothingIsAdded(t *testing.T) {
 
 func TestRequestIDs(t *testing.T) {
 	stub := newStub(t)
-	seen := watch(stub)
+	seen := observe(stub)
 	f := newFront(t, stub.URL, nil)
 	for _, test := range []struct {
 		id   string
@@ -172,7 +172,7 @@ func TestRequestIDs(t *testing.T) {
 
 func TestBasePathOfTheTarget(t *testing.T) {
 	stub := newStub(t)
-	seen := watch(stub)
+	seen := observe(stub)
 	polls := make(chan string, 10)
 	anything := stub.anything
 	stub.anything = func(w http.ResponseWriter, r *http.Request) {

@@ -18,16 +18,16 @@ import (
 // dialects are a path of each API whose errors foreman speaks.
 var dialects = []string{"/api/chat", "/v1/chat/completions", "/v1/messages"}
 
-// A refusal is an error that foreman itself answers with: its status, its text
+// A errorSeen is an error that foreman itself answers with: its status, its text
 // and what the Anthropic API calls it. The OpenAI API has two names, and codes.
-type refusal struct {
+type errorSeen struct {
 	status    int
 	text      string
 	anthropic string
 }
 
-// in returns the body that tells the refusal in the dialect of a path.
-func (r refusal) in(path string) string {
+// in returns the body that tells the errorSeen in the dialect of a path.
+func (r errorSeen) in(path string) string {
 	switch {
 	case path == "/v1/messages":
 		return fmt.Sprintf(`{"type":"error","error":{"type":"%s","message":"%s"}}`+"\n", r.anthropic, r.text)
@@ -50,8 +50,8 @@ func (r refusal) in(path string) string {
 	}
 }
 
-// check fails the test unless a is the refusal, as one line of JSON.
-func (r refusal) check(t *testing.T, path string, a answer) {
+// check fails the test unless a is the errorSeen, as one line of JSON.
+func (r errorSeen) check(t *testing.T, path string, a answer) {
 	t.Helper()
 	if want := r.in(path); a.status != r.status || a.body != want || a.err != nil {
 		t.Errorf("got %d %q, %v; want %d %q", a.status, a.body, a.err, r.status, want)
@@ -76,21 +76,23 @@ const (
 	failed  = "api_error"
 )
 
-func badJSON(text string) refusal { return refusal{400, text, invalid} }
+func badJSON(text string) errorSeen { return errorSeen{400, text, invalid} }
 
 // TestAnswers goes through the table of answers. Each row is asked for in each
 // dialect; none leaves the turn or memory taken, and none but those that say so
 // reaches the target.
 func TestAnswers(t *testing.T) {
-	cloud := func(model string) refusal {
-		return refusal{404, "model '" + model + "' not found: a cloud model would run on the account of the Ollama host's owner, who must pull it first", "not_found_error"}
+	cloud := func(model string) errorSeen {
+		return errorSeen{404, "model '" + model + "' not found: a cloud model would run on the account of the Ollama host's owner, who must pull it first", "not_found_error"}
 	}
-	notFound := func(model string) refusal { return refusal{404, "model '" + model + "' not found", "not_found_error"} }
-	unauthorized := refusal{401, "a valid token is required, once, as Authorization: Bearer or as x-api-key", "authentication_error"}
-	tooLarge := refusal{413, "request body larger than 1024 bytes", "request_too_large"}
-	framing := refusal{400, "the request body is broken off or badly framed", invalid}
-	unreachable := refusal{503, "the Ollama host is unreachable", "overloaded_error"}
-	nonsense := refusal{502, "the Ollama host answered nonsense", failed}
+	notFound := func(model string) errorSeen {
+		return errorSeen{404, "model '" + model + "' not found", "not_found_error"}
+	}
+	unauthorized := errorSeen{401, "a valid token is required, once, as Authorization: Bearer or as x-api-key", "authentication_error"}
+	tooLarge := errorSeen{413, "request body larger than 1024 bytes", "request_too_large"}
+	framing := errorSeen{400, "the request body is broken off or badly framed", invalid}
+	unreachable := errorSeen{503, "the Ollama host is unreachable", "overloaded_error"}
+	nonsense := errorSeen{502, "the Ollama host answered nonsense", failed}
 
 	withToken := func(o *Options) { o.Token = clientToken }
 	small := func(o *Options) { o.MaxBody = 1 << 10 }
@@ -112,7 +114,7 @@ func TestAnswers(t *testing.T) {
 		body    string
 		raw     string // the request as bytes, with PATH for its path
 		hangUp  bool   // after them
-		want    refusal
+		want    errorSeen
 		reaches bool // the target
 	}{
 		{name: "400 no body", want: badJSON("missing request body")},
@@ -137,21 +139,21 @@ func TestAnswers(t *testing.T) {
 		{name: "401 wrong token", options: withToken, header: []string{"Authorization", "Bearer nonsense"}, body: chatBody, want: unauthorized},
 		{name: "401 wrong scheme", options: withToken, header: []string{"Authorization", "Basic " + clientToken}, body: chatBody, want: unauthorized},
 		{name: "401 token twice", options: withToken, header: []string{"Authorization", "Bearer " + clientToken, "Authorization", "Bearer " + clientToken}, body: chatBody, want: unauthorized},
-		{name: "403 host", header: []string{"Host", "evil.example"}, body: chatBody, want: refusal{403, "this Host name is not accepted; whoever runs foreman can allow it: FOREMAN_HOSTS=evil.example (several with commas)", "permission_error"}},
+		{name: "403 host", header: []string{"Host", "evil.example"}, body: chatBody, want: errorSeen{403, "this Host name is not accepted; whoever runs foreman can allow it: FOREMAN_HOSTS=evil.example (several with commas)", "permission_error"}},
 
 		{name: "404 model", body: `{"model":"no-such:7b"}`, want: notFound("no-such:7b")},
 		{name: "404 cloud", body: `{"model":"chat:cloud"}`, want: cloud("chat:cloud")},
 		{name: "404 cloud tag", body: `{"model":"gpt-oss:120b-cloud"}`, want: cloud("gpt-oss:120b-cloud")},
 		{name: "404 long model", body: `{"model":"` + strings.Repeat("x", 5000) + `"}`, want: notFound(strings.Repeat("x", 5000))},
 		{name: "404 odd model", body: `{"model":"a\nb\u0000/../é"}`, want: notFound(`a\nb\u0000/../é`)},
-		{name: "405", method: "GET", want: refusal{405, "method not allowed; allowed: POST, OPTIONS", invalid}},
-		{name: "405 with a body", method: "PUT", body: chatBody, want: refusal{405, "method not allowed; allowed: POST, OPTIONS", invalid}},
+		{name: "405", method: "GET", want: errorSeen{405, "method not allowed; allowed: POST, OPTIONS", invalid}},
+		{name: "405 with a body", method: "PUT", body: chatBody, want: errorSeen{405, "method not allowed; allowed: POST, OPTIONS", invalid}},
 		{name: "413 declared", options: small, body: large, want: tooLarge},
 		{name: "413 declared and never sent", options: small, raw: "POST PATH HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1025\r\n\r\n", want: tooLarge},
 		{name: "413 chunked", options: small, header: []string{"Transfer-Encoding", "chunked"}, body: large, want: tooLarge},
-		{name: "415", header: []string{"Content-Encoding", "gzip"}, body: chatBody, want: refusal{415, "only Content-Encoding: identity is supported here", invalid}},
-		{name: "415 zstd", header: []string{"Content-Encoding", "zstd"}, body: chatBody, want: refusal{415, "only Content-Encoding: identity is supported here; in Codex, enable_request_compression=false sees to that", invalid}},
-		{name: "415 twice", header: []string{"Content-Encoding", "identity", "Content-Encoding", "gzip"}, body: chatBody, want: refusal{415, "only Content-Encoding: identity is supported here", invalid}},
+		{name: "415", header: []string{"Content-Encoding", "gzip"}, body: chatBody, want: errorSeen{415, "only Content-Encoding: identity is supported here", invalid}},
+		{name: "415 zstd", header: []string{"Content-Encoding", "zstd"}, body: chatBody, want: errorSeen{415, "only Content-Encoding: identity is supported here; in Codex, enable_request_compression=false sees to that", invalid}},
+		{name: "415 twice", header: []string{"Content-Encoding", "identity", "Content-Encoding", "gzip"}, body: chatBody, want: errorSeen{415, "only Content-Encoding: identity is supported here", invalid}},
 
 		{name: "502 not HTTP", target: speak("SSH-2.0-OpenSSH_9.6\r\n"), body: chatBody, want: nonsense, reaches: true},
 		{name: "502 no status", target: speak("HTTP/1.1 050 Odd\r\nContent-Length: 15\r\n\r\n{\"error\":\"odd\"}"), body: chatBody, want: nonsense, reaches: true},
@@ -160,30 +162,30 @@ func TestAnswers(t *testing.T) {
 		{name: "503 hangs up within the header", target: speak("HTTP/1.1 200 OK\r\n"), body: chatBody, want: unreachable, reaches: true},
 		{
 			name: "503 degraded", target: func(s *stub) { s.tags = refuseWith(500) }, body: chatBody,
-			want: refusal{503, "model 'chat' unknown, and the Ollama host does not tell its models now", "overloaded_error"},
+			want: errorSeen{503, "model 'chat' unknown, and the Ollama host does not tell its models now", "overloaded_error"},
 		},
 		{
 			name: "503 queue full", options: func(o *Options) { o.Gate = gate.New(0) }, before: occupy, body: chatBody,
-			want: refusal{503, "too many chats are waiting", "overloaded_error"},
+			want: errorSeen{503, "too many chats are waiting", "overloaded_error"},
 		},
 		{
 			name: "503 waited too long", options: func(o *Options) { o.QueueTimeout = time.Millisecond }, before: occupy, body: chatBody,
-			want: refusal{503, "waited too long for a turn", "overloaded_error"},
+			want: errorSeen{503, "waited too long for a turn", "overloaded_error"},
 		},
 		{
 			name: "503 too many bytes", body: chatBody,
 			before: func(_ *testing.T, f *front) func() {
-				others := f.bodies.open("others", func() {})
-				others.take(f.bodies.limit)
+				others := f.chats.bodies.open("others", func() {})
+				others.take(f.chats.bodies.limit)
 				others.keep()
 				return others.give
 			},
-			want: refusal{503, "too many bytes are waiting", "overloaded_error"},
+			want: errorSeen{503, "too many bytes are waiting", "overloaded_error"},
 		},
 		{
 			name: "503 shutting down", body: chatBody,
 			before: func(_ *testing.T, f *front) func() { f.Gate.Close(); return func() {} },
-			want:   refusal{503, "foreman is shutting down", "overloaded_error"},
+			want:   errorSeen{503, "foreman is shutting down", "overloaded_error"},
 		},
 	} {
 		for _, path := range dialects {
@@ -267,7 +269,7 @@ func TestUnreachableTargetIs503(t *testing.T) {
 	ln := listen(t)
 	ln.Close()
 	f := newFront(t, "http://"+ln.Addr().String(), nil)
-	want := refusal{503, "the Ollama host is unreachable", "overloaded_error"}
+	want := errorSeen{503, "the Ollama host is unreachable", "overloaded_error"}
 	for _, path := range append(dialects, "/api/embed", "/v1/embeddings", "/api/show") {
 		want.check(t, path, f.do(t, "POST", path, chatBody))
 	}
@@ -303,7 +305,7 @@ func TestTargetOwnErrorsPassUnchanged(t *testing.T) {
 func TestManagementOffIs403(t *testing.T) {
 	stub := newStub(t)
 	f := newFront(t, stub.URL, nil)
-	want := refusal{status: 403, text: "model management is off; whoever runs foreman can turn it on with FOREMAN_MANAGE=true"}
+	want := errorSeen{status: 403, text: "model management is off; whoever runs foreman can turn it on with FOREMAN_MANAGE=true"}
 	for _, rt := range []string{"POST /api/pull", "POST /api/push", "POST /api/create", "POST /api/copy", "DELETE /api/delete", "POST /api/blobs/sha256:00"} {
 		method, path, _ := strings.Cut(rt, " ")
 		want := want
@@ -323,7 +325,7 @@ func TestManagementOffIs403(t *testing.T) {
 func TestTooLargeEmbedIs413(t *testing.T) {
 	stub := newStub(t)
 	f := newFront(t, stub.URL, func(o *Options) { o.MaxBody = 1 << 10 })
-	want := refusal{413, "request body larger than 1024 bytes", ""}
+	want := errorSeen{413, "request body larger than 1024 bytes", ""}
 	body := embedBody + strings.Repeat(" ", 1<<10)
 	for _, path := range []string{"/api/embed", "/v1/embeddings"} {
 		want.check(t, path, f.do(t, "POST", path, body))

@@ -2,58 +2,38 @@ package proxy
 
 import (
 	"cmp"
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"os"
-	"runtime/debug"
+	"strconv"
 	"time"
 
-	"foreman/gate"
-	"foreman/proxy/ask"
+	"foreman/proxy/dialect"
 	"foreman/proxy/status"
-	"foreman/proxy/tokens"
 )
-
-// statusClientLeft is what the log says where the client left before the end of
-// its answer (nginx's number; it is never sent).
-const statusClientLeft = 499
 
 // clientStall is how long one write to a client may take.
 const clientStall = 30 * time.Second
 
-// An exchange is one request and its answer. It is the ResponseWriter that the
-// handlers write to, and it gathers the record of the request.
+// An exchange is the ResponseWriter of one request. It notes in the record of the request
+// what goes out, and lets a client that does not read wait no longer than clientStall.
 type exchange struct {
 	http.ResponseWriter
 	status.Record
 	Class   class
-	request *http.Request           // as it came in
-	cancel  context.CancelCauseFunc // ends its context; only of a chat or with a token of its own
+	request *http.Request // as it came in
 	route   *route
 
-	token   *tokens.Token // that the request has; nil: none with a name
-	asked   ask.Ask       // of a chat, or an embedding
-	joined  time.Time     // when a chat joined the line, or passed beside it; zero: it never did
-	beats   beats         // until the answer begins
-	key     string        // of a chat that stands in line or has its turn; see [underway]
-	turn    *gate.Turn    // of a chat that stands in line or has its turn
-	call    *call         // set by Proxy.begin; nil until the target is asked
-	sent    time.Time     // when a chat went to the target; zero: it did not
-	failure error         // what ReverseProxy could not do
-
-	renewed   time.Time     // when the write deadline was set
-	admitted  bool          // the request was let in
-	hadTurn   bool          // a chat's turn came
-	bodyRead  bool          // its body was read to its end
-	sized     bool          // the answer's length is known
-	answered  bool          // the target's last byte has come
-	answering time.Duration // from the target's header to that byte
-	stopped   bool          // somebody has stopped it; underway.mu guards this
-	stalled   bool          // the client took no byte for too long
-	completed bool          // the handler came to its end; false: the answer was cut
+	timing   string    // value of the Server-Timing field; empty: the request had no turn
+	renewed  time.Time // when the write deadline was set
+	sized    bool      // the answer's length is known
+	stalled  bool      // the client took no byte for too long
+	bodyRead bool      // the request's body was read to its end
+	admitted bool      // the request was let in
+	cut      bool      // the answer is to be cut, or there is to be none
 }
 
 func newExchange(w http.ResponseWriter, r *http.Request, rt *route, class class) *exchange {
@@ -67,7 +47,7 @@ func newExchange(w http.ResponseWriter, r *http.Request, rt *route, class class)
 		ID:     r.Header.Get("X-Request-Id"),
 		Began:  time.Now(),
 	}}
-	if rt == &nowhere || class == redirect {
+	if rt == &noRoute || class == redirect {
 		x.Path = fmt.Sprintf("%.200s", r.URL.EscapedPath())
 	}
 	if !isRequestID(x.ID) {
@@ -90,9 +70,8 @@ func isRequestID(id string) bool {
 	return true
 }
 
-// WriteHeader passes the status on, unless the client has one already. Then it is 200,
-// and the answer to come is a success too: errors do not come this way, see
-// [Proxy.refuse].
+// WriteHeader passes the status on, unless the client has one already: an early 200. Then
+// the answer to come is a success too; errors go by refuse.
 func (x *exchange) WriteHeader(status int) {
 	if x.Status == 0 {
 		x.Status = status
@@ -103,6 +82,9 @@ func (x *exchange) WriteHeader(status int) {
 		x.ResponseWriter.WriteHeader(status)
 	}
 }
+
+// begun reports whether the client has a part of an answer.
+func (x *exchange) begun() bool { return x.Status != 0 || x.Early }
 
 func (x *exchange) Write(b []byte) (int, error) {
 	if x.Status == 0 {
@@ -119,9 +101,10 @@ func (x *exchange) Write(b []byte) (int, error) {
 
 // FlushError is what http.ResponseController calls to flush. The header of an
 // answer whose length is known waits for the first of its body, for ReverseProxy
-// has that at hand or soon: one packet instead of two.
+// has that at hand or soon: one packet instead of two. An answer to a change of the
+// target's models waits for the poll that follows.
 func (x *exchange) FlushError() error {
-	if x.Bytes == 0 && x.sized {
+	if x.sized && (x.Bytes == 0 || x.Class == manage) {
 		return nil
 	}
 	x.renewDeadline(time.Now())
@@ -162,9 +145,9 @@ func (x *exchange) abandonBody() {
 	http.NewResponseController(x).SetReadDeadline(time.Now().Add(time.Second))
 }
 
-// cut breaks a begun answer off. A client that speaks HTTP/1.0 takes the end of the
+// breakOff cuts the answer. A client that speaks HTTP/1.0 takes the end of the
 // connection for the end of the answer, unless that end is an error: so it is one.
-func (x *exchange) cut() {
+func (x *exchange) breakOff() {
 	if !x.request.ProtoAtLeast(1, 1) {
 		if c, _, err := http.NewResponseController(x.ResponseWriter).Hijack(); err == nil {
 			if tcp, ok := c.(interface{ SetLinger(seconds int) error }); ok {
@@ -176,88 +159,51 @@ func (x *exchange) cut() {
 	panic(http.ErrAbortHandler)
 }
 
-// serverTiming is the value of the Server-Timing field: the wait for the turn.
-func (x *exchange) serverTiming() string {
-	return fmt.Sprintf("queue;dur=%.3f", float64(x.Queued)/float64(time.Millisecond))
+// answer writes an answer of foreman's own.
+func (x *exchange) answer(status int, contentType string, body []byte) {
+	x.abandonBody()
+	x.Header().Set("Content-Type", contentType)
+	x.Header().Set("X-Request-Id", x.ID)
+	if x.timing != "" {
+		x.Header().Set("Server-Timing", x.timing)
+	}
+	x.WriteHeader(status)
+	x.Write(body)
 }
 
-// end records the exchange. It is called deferred, so that a cut answer is recorded
-// too: there ReverseProxy panics with http.ErrAbortHandler.
-func (p *Proxy) end(x *exchange) {
-	switch e := recover(); {
-	case e == nil:
-	case e == http.ErrAbortHandler:
-		defer x.cut()
-		p.tellStopped(x)
-	default: // a defect of foreman's own
-		x.Err = p.panicked(x, e)
-		if x.Status != 0 || x.Early {
-			defer x.cut()
-			break
-		}
-		p.refuse(x, x.explain(x.Err))
-		x.completed = true
-	}
-	x.renewDeadline(time.Now()) // for what net/http still has to write
-	x.sumUp()
-	p.metrics.ended(&x.Record)
-	if x.admitted && x.Class != own && x.Class != preflight {
-		p.recent.Add(x.Record)
-	}
-	if x.admitted && x.Class != preflight || p.unlogged.allow(&x.Record) {
-		logRecord(x.request.Context(), p.Log, &x.Record, x.Class)
-	}
-}
+const jsonType = "application/json; charset=utf-8"
 
-// panicked logs a panic of foreman's own, and returns it as an error.
-func (p *Proxy) panicked(x *exchange, e any) error {
-	p.Log.Error("panic", "err", e, "id", x.ID, "stack", string(debug.Stack()))
-	return fmt.Errorf("%w: %v", errDefect, e)
-}
-
-// sumUp completes the record.
-func (x *exchange) sumUp() {
-	x.Ended = time.Now()
-	x.Duration = x.Ended.Sub(x.Began)
-	x.Cut = !x.completed && (x.Status != 0 || x.Early)
-	if x.hadTurn {
-		x.Held = x.turn.Held()
-		if x.Idle = x.Held; !x.sent.IsZero() {
-			x.Idle = max(x.sent.Sub(x.joined)-x.Queued, 0)
-		}
-	}
-	if !x.joined.IsZero() {
-		x.Arriving = x.joined.Sub(x.Began)
+// refuse writes a refusal in the dialect of the path: as the answer, or where the client
+// has the header of one already, as the end of its stream.
+func (x *exchange) refuse(why *refusal) {
+	x.Reason = why.reason
+	d := dialect.Of(x.request.URL.Path)
+	failure := dialect.Failure{Status: why.status, Code: why.code, Text: why.text}
+	if x.Early {
+		x.WriteHeader(why.status) // to be noted
+		x.Write(d.StreamError(failure))
+		return
 	}
 	switch {
-	case x.stalled:
-		x.Err = errClientStalled
-	case x.Err == nil && !x.completed:
-		x.Err = cmp.Or(context.Cause(x.request.Context()), errBrokenOff)
+	case why.status == http.StatusServiceUnavailable:
+		x.Header().Set("Retry-After", seconds(cmp.Or(why.retry, retryAfter)))
+	case why.status == http.StatusUnauthorized && x.route.path == statusPath:
+		x.Header().Set("WWW-Authenticate", `Basic realm="foreman", charset="UTF-8"`)
+	case why.status == http.StatusUnauthorized:
+		x.Header().Set("WWW-Authenticate", `Bearer realm="foreman"`)
 	}
-	if x.Status == 0 || x.Err == context.Canceled {
-		x.Status = statusClientLeft
+	if why.allow != "" {
+		x.Header().Set("Allow", why.allow)
 	}
-	if x.answered && x.Class == worker && x.Status == http.StatusOK {
-		x.Usage = x.call.tail.Usage()
-		if u := x.Usage; u.CompletionTokens > 0 && u.Completion == 0 && x.asked.Stream { // only Ollama's own API says it
-			x.Usage.Completion = x.answering
-		}
+	if why == errShuttingDown || !x.admitted { // whoever has no token may not keep a connection with it
+		x.Header().Set("Connection", "close")
 	}
-	if x.hadTurn && !x.answered {
-		switch {
-		case x.stalled:
-			x.Revoked = revokedStalled
-		case errors.Is(x.Err, context.Canceled):
-			x.Revoked = revokedLeft
-		case errors.Is(x.Err, errAsleep):
-			x.Revoked = revokedAsleep
-		case errors.Is(x.Err, errStall):
-			x.Revoked = revokedStall
-		case errors.As(x.Err, new(*stopError)):
-			x.Revoked = revokedStopped
-		case errors.Is(x.Err, errRevoked):
-			x.Revoked = revokedToken
-		}
-	}
+	x.answer(why.status, jsonType, d.Error(failure))
 }
+
+// retryAfter is when a client that got a 503 may try again, unless that follows from
+// the line: the longest time that a target can be back without foreman knowing.
+const retryAfter = 5 * time.Second
+
+// seconds is a time as the Retry-After field has it (RFC 9110, section 10.2.3).
+func seconds(d time.Duration) string { return strconv.Itoa(int(math.Ceil(d.Seconds()))) }

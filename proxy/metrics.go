@@ -41,7 +41,7 @@ const (
 
 // newInstruments returns the metrics of a proxy. Series whose labels are known
 // beforehand stand at 0 from the start, so that their first increase is one.
-func newInstruments(p *Proxy) *instruments {
+func newInstruments(o Options, recent *status.Recent) *instruments {
 	s := new(metrics.Set)
 	m := &instruments{
 		set:       s,
@@ -65,7 +65,7 @@ func newInstruments(p *Proxy) *instruments {
 		m.revoked.Init(reason)
 	}
 	s.Func(metrics.CounterKind, "foreman_polls_total", "Polls of the inventory, by result.", []string{"result"}, func(emit func(float64, ...string)) {
-		polls := p.Inventory.State().Polls
+		polls := o.Inventory.State().Polls
 		emit(float64(polls.OK), "ok")
 		emit(float64(polls.Unreachable), inventory.Unreachable)
 		emit(float64(polls.Unauthorized), inventory.Unauthorized)
@@ -73,46 +73,46 @@ func newInstruments(p *Proxy) *instruments {
 	})
 	s.Func(metrics.CounterKind, "foreman_warms_total", "Attempts to warm the embedder, by result.", []string{"result"}, func(emit func(float64, ...string)) {
 		var ok, failed uint64
-		if p.Warmer != nil {
-			ok, failed = p.Warmer.Counts()
+		if o.Warmer != nil {
+			ok, failed = o.Warmer.Counts()
 		}
 		emit(float64(ok), "ok")
 		emit(float64(failed), "failed")
 	})
 	s.Func(metrics.CounterKind, "foreman_chat_seconds_total", "Time for which chats had their turn, by the name of the client's token; other: without one.", []string{"client"}, func(emit func(float64, ...string)) {
 		emit(0, tokens.Other) // until there is more
-		for client, held := range p.recent.Held() {
+		for client, held := range recent.Held() {
 			emit(held.Seconds(), cmp.Or(client, tokens.Other))
 		}
 	})
 	s.Func(metrics.CounterKind, "foreman_retries_total", "Requests sent once more because the target had closed the kept-alive connection.", nil, func(emit func(float64, ...string)) {
-		emit(float64(p.Target.Retries()))
+		emit(float64(o.Target.Retries()))
 	})
 	s.Gauge("foreman_queue_depth", "Chats that wait for their turn.", func() float64 {
-		waiting, _ := p.Gate.Len()
+		waiting, _ := o.Gate.Len()
 		return float64(waiting)
 	})
 	s.Gauge("foreman_chats_in_flight", "Chats that have their turn, 0 or 1.", func() float64 {
-		_, busy := p.Gate.Len()
+		_, busy := o.Gate.Len()
 		return boolToFloat(busy)
 	})
 	s.Gauge("foreman_target_up", "Whether the last poll of the target was good.", func() float64 {
-		return boolToFloat(!p.Inventory.State().Degraded())
+		return boolToFloat(!o.Inventory.State().Degraded())
 	})
 	s.Gauge("foreman_inventory_models", "Models that the target holds, as last known.", func() float64 {
-		return float64(p.Inventory.State().Len())
+		return float64(o.Inventory.State().Len())
 	})
 	s.Gauge("foreman_inventory_age_seconds", "Time since the last good poll.", func() float64 {
-		if last := p.Inventory.State().LastPoll; !last.IsZero() {
+		if last := o.Inventory.State().LastPoll; !last.IsZero() {
 			return time.Since(last).Seconds()
 		}
 		return math.NaN()
 	})
 	s.Gauge("foreman_embedder_resident", "Whether the embedder was resident at the last poll.", func() float64 {
-		return boolToFloat(p.EmbedModel != "" && p.Inventory.State().IsResident(p.EmbedModel))
+		return boolToFloat(o.EmbedModel != "" && o.Inventory.State().IsResident(o.EmbedModel))
 	})
 	s.Func(metrics.GaugeKind, "foreman_build_info", "What runs, in its labels; always 1.", []string{"version", "goversion"}, func(emit func(float64, ...string)) {
-		emit(1, p.Version, runtime.Version())
+		emit(1, o.Version, runtime.Version())
 	})
 	s.Process()
 	return m
@@ -128,6 +128,9 @@ func boolToFloat(b bool) float64 {
 // ended counts a request that has ended.
 func (m *instruments) ended(rec *status.Record) {
 	m.requests.Inc(rec.Route, strconv.Itoa(rec.Status))
+	if rec.WasQueued {
+		m.queueWait.Observe(rec.Queued)
+	}
 	m.duration.Observe(rec.Duration, rec.Route)
 	if rec.FirstByte > 0 {
 		m.firstByte.Observe(rec.FirstByte, rec.Route)
@@ -147,12 +150,4 @@ func (m *instruments) ended(rec *status.Record) {
 	if rec.Revoked != "" {
 		m.revoked.Inc(rec.Revoked)
 	}
-}
-
-// serveMetrics answers /metrics.
-func (p *Proxy) serveMetrics(x *exchange) error {
-	x.Header().Set("Content-Type", metrics.ContentType)
-	x.Header().Set("Cache-Control", "no-store")
-	p.metrics.set.Write(x)
-	return nil
 }

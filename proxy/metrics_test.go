@@ -189,7 +189,7 @@ func TestLabelsAreClosedSets(t *testing.T) {
 		f.do(t, "POST", "/private", string(body))
 	}
 	sets := map[string][]string{
-		"route":  {nowhere.path},
+		"route":  {noRoute.path},
 		"reason": append(slices.Clone(reasons), revokedLeft, revokedStalled, revokedAsleep, revokedStall, revokedStopped, revokedToken),
 		"result": {"ok", "failed", inventory.Unreachable, inventory.Unauthorized, inventory.BadAnswer},
 		"le":     {"+Inf"}, "quantile": {"0", "0.25", "0.5", "0.75", "1"},
@@ -218,13 +218,12 @@ func TestLabelsAreClosedSets(t *testing.T) {
 }
 
 func TestReasonsAreAClosedSet(t *testing.T) {
-	x := &exchange{route: &nowhere, request: new(http.Request)}
 	for _, err := range []error{
-		badRequest(""), methodError(""), &http.MaxBytesError{}, errNoRoute, errHost, errToken, &stopError{}, errCrossOrigin, errNotStoppable, errManage, target.ErrLoop, errEncoding, errSlowUpload,
-		inventory.ErrNotFound, ErrShuttingDown, errQueueTimeout, errNoRoom, inventory.ErrDegraded, errNotPolled, errAsleep, errStall, errUpload,
+		badRequest(""), methodRefused(""), &http.MaxBytesError{}, errNoRoute, hostRefused(""), errToken, stopped(""), errCrossOrigin, errNotStoppable, errManage, errLoop, errEncoding, errSlowUpload,
+		modelRefused("", inventory.ErrNotFound), ErrShuttingDown, errQueueTimeout, errNoRoom, modelRefused("", inventory.ErrDegraded), errNotPolled, errAsleep, errStall, errBadUpload,
 		target.ErrLocal, target.ErrUnreachable, errSwitched, io.ErrNoProgress,
 	} {
-		a := x.explain(err)
+		a := explain(err)
 		if !slices.Contains(reasons, a.reason) {
 			t.Errorf("%v: reason %q is not in reasons", err, a.reason)
 		}

@@ -228,7 +228,7 @@ func TestStatusTellsTheWaitInLine(t *testing.T) {
 		slow.send(t, request[len(request)-1:])
 		synctest.Wait()
 		time.Sleep(1500 * time.Millisecond)
-		if got := f.page().Waiting; len(got) != 1 || time.Since(got[0].Since) != 1500*time.Millisecond || !got[0].Next {
+		if got := f.page.read().Waiting; len(got) != 1 || time.Since(got[0].Since) != 1500*time.Millisecond || !got[0].Next {
 			t.Errorf("waiting: %+v; want one for 1.5 s, the next", got)
 		}
 		first.finish()
@@ -258,7 +258,7 @@ func TestStatusTellsWhoIsNext(t *testing.T) {
 		}
 		next := func() string {
 			var next []string
-			for _, chat := range f.page().Waiting {
+			for _, chat := range f.page.read().Waiting {
 				if chat.Next {
 					next = append(next, chat.Model)
 				}
@@ -301,7 +301,7 @@ func TestStatusEstimates(t *testing.T) {
 		want := func(want string) {
 			t.Helper()
 			var got []string
-			for _, chat := range f.page().Waiting {
+			for _, chat := range f.page.read().Waiting {
 				if chat.Estimate != nil {
 					got = append(got, time.Duration(*chat.Estimate).String())
 				}

@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
@@ -17,9 +19,23 @@ import (
 // foreman asks for it again.
 const residentStale = 5 * time.Second
 
-// serveStatus answers /status: a page or, for a program that asks for it, JSON.
-func (p *Proxy) serveStatus(x *exchange) error {
-	return p.writePage(x, http.StatusOK, p.page())
+// A page answers /status: with a page or, for a program that asks for it, JSON.
+type page struct {
+	bodies    *bodies
+	inventory *inventory.Inventory
+	gate      *gate.Gate
+	recent    *status.Recent
+	log       *slog.Logger
+	target    string // URL without secrets
+	embedder  string // the model that is kept resident; empty: none
+	version   string
+}
+
+func (h *page) serve(x *exchange, r *http.Request, cancel context.CancelCauseFunc) error {
+	if r.Method == http.MethodPost {
+		return h.serveStop(x, r, cancel)
+	}
+	return h.write(x, http.StatusOK, h.read())
 }
 
 // wantsJSON reports whether a client asks for JSON and not for a page.
@@ -28,8 +44,8 @@ func wantsJSON(r *http.Request) bool {
 	return strings.Contains(accept, "application/json") && !strings.Contains(accept, "text/html")
 }
 
-// writePage answers with the page.
-func (p *Proxy) writePage(x *exchange, code int, page *status.Page) error {
+// write answers with the page.
+func (h *page) write(x *exchange, code int, page *status.Page) error {
 	write, contentType := (*status.Page).Write, "text/html; charset=utf-8"
 	if wantsJSON(x.request) {
 		write, contentType = (*status.Page).WriteJSON, "application/json; charset=utf-8"
@@ -38,49 +54,47 @@ func (p *Proxy) writePage(x *exchange, code int, page *status.Page) error {
 	if err := write(page, &b); err != nil {
 		return err
 	}
-	h := x.Header()
-	h.Set("Content-Type", contentType)
-	h.Set("Vary", "Accept")
-	h.Set("Content-Security-Policy", status.ContentSecurityPolicy)
-	h.Set("Referrer-Policy", "same-origin") // with no-referrer a form has Origin: null
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Cache-Control", "no-store")
-	x.WriteHeader(code)
-	x.Write(b.Bytes())
+	header := x.Header()
+	header.Set("Vary", "Accept")
+	header.Set("Content-Security-Policy", status.ContentSecurityPolicy)
+	header.Set("Referrer-Policy", "same-origin") // with no-referrer a form has Origin: null
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Cache-Control", "no-store")
+	x.answer(code, contentType, b.Bytes())
 	return nil
 }
 
-// page returns what the status page shows now.
-func (p *Proxy) page() *status.Page {
-	state := p.Inventory.State()
+// read returns what the status page shows now.
+func (h *page) read() *status.Page {
+	state := h.inventory.State()
 	if time.Since(state.ResidentRead) > residentStale {
-		p.Inventory.Refresh() // for the next time that the page is loaded
+		h.inventory.Refresh() // for the next time that the page is loaded
 	}
 	now := time.Now()
 	page := &status.Page{
-		Version:         p.Version,
+		Version:         h.version,
 		Now:             now,
-		Host:            status.Host{URL: p.Target.String(), Reason: state.Reason, Slow: state.Slow, Since: state.Since, LastPoll: state.LastPoll, NextPoll: state.NextPoll},
-		Day:             p.recent.Today(now),
-		Embedder:        p.EmbedModel,
+		Host:            status.Host{URL: h.target, Reason: state.Reason, Slow: state.Slow, Since: state.Since, LastPoll: state.LastPoll, NextPoll: state.NextPoll},
+		Day:             h.recent.Today(now),
+		Embedder:        h.embedder,
 		ResidentUnknown: state.ResidentRead.IsZero(),
 	}
-	page.Chats, page.Others = p.recent.Latest()
-	holder, waiting := p.Gate.Line()
-	turn := p.Gate.MeanTurn()
+	page.Chats, page.Others = h.recent.Latest()
+	holder, waiting := h.gate.Line()
+	turn := h.gate.MeanTurn()
 	if holder != nil {
-		page.Running = new(p.newChat(*holder))
+		page.Running = new(newChat(*holder))
 	}
 	for _, place := range waiting {
-		chat := p.newChat(place)
+		row := newChat(place)
 		if turn > 0 {
-			chat.Estimate = new(status.Span(max(turn-time.Since(holder.Since), 0) + turn*time.Duration(place.Position-1)))
+			row.Estimate = new(status.Span(max(turn-time.Since(holder.Since), 0) + turn*time.Duration(place.Position-1)))
 		}
-		page.Waiting = append(page.Waiting, chat)
+		page.Waiting = append(page.Waiting, row)
 	}
 	for _, m := range state.Models() {
 		expires, resident := state.Expires(m.Name)
-		model := status.Model{Name: m.Name, Size: m.Size, Expires: expires, Embedder: inventory.Same(m.Name, p.EmbedModel), Remote: m.Remote}
+		model := status.Model{Name: m.Name, Size: m.Size, Expires: expires, Embedder: inventory.Same(m.Name, h.embedder), Remote: m.Remote}
 		if !page.ResidentUnknown {
 			model.Resident = &resident
 		}
@@ -90,54 +104,80 @@ func (p *Proxy) page() *status.Page {
 }
 
 // newChat returns a chat as the page has it.
-func (p *Proxy) newChat(place gate.Place) status.Chat {
-	chat := status.Chat{
+func newChat(place gate.Place) status.Chat {
+	row := status.Chat{
 		Key: place.ID, Model: place.Kind.Model, Options: place.Kind.Options, Client: place.Client,
 		Since: place.Since, Position: place.Position, Next: place.Next,
 	}
-	x, call := p.underway.chat(place.ID)
-	if x != nil { // else it is about to leave
-		chat.ID, chat.Agent = x.ID, x.Agent
+	if c, ok := place.Value.(*chat); ok {
+		row.ID, row.Agent = c.ID, c.Agent
+		if progress := c.upstream.progress.Load(); progress > 0 {
+			row.Answering, row.Bytes = true, progress-1
+		}
 	}
-	if call != nil {
-		chat.Bytes, chat.Answering = call.received.Load(), call.answered.Load() > 0
-	}
-	return chat
+	return row
 }
 
 // serveStop stops a chat, running or waiting, for whoever may see the page: the button
 // there is a form. A browser sends the password along by itself, so a page of another
-// site must not be able to have it sent: [http.CrossOriginProtection].
-func (p *Proxy) serveStop(x *exchange, r *http.Request) error {
+// site must not be able to have it sent: [http.CrossOriginProtection]. Where there is no
+// password, that goes for pages under a name of their own that leads here, too (DNS
+// rebinding).
+func (h *page) serveStop(x *exchange, r *http.Request, cancel context.CancelCauseFunc) error {
 	if err := http.NewCrossOriginProtection().Check(r); err != nil {
 		return fmt.Errorf("%w: %w", errCrossOrigin, err)
 	}
-	body, held, err := p.readBody(x, r)
-	defer held.give()
+	if err := checkCoding(r); err != nil {
+		return err
+	}
+	body, room, err := h.bodies.read(x, r, cancel)
+	defer room.give()
 	if err != nil {
 		return err
 	}
-	x.bodyRead = true
+	if len(body) == 0 {
+		return badRequest("missing request body")
+	}
 	form, err := url.ParseQuery(string(body))
 	if err != nil || !form.Has("stop") {
 		return badRequest("want the form field stop, with the key of a chat")
 	}
-	victim, first := p.underway.stop(form.Get("stop"), &stopError{x.Client, x.Named})
+	victim := h.find(form.Get("stop"))
 	if victim == nil {
 		if wantsJSON(r) {
 			return errNotStoppable
 		}
-		page := p.page()
+		page := h.read()
 		page.Notice = "The chat that you wanted to stop had ended."
-		return p.writePage(x, http.StatusNotFound, page)
+		return h.write(x, http.StatusNotFound, page)
 	}
-	if first {
-		p.Log.Info("chat stopped", "by", x.Client, "addr", x.Addr, "id", victim.ID, "client", victim.Client, "model", victim.Model)
+	by := ""
+	if x.Named {
+		by = x.Client
+	}
+	if victim.stop(fmt.Errorf("stopped by %s: %w", x.Client, stopped(by))) {
+		h.log.Info("chat stopped", "by", x.Client, "addr", x.Addr, "id", victim.ID, "client", victim.Client, "model", victim.Model)
 	}
 	if wantsJSON(r) {
-		return p.serveStatus(x)
+		return h.write(x, http.StatusOK, h.read())
 	}
 	x.Header().Set("Location", "status") // beside this path, also behind a proxy that has it under another
+	x.Header().Set("X-Request-Id", x.ID)
 	x.WriteHeader(http.StatusSeeOther)
+	return nil
+}
+
+// find returns the chat with a key, which waits or runs; nil: it has ended.
+func (h *page) find(key string) *chat {
+	holder, waiting := h.gate.Line()
+	if holder != nil {
+		waiting = append(waiting, *holder)
+	}
+	for _, place := range waiting {
+		if place.ID == key {
+			c, _ := place.Value.(*chat)
+			return c
+		}
+	}
 	return nil
 }

@@ -1,25 +1,31 @@
-// Package proxy is the way in: routes, admission, the chat's middleware, and the
-// one [httputil.ReverseProxy] through which all that passes goes to the target.
+// Package proxy is the way in: the routes, who may come in, the handlers, and the one
+// [httputil.ReverseProxy] through which all that passes goes to the target.
 //
-// A request comes in at [Proxy.ServeHTTP]. It finds its route (routes.go), is
-// admitted (admit.go) and treated as the route's class says: a chat waits for
-// its turn (chat.go), an embedding passes, some paths foreman answers itself
-// (own.go). What passes goes through the Director (director.go) to the
-// [target.Target], and its answer comes back as it comes, while the watch (watch.go)
-// looks after a target that goes silent. What fails, wherever it fails, becomes
-// an answer in one ladder of errors (errors.go).
+// A chat's way, top to bottom on one goroutine:
+//
+//	proxy.go      ServeHTTP: the route, the admission, the handler of the class; in the
+//	              end the record
+//	chat.go       the body is read (body.go, budget.go), what it asks for (ask), whether
+//	              the target holds the model (inventory); then the chat stands in line
+//	              (gate) and waits for its turn, while its client hears heartbeats
+//	              (heartbeat.go)
+//	forward.go    in its turn it goes through the ReverseProxy, whose Director readdresses
+//	              it (director.go), to the target (target), under watch (watch.go); bytes
+//	              come back as they come, and the turn is left with the last
+//	exchange.go   they go out through the ResponseWriter, which notes them in the record
+//	record.go     log, metrics and page have that record
+//
+// What does not wait goes by pass.go instead, foreman's own answers are in own.go and
+// page.go. The tables and verdicts (routes.go, admit.go, errors.go) know nobody. A file
+// uses only what stands below it here.
 package proxy
 
 import (
 	"context"
-	"errors"
-	"io"
+	"fmt"
 	"log/slog"
 	"net/http"
-	"net/http/httputil"
-	"strings"
-	"sync"
-	"sync/atomic"
+	"runtime/debug"
 	"time"
 
 	"foreman/gate"
@@ -56,297 +62,154 @@ type Options struct {
 
 // A Proxy is the handler of everything that foreman answers. Make one with [New].
 type Proxy struct {
-	Options
-	reverse  *httputil.ReverseProxy
-	bodies   budget // for bodies in memory
-	underway underway
-	metrics  *instruments
-	recent   status.Recent
-	cors     cors.Memory
-
-	preflights chan struct{} // has one for each that is at the target
-	unlogged   quota         // of records of requests that needed no token, or had none
-
-	closed atomic.Bool               // see [Proxy.Close]
-	probed atomic.Pointer[time.Time] // when /readyz was asked for last; nil: it never was
+	admission *admission
+	chats     *chats
+	passes    *passes
+	page      *page
+	health    *health
+	gate      *gate.Gate
+	metrics   *instruments
+	recent    *status.Recent
+	cors      *cors.Memory
+	log       *slog.Logger
+	unlogged  quota // of records of requests that needed no token, or had none
 }
 
 // New returns a handler.
 func New(o Options) *Proxy {
-	p := &Proxy{Options: o, preflights: make(chan struct{}, maxPreflights)}
-	p.metrics = newInstruments(p)
-	p.bodies.limit = max(4*o.MaxBody, 256<<20)
-	p.reverse = &httputil.ReverseProxy{
-		//lint:ignore SA1019 Safe here: what a client could do to the headers behind the Director, direct undoes first.
-		Director:       p.direct,
-		Transport:      roundTripper(p.roundTrip),
-		FlushInterval:  -1, // each line as it comes
-		ModifyResponse: p.modify,
-		ErrorHandler:   func(w http.ResponseWriter, _ *http.Request, err error) { w.(*exchange).failure = err },
-		ErrorLog:       slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
-		BufferPool:     buffers{},
+	memory, recent := new(cors.Memory), new(status.Recent)
+	admission := &admission{target: o.Target, token: o.Token, tokens: o.Tokens, clientHeader: o.ClientHeader, hosts: o.Hosts}
+	forwarder := newForwarder(o.Target, o.Inventory, admission, memory, o.Log)
+	waiting := newBodies(o.MaxBody, max(4*o.MaxBody, 256<<20))
+	passing := newBodies(o.MaxBody, max(o.MaxBody, 64<<20)) // a full line turns no embedding away
+	return &Proxy{
+		admission: admission,
+		chats: &chats{
+			bodies: waiting, inventory: o.Inventory, gate: o.Gate, forwarder: forwarder, cors: memory, log: o.Log,
+			queueTimeout: o.QueueTimeout, heartbeat: o.Heartbeat, stall: o.StallTimeout, loaded: map[string]*loadOptions{},
+		},
+		passes: &passes{bodies: passing, inventory: o.Inventory, forwarder: forwarder, cors: memory, warmer: o.Warmer, manage: o.Manage, preflights: make(chan struct{}, maxPreflights)},
+		page: &page{
+			bodies: passing, inventory: o.Inventory, gate: o.Gate, recent: recent, log: o.Log,
+			target: o.Target.String(), embedder: o.EmbedModel, version: o.Version,
+		},
+		health:  &health{inventory: o.Inventory, gate: o.Gate, version: o.Version},
+		gate:    o.Gate,
+		metrics: newInstruments(o, recent),
+		recent:  recent,
+		cors:    memory,
+		log:     o.Log,
 	}
-	return p
 }
-
-// A roundTripper is a function that is an [http.RoundTripper].
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // ServeHTTP answers one request.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	rt, class, err := find(r)
+	rt, class, err := routeFor(r)
 	x := newExchange(w, r, rt, class)
 	defer p.end(x)
-	delete(r.Header, "Te") // ReverseProxy would put it back behind the Director
-	token, refused := p.admit(r, rt, class)
-	if refused != nil {
-		err = refused // report it first: clients without access must not learn which paths exist
+	delete(r.Header, "Te") // here, for a heartbeat reads the header later; ReverseProxy would put it back behind the Director
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	r = r.WithContext(ctx)
+	token, notAdmitted := p.admission.admit(r, rt, class)
+	if notAdmitted != nil {
+		err = notAdmitted // report it first: clients without access must not learn which paths exist
 	} else {
-		x.admitted, x.Client = true, p.clientOf(r, token)
+		x.admitted, x.Client = true, p.admission.clientOf(r, token)
 		if !needsNoToken(r, rt, class) && !conns.Admit(r.Context()) {
 			err = errNoPlace
 		}
 	}
-	if token != nil || class == worker {
-		ctx, cancel := context.WithCancelCause(r.Context()) // which ends with the request
-		r = r.WithContext(ctx)
-		x.request, x.cancel = r, cancel
-	}
 	if token != nil {
-		x.token, x.Named = token, true
-		defer context.AfterFunc(token.Revoked(), func() { x.cancel(errRevoked) })()
+		x.Named = true
+		defer context.AfterFunc(token.Revoked(), func() { cancel(errRevoked) })()
 	}
 	if err == nil {
-		err = p.serve(x, r)
+		err = p.serve(x, r, token, cancel)
 	}
 	if err != nil {
 		p.fail(x, err)
 	}
-	x.completed = true
 }
 
-// serve serves a request as its class says.
-func (p *Proxy) serve(x *exchange, r *http.Request) error {
-	if p.closed.Load() && x.Class != own && x.Class != redirect {
-		return ErrShuttingDown
+// serve has a request served as its class says.
+func (p *Proxy) serve(x *exchange, r *http.Request, token *tokens.Token, cancel context.CancelCauseFunc) error {
+	if x.Class != own && x.Class != redirect && p.gate.Closed() {
+		return errShuttingDown
 	}
 	switch x.Class {
 	case worker:
-		return p.serveChat(x, r)
+		return p.chats.serve(x, r, token, cancel)
 	case embed:
-		return p.serveEmbed(x, r)
+		return p.passes.serveEmbed(x, r, cancel)
 	case tags:
-		return p.serveTags(x, r)
+		return p.passes.serveTags(x, r)
 	case read:
-		return p.serveRead(x, r)
+		return p.passes.serveRead(x, r, cancel)
 	case manage:
-		return p.serveManage(x, r)
-	case own:
-		return p.serveOwn(x, r)
-	case redirect:
-		return p.serveRedirect(x, r)
+		return p.passes.serveManage(x, r, cancel)
 	case preflight:
-		return p.servePreflight(x, r)
+		return p.passes.servePreflight(x, r, cancel)
+	case redirect:
+		return p.passes.serveRedirect(x, r)
+	}
+	switch x.route.path {
+	case metricsPath:
+		return serveMetrics(x, p.metrics.set)
+	case statusPath:
+		return p.page.serve(x, r, cancel)
 	default:
-		return p.pass(x, r)
+		return p.health.serve(x)
 	}
 }
 
-// pass sends a request to the target and its answer back, beside any number of
-// others.
-func (p *Proxy) pass(x *exchange, r *http.Request) error {
-	if r.ContentLength > p.MaxBody {
-		return &http.MaxBytesError{Limit: p.MaxBody}
+// fail ends an exchange with an error: the client hears it, or has its answer cut.
+func (p *Proxy) fail(x *exchange, err error) {
+	x.Err = err
+	why := explain(err)
+	switch {
+	case x.Status != 0, why.status == statusClientLeft: // an empty 200 would be a lie, should the client still read
+		x.cut = true
+		return
+	case x.Class != own && x.Class != refused && why.status != http.StatusUnauthorized && why.status != http.StatusForbidden:
+		p.cors.Apply(x.request.Header.Get("Origin"), x.Header())
 	}
-	if err := p.Inventory.Reachable(r.Context()); err != nil {
-		return err
-	}
-	return p.stream(x, r, p.MaxBody)
+	x.refuse(why)
 }
 
-// A preflight needs no token, and so must cost little: no more of them than this are at
-// the target at once, and none longer.
-const (
-	maxPreflights    = 8
-	preflightTimeout = 10 * time.Second
-)
-
-// servePreflight passes a browser's question.
-func (p *Proxy) servePreflight(x *exchange, r *http.Request) error {
-	if r.ContentLength != 0 {
-		return badRequest("a preflight has no body")
+// end records an exchange, whatever happened.
+func (p *Proxy) end(x *exchange) {
+	if e := recover(); e != nil { // a defect of foreman's own
+		p.log.Error("panic", "err", e, "id", x.ID, "stack", string(debug.Stack()))
+		err := fmt.Errorf("panic: %v (%w)", e, errDefect)
+		if x.Early {
+			x.Err, x.cut = err, true
+		} else {
+			p.fail(x, err)
+		}
 	}
-	conns.Spare(r.Context())
-	ctx, cancel := context.WithCancelCause(r.Context())
-	defer cancel(nil)
-	defer time.AfterFunc(preflightTimeout, func() { cancel(errAsleep) }).Stop()
-	select {
-	case p.preflights <- struct{}{}:
-		defer func() { <-p.preflights }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	x.renewDeadline(time.Now()) // for what net/http still has to write
+	x.sumUp()
+	p.metrics.ended(&x.Record)
+	if x.admitted && x.Class != own && x.Class != preflight {
+		p.recent.Add(x.Record)
 	}
-	return p.pass(x, r.WithContext(ctx))
-}
-
-// serveEmbed passes an embedding, and tells the warmer which model has made it.
-func (p *Proxy) serveEmbed(x *exchange, r *http.Request) error {
-	err := p.pass(x, r)
-	if p.Warmer != nil && x.Status == http.StatusOK && x.asked.Model != "" {
-		p.Warmer.Embedded(x.asked.Model)
+	if x.admitted && x.Class != preflight || p.unlogged.allow(&x.Record) {
+		logRecord(p.log, &x.Record, x.Class)
 	}
-	return err
-}
-
-// serveManage passes a request that changes the target's models, if that is allowed.
-// Its body, a model's layer perhaps, may have any size.
-func (p *Proxy) serveManage(x *exchange, r *http.Request) error {
-	if !p.Manage {
-		return errManage
-	}
-	defer p.Inventory.Refresh() // if the answer is cut, who knows what was done
-	return p.stream(x, r, 0)
-}
-
-// stream forwards a request whose body, of at most limit bytes if that is not 0,
-// goes on to the target as it comes, unless it is small, or an embedding's.
-func (p *Proxy) stream(x *exchange, r *http.Request, limit int64) error {
-	if r.Method == http.MethodGet || r.Method == http.MethodHead { // a body means nothing there (RFC 9110, section 9.3.1)
-		x.abandonBody()
-		r.Body, r.ContentLength, r.TransferEncoding = http.NoBody, 0, nil
-	}
-	if r.ContentLength == 0 {
-		return p.forward(x, r, 0)
-	}
-	// The target may answer before it has read the whole body. Without this, net/http
-	// would then read the rest of it, and Transport would cut the answer off.
-	http.NewResponseController(x).EnableFullDuplex()
-	body := p.upload(x, r, limit)
-	room := p.bodies.open(x.Client, nil)
-	defer room.give()
-	size := int64(replayLimit)
-	if x.Class == embed {
-		size = limit
-	}
-	held, err := hold(r, body, room, size)
-	if err == nil && x.Class == embed {
-		err = x.readModel(r.URL.Path, held)
-	}
-	if err == nil {
-		err = p.forward(x, r, 0)
-	}
-	x.bodyRead = body.ended.Load()
-	if !x.bodyRead { // net/http waits for the rest, if the answer came before it
-		http.NewResponseController(x).SetReadDeadline(time.Now().Add(time.Second))
-	}
-	if cause := body.err.Load(); err != nil && cause != nil {
-		return *cause
-	}
-	return err
-}
-
-// forward carries a request through the ReverseProxy. The target may be silent for
-// as long as stall, if that is not 0, while it answers polls.
-func (p *Proxy) forward(x *exchange, r *http.Request, stall time.Duration) error {
-	c := &call{x: x, stall: stall}
-	c.ctx, c.cancel = context.WithCancelCause(context.WithValue(r.Context(), callKey{}, c))
-	defer c.cancel(nil)
-	p.begin(c)
-	defer p.endCall(c)
-	p.reverse.ServeHTTP(x, r.WithContext(c.ctx))
-	return x.failure
-}
-
-type callKey struct{}
-
-// callOf returns the call that a request on its way to the target, or back, belongs
-// to.
-func callOf(r *http.Request) *call {
-	return r.Context().Value(callKey{}).(*call)
-}
-
-// modify sees the target's answer before the client does.
-func (p *Proxy) modify(resp *http.Response) error {
-	if resp.StatusCode < 200 { // 101, or no status at all
-		return errSwitched
-	}
-	c := callOf(resp.Request)
-	if c.x.Early && resp.StatusCode != http.StatusOK {
-		c.x.answered = true
-		return readTargetError(resp)
-	}
-	if coding := resp.Header.Get("Content-Encoding"); c.x.Early && coding != "" && !strings.EqualFold(coding, "identity") {
-		return errCompressed
-	}
-	p.cors.Note(c.x.request.Header.Get("Origin"), resp.Header)
-	resp.Header.Set("X-Request-Id", c.x.ID)
-	// RFC 9112, section 6.3: without a length and without chunks an answer ends
-	// where the connection does, and its end looks like a cut.
-	if resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 && resp.Body != http.NoBody {
-		resp.Body = endless{resp.Body}
-	}
-	resp.Body = p.follow(c, resp)
-	if c.x.Class == manage {
-		resp.Body = p.settle(resp)
-	}
-	if c.x.hadTurn {
-		resp.Header.Add("Server-Timing", c.x.serverTiming())
-	}
-	return nil
-}
-
-// brokeOff notes why an answer that had begun came to no end. If that was the
-// connection, a poll at once finds out about the target.
-func (p *Proxy) brokeOff(x *exchange, cause error) {
-	x.Err = cause
-	if errors.Is(cause, target.ErrUnreachable) {
-		p.Inventory.Refresh()
+	if x.cut {
+		x.breakOff()
 	}
 }
 
-// settle sees to it that who has read the whole answer to a change finds that
-// change in the inventory. An answer of known length comes when all is done; a
-// stream of progress ends then.
-func (p *Proxy) settle(resp *http.Response) io.ReadCloser {
-	ctx := resp.Request.Context()
-	if resp.ContentLength >= 0 {
-		p.Inventory.Repoll(ctx)
-		return resp.Body
-	}
-	return &settled{resp.Body, func() { p.Inventory.Repoll(ctx) }}
-}
+// Close turns away the chats that wait, and from now on whoever asks for something
+// that the target would do: with 503, so that a load balancer asks another foreman.
+// /readyz is 503 too. What the target does already goes on.
+func (p *Proxy) Close() { p.gate.Close() }
 
-// A settled body reports its end when settle has returned.
-type settled struct {
-	io.ReadCloser
-	settle func()
-}
-
-func (s *settled) Read(b []byte) (int, error) {
-	n, err := s.ReadCloser.Read(b)
-	if err == io.EOF {
-		s.settle()
-	}
-	return n, err
-}
-
-// An endless body has no end that differs from a cut: so it is one.
-type endless struct{ io.ReadCloser }
-
-func (e endless) Read(b []byte) (int, error) {
-	n, err := e.ReadCloser.Read(b)
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return n, err
-}
-
-// buffers lends the buffers through which answers are copied.
-type buffers struct{}
-
-var bufferPool = sync.Pool{New: func() any { return new([32 << 10]byte) }}
-
-func (buffers) Get() []byte  { return bufferPool.Get().(*[32 << 10]byte)[:] }
-func (buffers) Put(b []byte) { bufferPool.Put((*[32 << 10]byte)(b)) }
+// AwaitBalancer gives a load balancer, if one has asked for /readyz lately, the time to
+// find out that the proxy is closed. Until then it opens connections, and whoever closes
+// the listener may cut one of them off: the balancer would not know whether its request
+// was read, and could not send it to another foreman. The wait ends with ctx at the
+// latest.
+func (p *Proxy) AwaitBalancer(ctx context.Context) { p.health.awaitBalancer(ctx) }

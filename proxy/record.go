@@ -24,9 +24,22 @@ const (
 
 // Why a chat needs no turn: the target does no work for it.
 const (
-	besideRemote = "remote model" // another host does
-	besideUnload = "unload"       // the model is to leave the memory, no more
+	ungatedRemote = "remote model" // another host does
+	ungatedUnload = "unload"       // the model is to leave the memory, no more
 )
+
+// sumUp completes the record.
+func (x *exchange) sumUp() {
+	x.Ended = time.Now()
+	x.Duration = x.Ended.Sub(x.Began)
+	x.Cut = x.cut && x.begun()
+	if x.stalled {
+		x.Err = errClientStalled
+	}
+	if x.Status == 0 || x.Err == context.Canceled {
+		x.Status = statusClientLeft
+	}
+}
 
 // severity is how severe a record is: a warning where the host or foreman failed and
 // nobody wanted the end, nothing to see where something asked only how foreman is.
@@ -42,8 +55,8 @@ func severity(rec *status.Record, class class) slog.Level {
 }
 
 // logRecord writes a record to the log. It has no token and no body.
-func logRecord(ctx context.Context, log *slog.Logger, rec *status.Record, class class) {
-	level := severity(rec, class)
+func logRecord(log *slog.Logger, rec *status.Record, class class) {
+	ctx, level := context.Background(), severity(rec, class)
 	if !log.Enabled(ctx, level) {
 		return
 	}
@@ -58,7 +71,7 @@ func logRecord(ctx context.Context, log *slog.Logger, rec *status.Record, class 
 		attrs = append(attrs,
 			slog.String("model", fmt.Sprintf("%.200s", rec.Model)),
 			slog.Float64("queue_ms", milliseconds(rec.Queued)),
-			unlessZero("beside", rec.Beside),
+			unlessZero("ungated", rec.Ungated),
 			unlessZero("load_ms", milliseconds(rec.Usage.Load)),
 			unlessZero("prompt_ms", milliseconds(rec.Usage.Prompt)),
 			unlessZero("prompt_tokens", rec.Usage.PromptTokens),
@@ -79,7 +92,7 @@ func logRecord(ctx context.Context, log *slog.Logger, rec *status.Record, class 
 	)
 	attrs = append(attrs, unlessZero("unlogged", rec.Unlogged))
 	if rec.Err != nil {
-		attrs = append(attrs, slog.String("err", rec.Err.Error()))
+		attrs = append(attrs, slog.String("err", fmt.Sprintf("%.500s", rec.Err.Error())))
 	}
 	log.LogAttrs(ctx, level, "request", attrs...)
 }

@@ -56,10 +56,10 @@ func TestRecords(t *testing.T) {
 
 		const s = time.Second
 		want := []status.Record{ // latest first
-			{Route: "/v1/chat/completions", IsChat: true, Status: 200, ID: "2", Model: "chat:latest", Queued: 3 * s, Held: 6 * s, FirstByte: 5 * s, Duration: 9 * s},
-			{Route: "/api/chat", IsChat: true, Status: 200, ID: "1", Model: "chat:latest", Held: 3 * s, FirstByte: 3 * s, Duration: 3 * s},
+			{Route: "/v1/chat/completions", IsChat: true, Status: 200, ID: "2", Model: "chat:latest", WasQueued: true, Queued: 3 * s, Held: 6 * s, FirstByte: 5 * s, Duration: 9 * s},
+			{Route: "/api/chat", IsChat: true, Status: 200, ID: "1", Model: "chat:latest", WasQueued: true, Held: 3 * s, FirstByte: 3 * s, Duration: 3 * s},
 			{Route: "/api/chat", IsChat: true, Status: 404, ID: "4", Model: "unknown", Began: began.Add(s), Reason: "unknown model"},
-			{Route: "/api/chat", IsChat: true, Status: 499, ID: "3", Model: "chat:latest", Queued: s, Duration: s},
+			{Route: "/api/chat", IsChat: true, Status: 499, ID: "3", Model: "chat:latest", WasQueued: true, Queued: s, Duration: s},
 			{Route: "/api/embed", Status: 200, ID: "5", Began: began.Add(s)},
 		}
 		got := latest(f)
@@ -155,7 +155,7 @@ func TestRecordInTheLog(t *testing.T) {
 		{worker, func(*status.Record) {}, "level=INFO msg=request method=POST route=/api/chat status=200 model=m queue_ms=1.5 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=ann addr=[fe80::1]:7 id=id"},
 		{worker, func(r *status.Record) { r.Cut, r.Err = true, io.ErrUnexpectedEOF }, "level=WARN msg=request method=POST route=/api/chat status=200 model=m queue_ms=1.5 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=ann addr=[fe80::1]:7 id=id cut=true err=\"unexpected EOF\""},
 		{worker, func(r *status.Record) { r.Status, r.Cut, r.Err = 499, true, context.Canceled }, "level=INFO msg=request method=POST route=/api/chat status=499 model=m queue_ms=1.5 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=ann addr=[fe80::1]:7 id=id cut=true err=\"context canceled\""},
-		{none, func(r *status.Record) { r.Route, r.Path, r.Status, r.Reason = "other", "/api/x", 404, "path" }, "level=INFO msg=request method=POST route=other path=/api/x status=404 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=ann addr=[fe80::1]:7 id=id"},
+		{refused, func(r *status.Record) { r.Route, r.Path, r.Status, r.Reason = "other", "/api/x", 404, "path" }, "level=INFO msg=request method=POST route=other path=/api/x status=404 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=ann addr=[fe80::1]:7 id=id"},
 		{embed, func(r *status.Record) { r.Status, r.Reason = 503, "unreachable" }, "level=WARN msg=request method=POST route=/api/chat status=503 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=ann addr=[fe80::1]:7 id=id"},
 		{own, func(*status.Record) {}, ""},
 		{own, func(r *status.Record) { r.Status = 503 }, ""},
@@ -165,7 +165,7 @@ func TestRecordInTheLog(t *testing.T) {
 		rec.IsChat = test.class == worker
 		test.change(&rec)
 		var b strings.Builder
-		logRecord(t.Context(), slog.New(slog.NewTextHandler(&b, nil)), &rec, test.class)
+		logRecord(slog.New(slog.NewTextHandler(&b, nil)), &rec, test.class)
 		_, got, _ := strings.Cut(strings.TrimSpace(b.String()), " ") // without the time
 		if got != test.want {
 			t.Errorf("\n got %s\nwant %s", got, test.want)
@@ -188,23 +188,23 @@ func TestAccessRecords(t *testing.T) {
 			"route": "/api/chat", "status": 200., "model": "chat:latest",
 			"load_ms": 1.334, "prompt_ms": 342.546, "prompt_tokens": 26., "completion_tokens": 4., "tokens_per_s": .9,
 		}},
-		{"POST", "/api/generate", `{"model":"unknown"}`, token, map[string]any{"route": "/api/generate", "status": 404., "model": "unknown", "err": `model "unknown": not found on the target`}},
+		{"POST", "/api/generate", `{"model":"unknown"}`, token, map[string]any{"route": "/api/generate", "status": 404., "model": "unknown", "err": "model 'unknown' not found"}},
 		{"POST", "/api/embed", embedBody, token, map[string]any{"route": "/api/embed", "status": 200.}},
 		{"GET", "/v1/models/" + secret, "", token, map[string]any{"route": "/v1/models/{model...}", "status": 200.}},
-		{"GET", "/unknown?" + secret, "", token, map[string]any{"route": "other", "path": "/unknown", "status": 404., "err": `no such path: "/unknown"`}},
+		{"GET", "/unknown?" + secret, "", token, map[string]any{"route": "other", "path": "/unknown", "status": 404., "err": `foreman has no such path: "/unknown"`}},
 		{"PUT", "/api/chat", chatBody, token, map[string]any{"route": "/api/chat", "status": 405., "err": "method not allowed; allowed: POST, OPTIONS"}},
-		{"POST", "/api/chat", `{"model":"unknown"}`, token, map[string]any{"route": "/api/chat", "status": 404., "model": "unknown", "err": `model "unknown": not found on the target`}},
-		{"POST", "/api/chat", `{"model":"` + strings.Repeat("x", 5000) + `"}`, token, map[string]any{"route": "/api/chat", "status": 404., "model": strings.Repeat("x", 200), "err": `model "` + strings.Repeat("x", 100) + `": not found on the target`}},
+		{"POST", "/api/chat", `{"model":"unknown"}`, token, map[string]any{"route": "/api/chat", "status": 404., "model": "unknown", "err": "model 'unknown' not found"}},
+		{"POST", "/api/chat", `{"model":"` + strings.Repeat("x", 5000) + `"}`, token, map[string]any{"route": "/api/chat", "status": 404., "model": strings.Repeat("x", 200), "err": "model '" + strings.Repeat("x", 493)}},
 		{"POST", "/api/chat", "", token, map[string]any{"route": "/api/chat", "status": 400., "model": "", "err": "missing request body"}},
-		{"POST", "/api/chat", chatBody, nil, map[string]any{"route": "/api/chat", "status": 401., "model": "", "err": "token missing or wrong"}},
-		{"POST", "/api/chat", chatBody, []string{"Authorization", secret}, map[string]any{"route": "/api/chat", "status": 401., "model": "", "err": "token missing or wrong"}},
-		{"POST", "/api/chat", chatBody, []string{"Host", "evil.example"}, map[string]any{"route": "/api/chat", "status": 403., "model": "", "err": "host not accepted"}},
+		{"POST", "/api/chat", chatBody, nil, map[string]any{"route": "/api/chat", "status": 401., "model": "", "err": errToken.text}},
+		{"POST", "/api/chat", chatBody, []string{"Authorization", secret}, map[string]any{"route": "/api/chat", "status": 401., "model": "", "err": errToken.text}},
+		{"POST", "/api/chat", chatBody, []string{"Host", "evil.example"}, map[string]any{"route": "/api/chat", "status": 403., "model": "", "err": hostRefused("evil.example").text}},
 		{"GET", "/healthz", "", nil, map[string]any{"route": "/healthz", "status": 200., "level": "DEBUG"}},
 		{"GET", "/metrics", "", token, map[string]any{"route": "/metrics", "status": 200., "level": "DEBUG"}},
-		{"GET", "/metrics", "", nil, map[string]any{"route": "/metrics", "status": 401., "err": "token missing or wrong"}},
-		{"GET", "/status", "", nil, map[string]any{"route": "/status", "status": 401., "err": "token missing or wrong"}},
-		{"POST", "/status", "stop=1", nil, map[string]any{"route": "/status", "status": 401., "err": "token missing or wrong"}},
-		{"GET", "/healthz", "", []string{"Host", "evil.example"}, map[string]any{"route": "/healthz", "status": 403., "err": "host not accepted"}},
+		{"GET", "/metrics", "", nil, map[string]any{"route": "/metrics", "status": 401., "err": errToken.text}},
+		{"GET", "/status", "", nil, map[string]any{"route": "/status", "status": 401., "err": errToken.text}},
+		{"POST", "/status", "stop=1", nil, map[string]any{"route": "/status", "status": 401., "err": errToken.text}},
+		{"GET", "/healthz", "", []string{"Host", "evil.example"}, map[string]any{"route": "/healthz", "status": 403., "err": hostRefused("evil.example").text}},
 	} {
 		a := f.do(t, test.method, test.path, test.body, append([]string{"X-Request-Id", "id-7"}, test.header...)...)
 		got := f.log.access(t, i+1)[i]
@@ -305,8 +305,8 @@ func TestRecordOfACutAnswer(t *testing.T) {
 func TestPanicIsAnswered(t *testing.T) {
 	stub := newStub(t)
 	f := newFront(t, stub.URL, nil)
-	f.reverse.ModifyResponse = func(*http.Response) error { panic("a defect") }
-	want := refusal{500, "foreman failed; its log says why", failed}
+	f.passes.forwarder.reverse.ModifyResponse = func(*http.Response) error { panic("a defect") }
+	want := errorSeen{500, "foreman failed; its log says why", failed}
 	for _, path := range dialects {
 		a := f.do(t, "POST", path, chatBody)
 		if a.status != 500 || a.body != want.in(path) {
@@ -314,7 +314,7 @@ func TestPanicIsAnswered(t *testing.T) {
 		}
 		f.expectIdle(t)
 	}
-	if records := f.log.access(t, 3); !slices.ContainsFunc(records, func(r map[string]any) bool { return r["err"] == "panic: a defect" }) {
+	if records := f.log.access(t, 3); !slices.ContainsFunc(records, func(r map[string]any) bool { return strings.HasPrefix(r["err"].(string), "panic: a defect") }) {
 		t.Errorf("no record of the panic: %v", records)
 	}
 	if !strings.Contains(f.log.String(), "goroutine") {

@@ -21,7 +21,7 @@ const (
 	own       class = "own"       // answered by foreman
 	redirect  class = "redirect"  // a route's path with one slash too many
 	preflight class = "preflight" // OPTIONS on a path that is passed: the target's CORS decides
-	none      class = "none"      // refused
+	refused   class = "none"      // never passed
 )
 
 // A route is a path and what may be done there. Paths that are in no route never
@@ -63,7 +63,7 @@ var routes = []route{
 	{"/api/create", "POST", manage},
 	{"/api/copy", "POST", manage},
 	{"/api/delete", "DELETE", manage},
-	{"/api/blobs/{digest}", "HEAD POST", manage},
+	{blobs + "{digest}", "HEAD POST", manage},
 
 	{healthPath, "GET HEAD", own},
 	{readyPath, "GET HEAD", own},
@@ -71,13 +71,24 @@ var routes = []route{
 	{statusPath, "GET HEAD POST", own},
 }
 
-// nowhere is where a request goes that has no route.
-var nowhere = route{path: "other", class: none}
+// blobs is where the layers of models are.
+const blobs = "/api/blobs/"
 
-// find returns the route of a request and how to treat it. Only a path that is
+// Paths of foreman's own.
+const (
+	healthPath  = "/healthz"
+	readyPath   = "/readyz"
+	metricsPath = "/metrics"
+	statusPath  = "/status"
+)
+
+// noRoute is where a request goes that has no route.
+var noRoute = route{path: "other", class: refused}
+
+// routeFor returns the route of a request and how to treat it. Only a path that is
 // spelt as in the table matches: to Ollama's router /api%2Fchat is a chat too,
 // and would pass by the gate.
-func find(r *http.Request) (*route, class, error) {
+func routeFor(r *http.Request) (*route, class, error) {
 	escaped := r.URL.RawPath != "" || r.URL.EscapedPath() != r.URL.Path
 	rt := routeOf(r.URL.Path)
 	if rt == nil && !escaped {
@@ -87,13 +98,13 @@ func find(r *http.Request) (*route, class, error) {
 	}
 	switch {
 	case rt == nil, escaped:
-		return &nowhere, none, fmt.Errorf("%w: %.100q", errNoRoute, r.URL.EscapedPath())
+		return &noRoute, refused, fmt.Errorf("%w: %.100q", errNoRoute, r.URL.EscapedPath())
 	case rt.allows(r.Method):
 		return rt, rt.class, nil
 	case r.Method == http.MethodOptions && rt.class != own:
 		return rt, preflight, nil
 	default:
-		return rt, none, methodError(rt.allowed())
+		return rt, refused, methodRefused(rt.allowed())
 	}
 }
 

@@ -64,13 +64,13 @@ func TestStop(t *testing.T) {
 			if test.status == http.StatusOK {
 				running.say(t, test.said)
 				await(t, func() bool {
-					r := f.page().Running
+					r := f.page.read().Running
 					return r.Answering && r.Bytes == int64(len(test.said))
 				})
 			}
 			next.send(t, postOf("/api/chat", marked("next"), "X-Request-Id: same\r\n"))
 			await(t, func() bool { n, _ := f.Gate.Len(); return n == 1 })
-			if a := f.stop(t, f.page().Running.Key); a.status != http.StatusSeeOther || a.header.Get("Location") != "status" {
+			if a := f.stop(t, f.page.read().Running.Key); a.status != http.StatusSeeOther || a.header.Get("Location") != "status" {
 				t.Errorf("stop: %d, Location %q; want 303 to the page", a.status, a.header.Get("Location"))
 			}
 			resp, got, err := victim.answer(t)
@@ -87,7 +87,7 @@ func TestStop(t *testing.T) {
 			wantSamples(t, f, map[string]string{`foreman_turns_revoked_total{reason="stopped"}`: "1"})
 			f.log.await(t, `"level":"INFO","msg":"chat stopped","by":"127.0.0.1","addr":"127.0.0.1:`)
 			f.log.await(t, `"id":"same","client":"127.0.0.1","model":"chat:latest"}`)
-			f.log.await(t, `"err":"stopped by 127.0.0.1"`)
+			f.log.await(t, `"err":"stopped by 127.0.0.1: `)
 			if strings.Contains(f.log.String(), `"level":"WARN"`) {
 				t.Error("a stop is a warning in the log; want it told as what somebody wanted")
 			}
@@ -120,7 +120,7 @@ func TestStopInLine(t *testing.T) {
 			victim := make(chan struct{})
 			go func() { defer close(victim); resp, body, err = line[2].answer(t) }()
 			time.Sleep(time.Second)
-			page := f.page()
+			page := f.page.read()
 			if len(page.Waiting) != 2 || page.Waiting[1].ID != "same" {
 				t.Fatalf("waiting: %+v; want two", page.Waiting)
 			}
@@ -154,7 +154,7 @@ func TestStopTwice(t *testing.T) {
 	f, target := newHeldFront(t, nil)
 	victim := connect(t, f).chat(t, "victim")
 	running := target.next(t, "victim")
-	key := f.page().Running.Key
+	key := f.page.read().Running.Key
 	var stopping sync.WaitGroup
 	for range 8 {
 		stopping.Go(func() {
@@ -244,7 +244,7 @@ func TestStopIsGuarded(t *testing.T) {
 			victim := connect(t, f)
 			victim.send(t, postOf("/api/chat", marked("victim"), ann...))
 			running := target.next(t, "victim")
-			if a := f.stop(t, f.page().Running.Key, test.header...); a.status != test.status {
+			if a := f.stop(t, f.page.read().Running.Key, test.header...); a.status != test.status {
 				t.Errorf("got %d %s; want %d", a.status, a.body, test.status)
 			}
 			if test.status != http.StatusSeeOther {
@@ -271,9 +271,8 @@ func TestStopOfAnAnswerThatIsRead(t *testing.T) {
 	f, target := newHeldFront(t, nil)
 	c := connect(t, f).chat(t, "slow")
 	running := target.next(t, "slow")
-	key := f.page().Running.Key
-	_, call := f.underway.chat(key)
-	f.endCall(call) // as at the target's last byte
+	key := f.page.read().Running.Key
+	f.page.find(key).leave() // as at the target's last byte
 	if a := f.stop(t, key, "Accept", "application/json"); a.status != http.StatusNotFound {
 		t.Errorf("got %d; want 404", a.status)
 	}

@@ -18,7 +18,7 @@ var asks = []string{"Origin", "http://page.example", "Access-Control-Request-Met
 // another one to some servers.
 func TestFaultPreflightWithMore(t *testing.T) {
 	stub := newStub(t)
-	seen := watch(stub)
+	seen := observe(stub)
 	f := newFront(t, stub.URL, func(o *Options) { o.Token = clientToken })
 	a := f.do(t, "OPTIONS", "/v1/models/a/b:c?x=y", "", append([]string{"Cookie", "a=b", "X-Odd", "1", "User-Agent", "odd", "Authorization", "Basic eDp5", "Content-Type", "text/plain"}, asks...)...)
 	got := <-seen

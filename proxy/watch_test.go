@@ -74,7 +74,7 @@ func expectGivenUp(t *testing.T, c *wire, when, text string) {
 	t.Helper()
 	resp, body, err := c.answer(t)
 	if when != "in mid-stream" {
-		refusal{504, text, "timeout_error"}.check(t, "/v1/messages", answer{resp.StatusCode, resp.Header, body, err})
+		errorSeen{504, text, "timeout_error"}.check(t, "/v1/messages", answer{resp.StatusCode, resp.Header, body, err})
 	} else if resp.StatusCode != http.StatusOK || err == nil {
 		t.Errorf("status %d, %q and a clean end; want 200 and a cut", resp.StatusCode, body)
 	}
@@ -254,7 +254,7 @@ func TestFaultForemanHasNoDescriptors(t *testing.T) {
 		if state := f.Inventory.State(); state.Degraded() || state.Polls.Unreachable != 0 {
 			t.Errorf("reason %q, %+v; want the host as it was", state.Reason, state.Polls)
 		}
-		refusal{503, "foreman has no file descriptors left; try again", "overloaded_error"}.check(t, "/api/embed", f.do(t, "POST", "/api/embed", embedBody))
+		errorSeen{503, "foreman has no file descriptors left; try again", "overloaded_error"}.check(t, "/api/embed", f.do(t, "POST", "/api/embed", embedBody))
 		if a := f.do(t, "GET", "/api/tags", "", "Origin", "http://page.example"); a.status != http.StatusOK {
 			t.Errorf("tags: %d; want the last known", a.status)
 		}

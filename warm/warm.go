@@ -57,18 +57,18 @@ type Warmer struct {
 	log    *slog.Logger
 
 	// Run alone uses these.
-	missingIn []string // the models without the embedder, sorted, as last warned of; nil: not warned
-	oneSlot   bool     // an episode of a single resident model was warned of
-	crowded   bool     // it was warned that another embedder evicts this one
+	missingIn     []string // the models without the embedder, sorted, as last warned of; nil: not warned
+	oneSlot       bool     // an episode of a single resident model was warned of
+	warnedEvicted bool     // it was warned that another embedder evicts this one
 
-	mu         sync.Mutex // guards what follows
-	attempting bool       // an attempt is under way
-	since      time.Time  // State.Since when the last attempt began; zero: none began yet, or it failed
-	pinning    bool       // when the last attempt began, the model was resident, but not for good
-	failing    bool       // the last attempt failed
-	other      string     // the model of the last embedding that a client got of another one
-	otherAt    time.Time  // when that was; zero: never, or the embedder was resident after it
-	ok, failed uint64     // attempts that have ended
+	mu             sync.Mutex // guards what follows
+	attempting     bool       // an attempt is under way
+	since          time.Time  // State.Since when the last attempt began; zero: none began yet, or it failed
+	repinning      bool       // when the last attempt began, the model was resident, but not for good
+	failing        bool       // the last attempt failed
+	other          string     // the model of the last embedding that a client got of another one
+	foreignEmbedAt time.Time  // when that was; zero: never, or the embedder was resident after it
+	ok, failed     uint64     // attempts that have ended
 }
 
 // New returns a warmer that will keep a model of target resident. It learns from
@@ -92,7 +92,7 @@ func (w *Warmer) Embedded(model string) {
 		return
 	}
 	w.mu.Lock()
-	w.other, w.otherAt = model, time.Now()
+	w.other, w.foreignEmbedAt = model, time.Now()
 	w.mu.Unlock()
 	w.states.Refresh()
 }
@@ -179,11 +179,11 @@ func (w *Warmer) warnOfOthers(state inventory.State) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
-	case w.otherAt.IsZero() || state.ResidentRead.Before(w.otherAt): // or not known
+	case w.foreignEmbedAt.IsZero() || state.ResidentRead.Before(w.foreignEmbedAt): // or not known
 	case state.IsResident(w.model):
-		w.otherAt = time.Time{}
-	case w.ok > 0 && !w.crowded:
-		w.crowded = true
+		w.foreignEmbedAt = time.Time{}
+	case w.ok > 0 && !w.warnedEvicted:
+		w.warnedEvicted = true
 		w.log.Warn("an embedding with another model evicted the embedder: OLLAMA_MAX_LOADED_MODELS=3 on the target has a place for each, if there is memory for three",
 			"model", w.other, "embedder", w.model)
 	}
@@ -202,7 +202,7 @@ func (w *Warmer) begin(state inventory.State) bool {
 	if w.attempting || pinned {
 		return false
 	}
-	w.attempting, w.pinning, w.since = true, !expires.IsZero(), state.Since
+	w.attempting, w.repinning, w.since = true, !expires.IsZero(), state.Since
 	return true
 }
 
@@ -214,7 +214,7 @@ func (w *Warmer) end(err error, took time.Duration) {
 	w.attempting = false
 	if err == nil {
 		w.ok, w.failing = w.ok+1, false
-		if w.pinning { // a client's keep_alive had replaced foreman's, and may do so again and again
+		if w.repinning { // a client's keep_alive had replaced foreman's, and may do so again and again
 			w.log.Debug("embedder pinned again", "model", w.model)
 		} else {
 			w.log.Info("embedder warmed", "model", w.model, "took", took.Round(time.Millisecond))

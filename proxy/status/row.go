@@ -42,7 +42,7 @@ func partsOf(r Record) []part {
 		add("prompt", "prompt", u.Prompt)
 		add("words", "words", u.Completion)
 		add("other", "other", left)
-	case r.Held == 0 && r.Beside == "": // the target had none of it
+	case r.Held == 0 && r.Ungated == "": // the target had none of it
 		add("other", "other", left)
 	case r.FirstByte == 0 || r.Why() != "" && !r.Cut: // what was answered, if anything, is foreman's
 		add("first", "no answer", left)

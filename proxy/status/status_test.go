@@ -289,7 +289,7 @@ func TestPageHasAllPartsAlways(t *testing.T) {
 func TestPageEscapesTexts(t *testing.T) {
 	pageOf := func(s string) string {
 		chat := Chat{ID: s, Key: s, Agent: "x/1 " + s, Options: s, Model: s, Client: s, Position: 1, Next: true}
-		request := Record{ID: s, Method: s, Route: s, Model: s, Agent: "x/1 " + s, Client: s, Beside: s, Status: 404, Reason: s}
+		request := Record{ID: s, Method: s, Route: s, Model: s, Agent: "x/1 " + s, Client: s, Ungated: s, Status: 404, Reason: s}
 		return render(t, &Page{
 			Version: s, Now: now, Host: Host{URL: s, Reason: s}, Running: &chat, Waiting: []Chat{chat}, Embedder: s, Models: []Model{{Name: s}}, Notice: s,
 			Chats: []Record{request}, Others: []Record{request}, Day: Day{Shares: []Share{{Client: s}}},
@@ -351,7 +351,7 @@ func TestBars(t *testing.T) {
 		{"nobody knows when the host began", "queue 0 400, first 400 100", Record{Held: 1, Duration: 100 * second, Early: true, FirstByte: 20 * second, Queued: 80 * second}},
 		{"no answer", "arriving 0 50, queue 50 100, first 150 350", Record{Held: 1, Duration: 100 * second, Arriving: 10 * second, Queued: 20 * second}},
 		{"left while in line", "queue 0 500", Record{Duration: 100 * second, Queued: 100 * second}},
-		{"beside the line", "first 0 100, words 100 400", Record{Beside: "remote model", Duration: 100 * second, FirstByte: 20 * second}},
+		{"beside the line", "first 0 100, words 100 400", Record{Ungated: "remote model", Duration: 100 * second, FirstByte: 20 * second}},
 		{"the host tells", "arriving 0 50, queue 50 100, load 150 100, prompt 250 50, words 300 150, other 450 50",
 			Record{Held: 1, Duration: 100 * second, Arriving: 10 * second, Queued: 20 * second, FirstByte: 70 * second, Usage: told}},
 		{"foreman has seen the words", "queue 0 250, first 250 125, words 375 125",

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// A Usage is what an answer took, as the target says. What is 0 it did not say: only
+// A Usage is what an answer took, as the target says. Zero fields were not reported: only
 // Ollama's own API has times.
 type Usage struct {
 	PromptTokens     int64

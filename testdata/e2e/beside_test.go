@@ -26,7 +26,7 @@ func TestRemoteModelNeedsNoTurn(t *testing.T) {
 	if answer.StatusCode != http.StatusOK || !strings.Contains(answer.body, `"remote_model":"tiny-chat"`) || !strings.Contains(answer.body, `"done":true`) {
 		t.Errorf("got %d %s; want an answer of another host", answer.StatusCode, answer.body)
 	}
-	if log := foreman.Log(); !strings.Contains(log, `model=tiny-cloud:latest queue_ms=0 beside="remote model"`) {
+	if log := foreman.Log(); !strings.Contains(log, `model=tiny-cloud:latest queue_ms=0 ungated="remote model"`) {
 		t.Error("the log does not say that it needed no turn")
 	}
 	page := get(t, foreman.URL+"/status").body

@@ -1,0 +1,189 @@
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"foreman/inventory"
+	"foreman/proxy/cors"
+	"foreman/proxy/target"
+	"foreman/proxy/usage"
+)
+
+// A forwarder sends requests to the target, and their answers back as they come.
+type forwarder struct {
+	target    *target.Target
+	inventory *inventory.Inventory
+	admission *admission
+	cors      *cors.Memory
+	reverse   *httputil.ReverseProxy
+}
+
+func newForwarder(t *target.Target, inv *inventory.Inventory, a *admission, memory *cors.Memory, log *slog.Logger) *forwarder {
+	f := &forwarder{target: t, inventory: inv, admission: a, cors: memory}
+	f.reverse = &httputil.ReverseProxy{
+		//lint:ignore SA1019 Safe here: what a client could do to the headers behind the Director, direct undoes first.
+		Director:       f.direct,
+		Transport:      roundTripper(f.roundTrip),
+		FlushInterval:  -1, // each line as it comes
+		ModifyResponse: f.modify,
+		ErrorHandler:   func(_ http.ResponseWriter, r *http.Request, err error) { upstreamOf(r).err = err },
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		BufferPool:     buffers{},
+	}
+	return f
+}
+
+// An upstream is a request to the target, from when it is sent to the last byte of the answer.
+type upstream struct {
+	x        *exchange
+	stall    time.Duration // longest silence of a target that is otherwise alive; 0: any
+	isChat   bool          // its answer tells what it took
+	answered func()        // called when the target has answered, before the client gets anything of that
+	ended    func()        // called when the target has said all; it may be called twice
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	watch
+	sent     time.Time     // when it went to the target; zero: it did not
+	header   time.Time     // when the target's header came; zero: it did not
+	tail     usage.Tail    // of a chat's answer
+	whole    bool          // the target's last byte has come
+	took     time.Duration // from header until then
+	err      error         // why it failed, or why the answer is not whole
+	progress atomic.Int64  // bytes of the answer's body so far, and one for its header; 0: none came
+}
+
+// forward carries a request through the ReverseProxy. The error says why there is no answer,
+// or not a whole one: then the client has the beginning, see [exchange.begun].
+func (f *forwarder) forward(c *upstream, r *http.Request) (err error) {
+	c.ctx, c.cancel = context.WithCancelCause(context.WithValue(r.Context(), upstreamKey{}, c))
+	defer c.cancel(nil)
+	defer c.ended()
+	f.beginWatch(c)
+	defer c.endWatch()
+	defer func() {
+		if errors.Is(c.err, target.ErrUnreachable) {
+			f.inventory.Refresh() // a poll at once finds out about the target
+		}
+		switch e := recover(); {
+		case e == http.ErrAbortHandler: // the answer is cut; see net/http/httputil
+			err = cmp.Or(c.err, context.Cause(c.ctx), errBrokenOff)
+		case e != nil:
+			panic(e)
+		}
+	}()
+	f.reverse.ServeHTTP(c.x, r.WithContext(c.ctx))
+	return c.err
+}
+
+// errBrokenOff is why an answer is not whole where nothing else says it: net/http could
+// not write to the client.
+var errBrokenOff = errors.New("the answer broke off")
+
+type upstreamKey struct{}
+
+// upstreamOf returns what belongs to a request on its way to the target, or back.
+func upstreamOf(r *http.Request) *upstream {
+	return r.Context().Value(upstreamKey{}).(*upstream)
+}
+
+// A roundTripper is a function that is an [http.RoundTripper].
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// roundTrip is the ReverseProxy's transport.
+func (f *forwarder) roundTrip(r *http.Request) (resp *http.Response, err error) {
+	// The upstream request's own context, without ReverseProxy's trace, which would send the
+	// target's informational answers on to a client that has asked for none.
+	c := upstreamOf(r)
+	resp, c.sent, err = f.target.RoundTrip(r.WithContext(c.ctx))
+	if c.answered != nil {
+		c.answered()
+	}
+	return resp, err
+}
+
+// modify sees the target's answer before the client does.
+func (f *forwarder) modify(resp *http.Response) error {
+	c := upstreamOf(resp.Request)
+	coding := resp.Header.Get("Content-Encoding")
+	switch {
+	case resp.StatusCode < 200:
+		return errSwitched
+	case c.x.Early && resp.StatusCode != http.StatusOK:
+		c.whole = true
+		return refusedByTarget(resp)
+	case c.x.Early && coding != "" && !strings.EqualFold(coding, "identity"):
+		return errCompressed
+	}
+	f.cors.Note(c.x.request.Header.Get("Origin"), resp.Header)
+	resp.Header.Set("X-Request-Id", c.x.ID)
+	if c.x.timing != "" {
+		resp.Header.Add("Server-Timing", c.x.timing)
+	}
+	c.header = time.Now()
+	c.progress.Store(1)
+	// RFC 9112, section 6.3: without a length and without chunks an answer ends
+	// where the connection does, and its end looks like a cut.
+	endless := resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 && resp.Body != http.NoBody
+	resp.Body = &answerBody{resp.Body, c, endless}
+	return nil
+}
+
+// What makes an answer of the target nonsense.
+var (
+	errSwitched   = errors.New("target switched protocols unasked, or answered with no status")
+	errCompressed = errors.New("target compressed its answer unasked")
+)
+
+// An answerBody is the body of the target's answer. It notes when the target is waited for,
+// and ends the upstream request with the target's last byte: while the client takes the
+// rest, the target can work for the next.
+type answerBody struct {
+	io.ReadCloser
+	upstream *upstream
+	endless  bool // it has no end that differs from a cut: so it is one
+}
+
+func (b *answerBody) Read(p []byte) (int, error) {
+	c := b.upstream
+	c.wait()
+	n, err := b.ReadCloser.Read(p)
+	c.heard()
+	c.progress.Add(int64(n))
+	if c.isChat {
+		c.tail.Add(p[:n])
+	}
+	if err == io.EOF && b.endless {
+		err = io.ErrUnexpectedEOF
+	}
+	switch err {
+	case nil:
+	case io.EOF:
+		c.whole = true
+		c.ended()
+		c.took = time.Since(c.header)
+	default:
+		c.err = target.Classify(c.ctx, err)
+	}
+	return n, err
+}
+
+// buffers lends the buffers through which answers are copied.
+type buffers struct{}
+
+var bufferPool = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+func (buffers) Get() []byte  { return bufferPool.Get().(*[32 << 10]byte)[:] }
+func (buffers) Put(b []byte) { bufferPool.Put((*[32 << 10]byte)(b)) }

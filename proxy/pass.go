@@ -1,0 +1,209 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"foreman/inventory"
+	"foreman/proxy/ask"
+	"foreman/proxy/conns"
+	"foreman/proxy/cors"
+	"foreman/proxy/target"
+	"foreman/warm"
+)
+
+// passes serves what passes to the target beside any number of others: embeddings, what
+// is read, and what changes the target's models.
+type passes struct {
+	bodies    *bodies
+	inventory *inventory.Inventory
+	forwarder *forwarder
+	cors      *cors.Memory
+	warmer    *warm.Warmer // nil: no embedder is kept resident
+	manage    bool         // let model management through
+
+	preflights chan struct{} // has one for each that is at the target
+}
+
+// serve passes a request to the target and its answer back.
+func (h *passes) serve(x *exchange, r *http.Request, cancel context.CancelCauseFunc) error {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead { // a body means nothing there (RFC 9110, section 9.3.1)
+		x.abandonBody()
+		r.Body, r.ContentLength, r.TransferEncoding = http.NoBody, 0, nil
+	}
+	body, room, err := h.bodies.read(x, r, cancel)
+	defer room.give()
+	if err != nil {
+		return err
+	}
+	room.keep()
+	return h.send(x, r, body)
+}
+
+// send sends a request with a body that was read.
+func (h *passes) send(x *exchange, r *http.Request, body []byte) error {
+	if err := h.inventory.Reachable(r.Context()); err != nil {
+		return err
+	}
+	if len(body) > 0 {
+		inMemory(r, body)
+	}
+	return h.forwarder.forward(&upstream{x: x, ended: func() {}}, r)
+}
+
+// serveEmbed passes an embedding, and tells the warmer which model has made it.
+func (h *passes) serveEmbed(x *exchange, r *http.Request, cancel context.CancelCauseFunc) error {
+	body, room, err := h.bodies.read(x, r, cancel)
+	defer room.give()
+	if err != nil {
+		return err
+	}
+	asked, err := ask.JSON(r.URL.Path, body)
+	if err == ask.ErrModels { // of what else is wrong with it the target tells in its own words
+		return err
+	}
+	room.keep()
+	err = h.send(x, r, body)
+	if h.warmer != nil && x.Status == http.StatusOK && asked.Model != "" {
+		h.warmer.Embedded(asked.Model)
+	}
+	return err
+}
+
+// A preflight needs no token, and so must cost little: no more of them than this are at
+// the target at once, and none longer.
+const (
+	maxPreflights    = 8
+	preflightTimeout = 10 * time.Second
+)
+
+// servePreflight passes a browser's question whether it may send a request.
+func (h *passes) servePreflight(x *exchange, r *http.Request, cancel context.CancelCauseFunc) error {
+	if r.ContentLength != 0 {
+		return badRequest("a preflight has no body")
+	}
+	conns.Spare(r.Context())
+	defer time.AfterFunc(preflightTimeout, func() { cancel(errAsleep) }).Stop()
+	select {
+	case h.preflights <- struct{}{}:
+		defer func() { <-h.preflights }()
+	case <-r.Context().Done():
+		return context.Cause(r.Context())
+	}
+	return h.send(x, r, nil)
+}
+
+// serveManage passes a request that changes the target's models, if that is allowed. Who
+// has read the whole answer finds the change in the inventory; and if the answer is cut,
+// who knows what was done.
+func (h *passes) serveManage(x *exchange, r *http.Request, cancel context.CancelCauseFunc) error {
+	if !h.manage {
+		if x.route.path == "/api/pull" { // what `ollama run` asks for when it does not find the model
+			pull := *errManage
+			pull.text = "model not pulled: is its name in the list of models? " + pull.text
+			return &pull
+		}
+		return errManage
+	}
+	defer h.inventory.Repoll(r.Context())
+	if r.Method == http.MethodPost && strings.HasPrefix(x.route.path, blobs) {
+		return h.stream(x, r)
+	}
+	return h.serve(x, r, cancel)
+}
+
+// stream sends a request whose body, a model's layer, may have any size: it goes on to the
+// target as it comes.
+func (h *passes) stream(x *exchange, r *http.Request) error {
+	// The target may answer before it has read the whole body. Without this, net/http
+	// would then read the rest of it, and Transport would cut the answer off.
+	http.NewResponseController(x).EnableFullDuplex()
+	body := newUpload(x, r)
+	r.Body = body
+	err := h.forwarder.forward(&upstream{x: x, ended: func() {}}, r)
+	ended, cause := body.state()
+	x.bodyRead = ended
+	if !ended { // net/http waits for the rest, if the answer came before it
+		http.NewResponseController(x).SetReadDeadline(time.Now().Add(time.Second))
+	}
+	if err != nil && cause != nil {
+		return cause
+	}
+	return err
+}
+
+// serveTags answers with the target's models as last polled. A web page's request
+// goes on to the target while that answers: its CORS decides.
+func (h *passes) serveTags(x *exchange, r *http.Request) error {
+	if r.Header.Get("Origin") != "" && !h.inventory.State().Degraded() {
+		if err := h.send(x, r, nil); x.begun() || !errors.Is(err, target.ErrUnreachable) && !errors.Is(err, target.ErrLocal) && !errors.Is(err, errAsleep) {
+			return err
+		}
+	}
+	state := h.inventory.State()
+	switch {
+	case state.Tags == nil && state.Reason == inventory.Unreachable:
+		return errUnreachable
+	case state.Tags == nil:
+		return errNotPolled
+	}
+	h.serveLast(x, inventory.Answer{Body: state.Tags, Read: state.LastPoll})
+	return nil
+}
+
+// KeptPaths are the other paths where the target's last answer has to do while
+// it is away.
+var KeptPaths = []string{"/api/version", "/v1/models"}
+
+// serveRead passes a request that reads from the target. While that is degraded, the
+// last answer has to do, if there is one.
+//
+// HEAD / needs none. It is how the command line asks, before every command, if
+// somebody is there, and foreman is: `ollama list` then has its list, and other
+// commands get an error that says what is wrong, which an answer to HEAD cannot.
+func (h *passes) serveRead(x *exchange, r *http.Request, cancel context.CancelCauseFunc) error {
+	state := h.inventory.State()
+	if r.Method == http.MethodHead && r.URL.Path == "/" && state.Degraded() && state.Tags != nil {
+		x.abandonBody()
+		x.Header().Set("X-Request-Id", x.ID)
+		x.WriteHeader(http.StatusOK)
+		return nil
+	}
+	if kept, ok := state.Kept[r.URL.Path]; ok && state.Degraded() {
+		h.serveLast(x, kept)
+		return nil
+	}
+	return h.serve(x, r, cancel)
+}
+
+// serveLast answers with what the target said at a time gone by.
+func (h *passes) serveLast(x *exchange, last inventory.Answer) {
+	contentType := jsonType
+	if strings.HasPrefix(x.route.path, "/v1/") {
+		contentType = "application/json" // as Ollama has it there
+	}
+	x.Header().Set("Content-Length", strconv.Itoa(len(last.Body)))
+	x.Header().Set("Age", strconv.Itoa(int(time.Since(last.Read).Seconds()))) // RFC 9111, section 5.1
+	h.cors.Apply(x.request.Header.Get("Origin"), x.Header())
+	x.answer(http.StatusOK, contentType, last.Body)
+}
+
+// serveRedirect sends a client whose path has one slash too many to the path without
+// it, as Ollama's router does.
+func (h *passes) serveRedirect(x *exchange, r *http.Request) error {
+	x.abandonBody()
+	x.Header().Set("X-Request-Id", x.ID)
+	h.cors.Apply(r.Header.Get("Origin"), x.Header())
+	status := http.StatusTemporaryRedirect // keeps the method and the body
+	if r.Method == http.MethodGet {
+		status = http.StatusMovedPermanently
+	}
+	to := url.URL{Path: strings.TrimSuffix(r.URL.Path, "/"), RawQuery: r.URL.RawQuery}
+	http.Redirect(x, r, to.String(), status)
+	return nil
+}
