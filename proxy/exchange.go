@@ -167,6 +167,7 @@ func (x *exchange) answer(status int, contentType string, body []byte) {
 	if x.timing != "" {
 		x.Header().Set("Server-Timing", x.timing)
 	}
+	x.Header().Set("Content-Length", strconv.Itoa(len(body))) // also if it is flushed
 	x.WriteHeader(status)
 	x.Write(body)
 }

@@ -187,7 +187,6 @@ func (h *passes) serveLast(x *exchange, last inventory.Answer) {
 	if strings.HasPrefix(x.route.path, "/v1/") {
 		contentType = "application/json" // as Ollama has it there
 	}
-	x.Header().Set("Content-Length", strconv.Itoa(len(last.Body)))
 	x.Header().Set("Age", strconv.Itoa(int(time.Since(last.Read).Seconds()))) // RFC 9111, section 5.1
 	h.cors.Apply(x.request.Header.Get("Origin"), x.Header())
 	x.answer(http.StatusOK, contentType, last.Body)

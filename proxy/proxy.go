@@ -112,11 +112,12 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer cancel(nil)
 	r = r.WithContext(ctx)
 	token, notAdmitted := p.admission.admit(r, rt, class)
+	anybody := notAdmitted != nil || needsNoToken(r, rt, class) // may ask
 	if notAdmitted != nil {
 		err = notAdmitted // report it first: clients without access must not learn which paths exist
 	} else {
 		x.admitted, x.Client = true, p.admission.clientOf(r, token)
-		if !needsNoToken(r, rt, class) && !conns.Admit(r.Context()) {
+		if !anybody && !conns.Admit(r.Context()) {
 			err = errNoPlace
 		}
 	}
@@ -129,6 +130,10 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		p.fail(x, err)
+	}
+	if anybody { // net/http may still wait for a body
+		x.FlushError()
+		conns.Spare(r.Context())
 	}
 }
 

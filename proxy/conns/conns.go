@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -75,12 +76,15 @@ type conn struct {
 	listener *Listener
 	from     *address
 
-	waits atomic.Bool // whoever serves it waits for bytes
-	spare atomic.Bool // see [Spare]
+	raw      syscall.RawConn
+	stranger atomic.Bool // as known has it
+	waits    atomic.Bool // whoever serves it waits for bytes; only of a stranger
+	spare    atomic.Bool // see [Spare]
 
 	// The listener's mu guards what follows.
-	known bool
-	place *list.Element // in strangers or idle; nil: in none
+	known  bool
+	active bool          // a request is being answered
+	place  *list.Element // in strangers or idle; nil: in none
 }
 
 // Limit returns a listener on ln, of TCP, that has no more connections than limits say.
@@ -99,6 +103,11 @@ func (l *Listener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	c := &conn{TCPConn: accepted.(*net.TCPConn), listener: l}
+	if c.raw, err = c.SyscallConn(); err != nil {
+		c.Close()
+		return nil, err
+	}
+	c.stranger.Store(true)
 	for !l.enter(c) {
 		<-l.changed
 	}
@@ -136,17 +145,23 @@ func (l *Listener) enter(c *conn) bool {
 // may be closed; nil: none may.
 func (l *Listener) crowdedLocked() (oldest *conn) {
 	for e := l.strangers.Front(); e != nil; e = e.Next() {
-		if c := e.Value.(*conn); (oldest == nil || c.from.strangers > oldest.from.strangers) && c.mayGo() {
+		if c := e.Value.(*conn); (oldest == nil || c.from.strangers > oldest.from.strangers) && c.mayGoLocked() {
 			oldest = c
 		}
 	}
 	return oldest
 }
 
-// mayGo reports whether a stranger may be closed: not before what it has sent was read,
-// however busy the machine is.
-func (c *conn) mayGo() bool {
-	return c.spare.Load() || c.waits.Load() && nothingToRead(c.TCPConn)
+// mayGoLocked reports whether a stranger may be closed: what it has sent is read and
+// answered first, however busy the machine is. Whoever reads from it stops to wait before
+// that, and a request becomes active under the lock, before it is answered.
+func (c *conn) mayGoLocked() bool {
+	if c.spare.Load() {
+		return true
+	}
+	nothing := false
+	c.raw.Control(func(fd uintptr) { nothing = isEmpty(fd) })
+	return nothing && c.waits.Load() && !c.active
 }
 
 func prefixOf(a net.Addr) netip.Prefix {
@@ -182,10 +197,19 @@ func (l *Listener) tell() {
 	}
 }
 
+// Read says of a stranger that it waits while there is nothing to read, and never when
+// something has been read.
 func (c *conn) Read(b []byte) (int, error) {
-	c.waits.Store(true)
-	c.listener.tell()
-	defer c.waits.Store(false)
+	if c.stranger.Load() {
+		c.raw.Read(func(fd uintptr) (done bool) {
+			nothing := isEmpty(fd)
+			if c.waits.Store(nothing); nothing {
+				c.listener.tell()
+			}
+			return !nothing
+		})
+		c.waits.Store(false) // its deadline may have passed
+	}
 	return c.TCPConn.Read(b)
 }
 
@@ -216,8 +240,8 @@ func Admit(ctx context.Context) bool {
 	return !ok || c.listener.admit(c)
 }
 
-// Spare says that the answer to a request takes its time and is for whoever asks: if that
-// is a stranger, it may be closed meanwhile.
+// Spare says that what is still to be done for a request is not worth a place: if it has
+// come from a stranger, that may be closed.
 func Spare(ctx context.Context) {
 	if c, ok := ctx.Value(key{}).(*conn); ok {
 		c.setSpare()
@@ -241,6 +265,7 @@ func (l *Listener) admit(c *conn) bool {
 	}
 	l.removeLocked(c)
 	c.known = true
+	c.stranger.Store(false)
 	l.known++
 	return true
 }
@@ -250,15 +275,21 @@ func (l *Listener) ConnState(served net.Conn, state http.ConnState) {
 	c := served.(*conn)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch {
-	case state == http.StateClosed, state == http.StateHijacked:
+	switch state {
+	case http.StateClosed, http.StateHijacked:
 		l.removeLocked(c)
-	case c.known && state == http.StateIdle:
-		c.place = l.idle.PushBack(c)
-	case state == http.StateIdle:
+	case http.StateActive:
+		c.active = true
+		if c.known && c.place != nil {
+			l.idle.Remove(c.place)
+			c.place = nil
+		}
+	case http.StateIdle:
+		c.active = false
 		c.spare.Store(false)
-	case c.known && state == http.StateActive && c.place != nil:
-		l.idle.Remove(c.place)
-		c.place = nil
+		if c.known {
+			c.place = l.idle.PushBack(c)
+		}
+		l.tell()
 	}
 }

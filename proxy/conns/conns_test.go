@@ -153,28 +153,57 @@ func (c *client) want(t *testing.T, path string, status int) {
 	}
 }
 
-// TestStrangers: of many strangers of one address the oldest go, and nobody else's, and
-// each new one gets its answer.
+// TestStrangers: of many strangers of one address some go, and nobody else's, and each
+// new one gets its answer.
 func TestStrangers(t *testing.T) {
-	s := serve(t, Limits{Strangers: 4, Known: 1})
+	const places, many = 4, 10
+	s := serve(t, Limits{Strangers: places, Known: 1})
 	other := s.connect(t, "127.0.0.2") // the oldest of all
 	other.want(t, "/out", 200)
 	known := s.connect(t, "127.0.0.1")
 	known.want(t, "/in", 200)
-	var many []*client
-	for range 10 {
+	closed, answered := make(chan struct{}, many), make(chan struct{}, many)
+	var clients []*client
+	for range many {
 		c := s.connect(t, "127.0.0.1")
 		c.want(t, "/out", 200)
-		many = append(many, c)
+		clients = append(clients, c)
+		go func() {
+			if _, err := c.in.Peek(1); err != nil {
+				closed <- struct{}{}
+			} else {
+				answered <- struct{}{}
+			}
+		}()
 	}
-	for _, c := range many[:7] {
-		c.wantClosed(t)
+	for range many - (places - 1) {
+		<-closed
 	}
-	for _, c := range many[7:] {
-		c.want(t, "/out", 200)
+	for _, c := range clients {
+		fmt.Fprint(c, "GET /out HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	}
+	for range places - 1 {
+		<-answered
 	}
 	other.want(t, "/out", 200)
 	known.want(t, "/in", 200)
+}
+
+// TestStrangersOldestFirst: of strangers who may go, those of the address that has most,
+// and of them the oldest.
+func TestStrangersOldestFirst(t *testing.T) {
+	l := new(Listener)
+	few, most := &address{strangers: 1}, &address{strangers: 2}
+	var all []*conn
+	for _, from := range []*address{few, most, most, few} {
+		c := &conn{listener: l, from: from}
+		c.spare.Store(true)
+		l.strangers.PushBack(c)
+		all = append(all, c)
+	}
+	if got := l.crowdedLocked(); got != all[1] {
+		t.Errorf("got %p of %p", got, all)
+	}
 }
 
 // TestKnown: only idle connections give their place to another one, the one that is idle

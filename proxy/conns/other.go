@@ -2,13 +2,10 @@
 
 package conns
 
-import (
-	"math"
-	"net"
-)
+import "math"
 
 // Descriptors returns how many files and connections the process may have open.
 func Descriptors() uint64 { return math.MaxUint64 }
 
-// nothingToRead cannot tell here.
-func nothingToRead(*net.TCPConn) bool { return true }
+// isEmpty cannot tell here.
+func isEmpty(uintptr) bool { return false }

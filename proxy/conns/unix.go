@@ -2,10 +2,7 @@
 
 package conns
 
-import (
-	"net"
-	"syscall"
-)
+import "syscall"
 
 // Descriptors returns how many files and connections the process may have open.
 func Descriptors() uint64 {
@@ -16,15 +13,8 @@ func Descriptors() uint64 {
 	return uint64(limit.Cur)
 }
 
-// nothingToRead reports whether no byte has come on a connection that is still to be read.
-func nothingToRead(c *net.TCPConn) bool {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return true
-	}
-	n := 0
-	raw.Control(func(fd uintptr) {
-		n, _, _ = syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-	})
-	return n <= 0
+// isEmpty reports whether there is nothing to read from a socket now, and no end of it.
+func isEmpty(fd uintptr) bool {
+	_, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	return err == syscall.EAGAIN
 }
