@@ -131,7 +131,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		p.fail(x, err)
 	}
-	if anybody { // net/http may still wait for a body
+	if anybody && x.begun() { // net/http may still wait for a body
 		x.FlushError()
 		conns.Spare(r.Context())
 	}
