@@ -76,6 +76,10 @@ func (b *heartbeats) beat() {
 
 func (b *heartbeats) write() error {
 	x, d, now := b.x, dialect.Of(b.x.Route), time.Now()
+	beat := dialect.Beat{
+		Path: x.Route, Model: x.Model, Now: now, First: !x.Early,
+		Events: dialect.CountsEvents(x.request.Header), Waited: now.Sub(b.since), Position: b.position(),
+	}
 	if !x.Early {
 		x.Early = true
 		h := x.Header()
@@ -86,7 +90,6 @@ func (b *heartbeats) write() error {
 		b.cors.Apply(x.request.Header.Get("Origin"), h)
 		x.ResponseWriter.WriteHeader(http.StatusOK)
 	}
-	beat := dialect.Beat{Path: x.Route, Model: x.Model, Now: now, Waited: now.Sub(b.since), Position: b.position()}
 	if _, err := x.ResponseWriter.Write(d.Heartbeat(beat)); err != nil {
 		x.note(err)
 		return err

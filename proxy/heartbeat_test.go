@@ -17,20 +17,20 @@ import (
 	"foreman/gate"
 )
 
-// streams are a request for a stream in each dialect, a beat of it after 20 s in second
-// place, and the error "bad" of status 503 that ends it.
+// streams are a request for a stream in each dialect, the first beat of it after 20 s in
+// second place, and the error "bad" of status 503 that ends it.
 var streams = []struct{ path, body, contentType, beat, failure string }{
 	{
 		"/api/chat", `{"model":"` + strings.Repeat(" ", 1<<19) + `Chat","messages":[{}]}`, "application/x-ndjson",
-		`{"model":"chat:latest","created_at":"2000-01-01T00:00:20Z","message":{"role":"assistant","content":""},"done":false,"queue":{"position":2,"waited_ms":20000}}`,
+		`{"model":"chat:latest","created_at":"2000-01-01T00:00:20Z","message":{"role":"assistant","content":""},"done":false}`,
 		`{"error":"bad"}`,
 	}, {
 		"/api/generate", `{"model":"Chat","prompt":"x"}`, "application/x-ndjson",
-		`{"model":"chat:latest","created_at":"2000-01-01T00:00:20Z","response":"","done":false,"queue":{"position":2,"waited_ms":20000}}`,
+		`{"model":"chat:latest","created_at":"2000-01-01T00:00:20Z","response":"","done":false}`,
 		`{"error":"bad"}`,
 	}, {
 		"/v1/chat/completions", `{"model":"Chat","stream":true}`, "text/event-stream",
-		`: {"queue":{"position":2,"waited_ms":20000}}`,
+		`data: {"id":"","object":"chat.completion.chunk","created":946684820,"model":"chat:latest","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}` + "\n",
 		`data: {"error":{"message":"bad","type":"server_error","param":null,"code":null}}` + "\n",
 	}, {
 		"/v1/responses", `{"model":"Chat","stream":true}`, "text/event-stream",
@@ -38,7 +38,7 @@ var streams = []struct{ path, body, contentType, beat, failure string }{
 		"event: error\n" + `data: {"type":"error","code":null,"message":"bad","param":null,"sequence_number":0,"error":{"message":"bad","type":"server_error","param":null,"code":null}}` + "\n",
 	}, {
 		"/v1/messages", `{"model":"Chat","stream":true}`, "text/event-stream",
-		"event: ping\n" + `data: {"type":"ping","queue":{"position":2,"waited_ms":20000}}` + "\n",
+		"event: ping\n" + `data: {"type":"ping"}` + "\n",
 		"event: error\n" + `data: {"type":"error","error":{"type":"overloaded_error","message":"bad"}}` + "\n",
 	},
 }
@@ -156,6 +156,8 @@ func TestHeartbeats(t *testing.T) {
 			time.Sleep(40 * time.Second)
 			later := func(s string, position int, ms int) string {
 				s = strings.ReplaceAll(s, `"position":2,"waited_ms":20000`, fmt.Sprintf(`"position":%d,"waited_ms":%d`, position, ms))
+				s = strings.ReplaceAll(s, `"role":"assistant","content":""},"finish`, `"content":""},"finish`)
+				s = strings.ReplaceAll(s, "946684820", fmt.Sprint(946684800+ms/1000))
 				return strings.ReplaceAll(s, "00:00:20Z", fmt.Sprintf("00:00:%02dZ", ms/1000))
 			}
 			lines := []string{test.beat, later(test.beat, 0, 40000), strings.ReplaceAll(later(test.beat, 0, 60000), "00:00:60Z", "00:01:00Z")}

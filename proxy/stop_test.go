@@ -130,7 +130,8 @@ func TestStopInLine(t *testing.T) {
 			<-victim
 			want, prefix := http.StatusForbidden, `{"error":{"message":"this chat was stopped`
 			if beats {
-				want, prefix = http.StatusOK, ": {\"queue\":{\"position\":2,\"waited_ms\":700}}\ndata: {\"error\":{\"message\":\"this chat was stopped"
+				want, prefix = http.StatusOK, `data: {"id":"","object":"chat.completion.chunk","created":946684800,"model":"chat:latest",`+
+					`"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}`+"\n\n"+`data: {"error":{"message":"this chat was stopped`
 			}
 			if resp.StatusCode != want || !strings.HasPrefix(body, prefix) || err != nil {
 				t.Errorf("got %d %q, %v; want %d and %s", resp.StatusCode, body, err, want, prefix)

@@ -109,39 +109,79 @@ type Beat struct {
 	Path     string    // of the request
 	Model    string    // as the target spells it
 	Now      time.Time // when it is told
+	First    bool      // it is the first of its answer
+	Events   bool      // the client goes by events, and not by comments; see [CountsEvents]
 	Position int       // in line; 1: next, 0: it waits for the target
 	Waited   time.Duration
 }
 
+// CountsEvents tells by the fields of a request whether its client takes events alone for
+// a sign of life, and skips those whose type it does not know: OpenAI's Codex.
+func CountsEvents(h http.Header) bool {
+	for _, name := range []string{"Originator", "User-Agent"} {
+		if strings.HasPrefix(strings.ToLower(h.Get(name)), "codex") {
+			return true
+		}
+	}
+	return false
+}
+
 // Heartbeat returns a piece of a stream that has nothing in it but that the request is
-// alive. Clients of Ollama's own API do not take an empty line: they get a chunk as
-// Ollama sends it, with nothing said and one key more, which they skip. In a stream of
-// events it is a comment (https://html.spec.whatwg.org/multipage/server-sent-events.html)
-// without an empty line behind it, for that makes an event of it to some clients, or an
-// event that the API has for this.
+// alive: a chunk as the API itself has it, with nothing said and no key that it does not
+// have, for strict clients fail on one; or an event that the API has for this. OpenAI's
+// clients put together the chunks of one id, and take an empty one before the first.
+// The events of its responses begin with one that is the target's to send: a client of
+// these gets a comment (https://html.spec.whatwg.org/multipage/server-sent-events.html)
+// without an empty line behind it, for that makes an event of it to some, and only who
+// goes by events gets one of a type that nobody knows.
 func (d Dialect) Heartbeat(b Beat) []byte {
-	queue := struct {
-		Position int   `json:"position"`
-		WaitedMS int64 `json:"waited_ms"`
-	}{b.Position, b.Waited.Milliseconds()}
 	switch {
 	case d == anthropic:
 		return event("ping", line(struct {
-			Type  string `json:"type"`
-			Queue any    `json:"queue"`
-		}{"ping", queue}))
+			Type string `json:"type"`
+		}{"ping"}))
+	case b.Path == "/v1/chat/completions":
+		delta := struct {
+			Role    string `json:"role,omitempty"`
+			Content string `json:"content"`
+		}{}
+		if b.First {
+			delta.Role = "assistant"
+		}
+		type choice struct {
+			Index        int     `json:"index"`
+			Delta        any     `json:"delta"`
+			FinishReason *string `json:"finish_reason"`
+		}
+		return b.chunk("chat.completion.chunk", choice{Delta: delta})
+	case b.Path == "/v1/completions":
+		type choice struct {
+			Text         string  `json:"text"`
+			Index        int     `json:"index"`
+			Logprobs     *string `json:"logprobs"`
+			FinishReason *string `json:"finish_reason"`
+		}
+		return b.chunk("text_completion", choice{})
+	case d == responses && b.Events:
+		return event("keepalive", line(struct {
+			Type     string `json:"type"`
+			Sequence int    `json:"sequence_number"`
+		}{"keepalive", 0}))
 	case d != native:
+		type queue struct {
+			Position int   `json:"position"`
+			WaitedMS int64 `json:"waited_ms"`
+		}
 		return append([]byte(": "), line(struct {
-			Queue any `json:"queue"`
-		}{queue})...)
+			Queue queue `json:"queue"`
+		}{queue{b.Position, b.Waited.Milliseconds()}})...)
 	case b.Path == "/api/generate":
 		return line(struct {
 			Model     string    `json:"model"`
 			CreatedAt time.Time `json:"created_at"`
 			Response  string    `json:"response"`
 			Done      bool      `json:"done"`
-			Queue     any       `json:"queue"`
-		}{b.Model, b.Now.UTC(), "", false, queue})
+		}{b.Model, b.Now.UTC(), "", false})
 	default:
 		type message struct {
 			Role    string `json:"role"`
@@ -152,9 +192,19 @@ func (d Dialect) Heartbeat(b Beat) []byte {
 			CreatedAt time.Time `json:"created_at"`
 			Message   message   `json:"message"`
 			Done      bool      `json:"done"`
-			Queue     any       `json:"queue"`
-		}{b.Model, b.Now.UTC(), message{"assistant", ""}, false, queue})
+		}{b.Model, b.Now.UTC(), message{"assistant", ""}, false})
 	}
+}
+
+// chunk is one of OpenAI's, with one choice.
+func (b Beat) chunk(object string, choice any) []byte {
+	return event("", line(struct {
+		ID      string `json:"id"`
+		Object  string `json:"object"`
+		Created int64  `json:"created"`
+		Model   string `json:"model"`
+		Choices []any  `json:"choices"`
+	}{"", object, b.Now.Unix(), b.Model, []any{choice}}))
 }
 
 // An openAIInner is the shape of https://platform.openai.com/docs/guides/error-codes.

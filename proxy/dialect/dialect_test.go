@@ -56,19 +56,45 @@ func TestErrors(t *testing.T) {
 }
 
 func TestHeartbeats(t *testing.T) {
-	b := Beat{Model: `a"b`, Now: time.Date(2026, 11, 26, 23, 0, 0, 0, time.FixedZone("", 3600)), Position: 3, Waited: 1500 * time.Millisecond}
-	const queue = `"queue":{"position":3,"waited_ms":1500}`
-	for path, want := range map[string][2]string{
-		"/api/chat":            {"application/x-ndjson", `{"model":"a\"b","created_at":"2026-11-26T22:00:00Z","message":{"role":"assistant","content":""},"done":false,` + queue + "}\n"},
-		"/api/generate":        {"application/x-ndjson", `{"model":"a\"b","created_at":"2026-11-26T22:00:00Z","response":"","done":false,` + queue + "}\n"},
-		"/v1/chat/completions": {"text/event-stream", ": {" + queue + "}\n"},
-		"/v1/completions":      {"text/event-stream", ": {" + queue + "}\n"},
-		"/v1/responses":        {"text/event-stream", ": {" + queue + "}\n"},
-		"/v1/messages":         {"text/event-stream", "event: ping\n" + `data: {"type":"ping",` + queue + "}\n\n"},
+	const (
+		ndjson, sse = "application/x-ndjson", "text/event-stream"
+		comment     = `: {"queue":{"position":3,"waited_ms":1500}}` + "\n"
+	)
+	for _, test := range []struct {
+		path              string
+		first, events     bool
+		contentType, want string
+	}{
+		{"/api/chat", true, false, ndjson, `{"model":"a\"b","created_at":"2026-11-26T22:00:00Z","message":{"role":"assistant","content":""},"done":false}` + "\n"},
+		{"/api/generate", false, true, ndjson, `{"model":"a\"b","created_at":"2026-11-26T22:00:00Z","response":"","done":false}` + "\n"},
+		{"/v1/chat/completions", true, false, sse, `data: {"id":"","object":"chat.completion.chunk","created":1795730400,"model":"a\"b","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}` + "\n\n"},
+		{"/v1/chat/completions", false, true, sse, `data: {"id":"","object":"chat.completion.chunk","created":1795730400,"model":"a\"b","choices":[{"index":0,"delta":{"content":""},"finish_reason":null}]}` + "\n\n"},
+		{"/v1/completions", true, false, sse, `data: {"id":"","object":"text_completion","created":1795730400,"model":"a\"b","choices":[{"text":"","index":0,"logprobs":null,"finish_reason":null}]}` + "\n\n"},
+		{"/v1/responses", true, false, sse, comment},
+		{"/v1/responses", false, true, sse, "event: keepalive\n" + `data: {"type":"keepalive","sequence_number":0}` + "\n\n"},
+		{"/v1/audio/transcriptions", true, true, sse, comment},
+		{"/v1/messages", true, true, sse, "event: ping\n" + `data: {"type":"ping"}` + "\n\n"},
 	} {
-		b.Path = path
-		if got := string(Of(path).Heartbeat(b)); got != want[1] || Of(path).ContentType() != want[0] {
-			t.Errorf("%s: got %s %s; want %s %s", path, Of(path).ContentType(), got, want[0], want[1])
+		b := Beat{
+			Path: test.path, Model: `a"b`, Now: time.Date(2026, 11, 26, 23, 0, 0, 0, time.FixedZone("", 3600)),
+			First: test.first, Events: test.events, Position: 3, Waited: 1500 * time.Millisecond,
+		}
+		if got := string(Of(test.path).Heartbeat(b)); got != test.want || Of(test.path).ContentType() != test.contentType {
+			t.Errorf("%s, first %v, events %v: got %s %s; want %s %s", test.path, test.first, test.events, Of(test.path).ContentType(), got, test.contentType, test.want)
+		}
+	}
+}
+
+func TestCountsEvents(t *testing.T) {
+	for _, test := range []struct {
+		originator, agent string
+		want              bool
+	}{
+		{"codex_exec", "", true}, {"codex_vscode", "Electron/1", true}, {"", "codex_cli_rs/0.171.0 (Debian)", true}, {"Codex Desktop", "", true},
+		{"", "", false}, {"", "OpenAI/Go 3.96.0", false}, {"xcode", "Mozilla/5.0 (codex)", false},
+	} {
+		if got := CountsEvents(http.Header{"Originator": {test.originator}, "User-Agent": {test.agent}}); got != test.want {
+			t.Errorf("%q, %q: got %v", test.originator, test.agent, got)
 		}
 	}
 }
