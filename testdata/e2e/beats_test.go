@@ -125,12 +125,12 @@ func (e beatsEndings) oddURLs() map[string]string {
 }
 
 // A tap stands between foreman and its clients. It passes every byte on, and keeps what
-// foreman says.
+// both say.
 type tap struct {
 	URL string
 
-	mu   sync.Mutex
-	said []*bytes.Buffer // each connection's, guarded by mu
+	mu          sync.Mutex
+	asked, said []*bytes.Buffer // each connection's, guarded by mu
 }
 
 func newTap(t *testing.T, target string) *tap {
@@ -172,22 +172,27 @@ func (p *tap) serve(ctx context.Context, client net.Conn, target string) {
 		client.Close()
 	})
 	defer stop()
-	said := new(bytes.Buffer)
 	p.mu.Lock()
-	p.said = append(p.said, said)
+	asked, said := new(bytes.Buffer), new(bytes.Buffer)
+	p.asked, p.said = append(p.asked, asked), append(p.said, said)
 	p.mu.Unlock()
 	var asking sync.WaitGroup
 	asking.Go(func() {
 		defer end()
-		io.Copy(foreman, client)
+		p.pass(foreman, client, asked)
 	})
-	io.Copy(io.MultiWriter(client, writerFunc(func(b []byte) (int, error) {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return said.Write(b)
-	})), foreman)
+	p.pass(client, foreman, said)
 	end()
 	asking.Wait()
+}
+
+// pass passes bytes on, and keeps them.
+func (p *tap) pass(to, from net.Conn, kept *bytes.Buffer) {
+	io.Copy(to, io.TeeReader(from, writerFunc(func(b []byte) (int, error) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return kept.Write(b)
+	})))
 }
 
 type writerFunc func([]byte) (int, error)

@@ -74,8 +74,8 @@ func (s store) add(name string, ago time.Duration, config any, layers ...layer) 
 }
 
 // addModel adds a model whose weights are random, but always the same for a seed.
-// More keys, or another value for a key of its GGUF, go in more.
-func (s store) addModel(name string, seed uint64, more map[string]any) error {
+// More keys, or another value for a key of its GGUF, go in more, and more layers in layers.
+func (s store) addModel(name string, seed uint64, more map[string]any, layers ...layer) error {
 	content, numbers, err := model(name, seed, more)
 	if err != nil {
 		return err
@@ -84,9 +84,13 @@ func (s store) addModel(name string, seed uint64, more map[string]any) error {
 	if err != nil {
 		return err
 	}
+	length := any(contextLength)
+	if other, ok := more["llama.context_length"]; ok {
+		length = other
+	}
 	// One thread: more would spin for each other, for ages on a busy machine.
 	parameters, err := s.jsonBlob("application/vnd.ollama.image.params", map[string]any{
-		"num_ctx": contextLength, "num_predict": 32, "num_thread": 1, "temperature": 0, "seed": 1,
+		"num_ctx": length, "num_predict": 32, "num_thread": 1, "temperature": 0, "seed": 1,
 	})
 	if err != nil {
 		return err
@@ -97,7 +101,7 @@ func (s store) addModel(name string, seed uint64, more map[string]any) error {
 		"model_families": []string{"llama"},
 		"model_type":     fmt.Sprintf("%.2fK", float64(numbers)/1000),
 		"file_type":      "F32",
-	}, weights, parameters)
+	}, append(layers, weights, parameters)...)
 }
 
 // addLabModels adds the models that every Ollama of the lab holds, if the store is

@@ -75,8 +75,12 @@ func (s *server) completion(w http.ResponseWriter, r *http.Request) {
 	}
 	s.say(w, r, p, request.Limit, nil, func(word string) any {
 		return event{Content: word}
-	}, func(t timings) any {
-		return event{Stop: true, StopType: "limit", Timings: &t}
+	}, func(whole bool, t timings) any {
+		stop := "limit"
+		if whole {
+			stop = "eos"
+		}
+		return event{Stop: true, StopType: stop, Timings: &t}
 	})
 }
 
@@ -135,9 +139,12 @@ func (s *server) chat(w http.ResponseWriter, r *http.Request) {
 	s.say(w, r, prompt{text, len(tokensOf(text))}, request.Limit,
 		chunk(choice{Delta: delta{Role: "assistant"}}, nil),
 		func(word string) any { return chunk(choice{Delta: delta{Content: word}}, nil) },
-		func(t timings) any {
-			length := "length"
-			return chunk(choice{FinishReason: &length}, &t)
+		func(whole bool, t timings) any {
+			reason := "length"
+			if whole {
+				reason = "stop"
+			}
+			return chunk(choice{FinishReason: &reason}, &t)
 		})
 }
 
@@ -152,15 +159,19 @@ type timings struct {
 
 // say writes an answer as events, at its pace, until its end or until the client
 // has left. The events are those that begin it, unless that is nil, those of words,
-// and the one that ends it.
-func (s *server) say(w http.ResponseWriter, r *http.Request, p prompt, limit *int, begin any, word func(string) any, end func(timings) any) {
+// and the one that ends it, of an answer that is whole or has as many words as it may.
+func (s *server) say(w http.ResponseWriter, r *http.Request, p prompt, limit *int, begin any, word func(string) any, end func(whole bool, t timings) any) {
 	if !s.take(r) {
 		return
 	}
 	defer s.free()
-	words := defaultWords
-	if limit != nil && *limit > 0 {
-		words = *limit
+	words, whole := play(s.model, p.text)
+	if !whole {
+		n := defaultWords
+		if limit != nil && *limit > 0 {
+			n = *limit
+		}
+		words = newVoice(s.model, p.text).words(n)
 	}
 	started := time.Now()
 	if sleepUntil(r.Context(), started.Add(s.pace.prompt)) != nil {
@@ -180,26 +191,27 @@ func (s *server) say(w http.ResponseWriter, r *http.Request, p prompt, limit *in
 		return
 	}
 	first := time.Now()
-	voice := newVoice(s.model, p.text)
-	for i := range words {
-		if i+1 == s.pace.crash {
+	said := 0
+	for text := range words {
+		if said+1 == s.pace.crash {
 			os.Exit(1)
 		}
 		if s.pace.rate > 0 {
-			due := time.Duration(float64(i) / s.pace.rate * float64(time.Second))
+			due := time.Duration(float64(said) / s.pace.rate * float64(time.Second))
 			if sleepUntil(r.Context(), first.Add(due)) != nil {
 				return
 			}
 		} else if r.Context().Err() != nil {
 			return
 		}
-		if !send(word(voice.word(i == 0))) {
+		if !send(word(text)) {
 			return
 		}
+		said++
 	}
-	send(end(timings{
+	send(end(whole, timings{
 		PromptN: p.tokens, PromptMS: milliseconds(first.Sub(started)),
-		PredictedN: words, PredictedMS: milliseconds(time.Since(first)),
+		PredictedN: said, PredictedMS: milliseconds(time.Since(first)),
 	}))
 }
 

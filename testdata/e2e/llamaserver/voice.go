@@ -3,6 +3,7 @@ package main
 import (
 	"hash/fnv"
 	"io"
+	"iter"
 	"math/rand/v2"
 	"strings"
 )
@@ -40,6 +41,17 @@ func (v *voice) word(first bool) string {
 	}
 	v.last = word
 	return word
+}
+
+// words returns so many words.
+func (v *voice) words(n int) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for i := range n {
+			if !yield(v.word(i == 0)) {
+				return
+			}
+		}
+	}
 }
 
 // dimensions is the length of an embedding: what the lab's models say of themselves.
