@@ -266,6 +266,16 @@ func endWith(t *testing.T, variable string) {
 	}
 }
 
+// inTime waits as eventually does, and for longer.
+func inTime(t *testing.T, cond func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := lab.Until(ctx, cond); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // wantDone waits until the agent has ended, and looks at what it did.
 func (r *agentRun) wantDone(t *testing.T) {
 	t.Helper()
@@ -383,7 +393,7 @@ func agentsInLine(t *testing.T, bin string) {
 	for _, kind := range agentKinds {
 		runs[kind.name] = startAgent(t, bin, kind, foreman.URL, idle)
 	}
-	eventually(t, func() error {
+	inTime(t, func() error {
 		waiting := map[string]bool{}
 		for _, chat := range agentPage(t, foreman.URL).Waiting {
 			waiting[chat.Client] = true
@@ -492,7 +502,7 @@ func agentsStopped(t *testing.T, bin string) {
 // answering waits until the agent hears the first words of what it is to do.
 func (r *agentRun) answering(t *testing.T) {
 	t.Helper()
-	eventually(t, func() error {
+	inTime(t, func() error {
 		r.tap.mu.Lock()
 		defer r.tap.mu.Unlock()
 		for _, said := range r.tap.said {
