@@ -205,11 +205,23 @@ func (p *tap) beats() (beats []int) {
 	defer p.mu.Unlock()
 	for _, said := range p.said {
 		for _, answer := range strings.Split(said.String(), "HTTP/1.1 ")[1:] {
-			beats = append(beats, strings.Count(answer, `"queue":{"position":`))
+			beats = append(beats, countBeats(answer))
 		}
 		said.Reset()
 	}
 	return beats
+}
+
+// countBeats returns how many heartbeats there are in a piece of a stream. An answer of
+// words has none of these.
+func countBeats(text string) (n int) {
+	for _, sign := range []string{
+		`"message":{"role":"assistant","content":""},"done":false}`, `"response":"","done":false}`, `data: {"id":"",`,
+		`: {"queue":{"position":`, `data: {"type":"keepalive",`, `data: {"type":"ping"}`,
+	} {
+		n += strings.Count(text, sign)
+	}
+	return n
 }
 
 // breakOff returns the URL of a server that passes on what the target says, and closes
@@ -297,7 +309,7 @@ func TestBeats(t *testing.T) {
 		cut     string // the same for beatsEndings.cut
 	}{
 		{name: "ollama api", ask: askOllama, empty: true, failure: "waited too long for a turn", cut: "unexpected EOF"},
-		{name: "openai-go chat", ask: askOpenAI, failure: "waited too long for a turn", cut: "unexpected EOF"},
+		{name: "openai-go chat", ask: askOpenAI, empty: true, failure: "waited too long for a turn", cut: "unexpected EOF"},
 		{name: "openai-go responses", ask: askOpenAIResponses, failure: "waited too long for a turn", cut: "unexpected EOF"},
 		{name: "openai-go v3.37.0", ask: old, failure: "waited too long for a turn", cut: "unexpected EOF"},
 		{name: "langchaingo", ask: askLangchain, empty: true, failure: "waited too long for a turn", cut: errNoAnswer.Error()},
@@ -366,12 +378,22 @@ func askOpenAI(ctx context.Context, base string) (pieces []string, err error) {
 		Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage(beatsQuestion)},
 	})
 	defer stream.Close()
+	var whole openai.ChatCompletionAccumulator
 	for stream.Next() {
 		for _, choice := range stream.Current().Choices {
 			pieces = append(pieces, choice.Delta.Content)
 		}
+		if !whole.AddChunk(stream.Current()) {
+			return pieces, fmt.Errorf("a chunk does not belong to the others: %s", stream.Current().RawJSON())
+		}
 	}
-	return pieces, stream.Err()
+	if err := stream.Err(); err != nil {
+		return pieces, err
+	}
+	if got, want := whole.Choices[0].Message.Content, strings.Join(pieces, ""); got != want {
+		return pieces, fmt.Errorf("put together, the pieces are %q; want %q", got, want)
+	}
+	return pieces, nil
 }
 
 func askOpenAIResponses(ctx context.Context, base string) (pieces []string, err error) {
@@ -430,7 +452,7 @@ func TestBeatsCurl(t *testing.T) {
 	endings := startBeats(t)
 	for _, api := range []struct{ path, body, beat, failure string }{
 		{"/api/chat", `{"model":"tiny-chat","messages":[{"role":"user","content":"Who are you?"}]}`, `{"model":"tiny-chat",`, "\n" + `{"error":"waited too long for a turn"}` + "\n"},
-		{"/v1/chat/completions", `{"model":"tiny-chat","stream":true,"messages":[{"role":"user","content":"Who are you?"}]}`, `: {"queue":`, "\n" + `data: {"error":{"message":"waited too long for a turn",`},
+		{"/v1/chat/completions", `{"model":"tiny-chat","stream":true,"messages":[{"role":"user","content":"Who are you?"}]}`, `data: {"id":"",`, "\n" + `data: {"error":{"message":"waited too long for a turn",`},
 		{"/v1/responses", `{"model":"tiny-chat","stream":true,"input":"Who are you?"}`, `: {"queue":`, "\nevent: error\ndata: {"},
 		{"/v1/messages", `{"model":"tiny-chat","stream":true,"max_tokens":12,"messages":[{"role":"user","content":"Who are you?"}]}`, "event: ping\n", "\nevent: error\ndata: {"},
 	} {

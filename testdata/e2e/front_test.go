@@ -230,7 +230,7 @@ func (h *heard) hear(ctx context.Context, client *http.Client, url, body string)
 		lines := bufio.NewScanner(resp.Body)
 		for lines.Scan() {
 			switch line := lines.Text(); {
-			case strings.Contains(line, `"queue":{`):
+			case countBeats(line) > 0:
 				h.beats.Add(1)
 			case line != "":
 				h.last = line

@@ -27,7 +27,11 @@ func ask(base, model, question string) error {
 		Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage(question)},
 	})
 	defer stream.Close()
+	var whole openai.ChatCompletionAccumulator
 	for stream.Next() {
+		if !whole.AddChunk(stream.Current()) {
+			return fmt.Errorf("a chunk does not belong to the others: %s", stream.Current().RawJSON())
+		}
 		for _, choice := range stream.Current().Choices {
 			fmt.Print(choice.Delta.Content)
 		}
