@@ -116,6 +116,9 @@ func (s agentSettings) env() []string {
 // ms is the idle time in milliseconds.
 func (s agentSettings) ms() int64 { return s.idle.Milliseconds() }
 
+// stoppedByOwner is what foreman tells of a chat that was stopped on its page.
+const stoppedByOwner = "this chat was stopped on foreman's status page by owner"
+
 var agentKinds = []agentKind{
 	{name: "codex", prepare: func(t *testing.T, s agentSettings) ([]string, []string) {
 		config := `model = "` + agentModel + `"
@@ -132,7 +135,7 @@ env_key = "FOREMAN_KEY"
 		s.write(t, ".codex/config.toml", config)
 		return []string{"codex", "exec", "--skip-git-repo-check", "-s", "danger-full-access", s.task},
 			[]string{"FOREMAN_KEY=" + s.token}
-	}},
+	}, killed: agentEnd{done: true, says: "Reconnecting... 1/5"}, stopped: agentEnd{done: true, says: "Reconnecting... 1/5"}},
 	{name: "claude", prepare: func(t *testing.T, s agentSettings) ([]string, []string) {
 		env := []string{
 			"ANTHROPIC_BASE_URL=" + s.foreman,
@@ -147,7 +150,7 @@ env_key = "FOREMAN_KEY"
 				"CLAUDE_ENABLE_BYTE_WATCHDOG=1", fmt.Sprintf("CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS=%d", s.ms()))
 		}
 		return []string{"claude", "-p", s.task, "--allowedTools", "Write"}, env
-	}},
+	}, killed: agentEnd{done: true}, stopped: agentEnd{done: true}},
 	{name: "opencode", prepare: func(t *testing.T, s agentSettings) ([]string, []string) {
 		options := map[string]any{"baseURL": s.foreman + "/v1", "apiKey": s.token}
 		if s.idle > 0 {
@@ -161,7 +164,7 @@ env_key = "FOREMAN_KEY"
 			"model": "foreman/" + agentModel,
 		})
 		return []string{"opencode", "run", s.task}, []string{"OPENCODE_DISABLE_AUTOUPDATE=1", "OPENCODE_DISABLE_MODELS_FETCH=1"}
-	}},
+	}, killed: agentEnd{done: true}, stopped: agentEnd{done: true}},
 	{name: "qwen", prepare: func(t *testing.T, s agentSettings) ([]string, []string) {
 		settings := map[string]any{
 			"privacy": map[string]any{"usageStatisticsEnabled": false},
@@ -174,14 +177,14 @@ env_key = "FOREMAN_KEY"
 		return []string{"qwen", "--auth-type", "openai", "--approval-mode", "auto-edit", "-p", s.task},
 			[]string{"OPENAI_BASE_URL=" + s.foreman + "/v1", "OPENAI_API_KEY=" + s.token, "OPENAI_MODEL=" + agentModel,
 				"HTTPS_PROXY="} // it takes that for HTTP too, and does not look at NO_PROXY
-	}},
+	}, killed: agentEnd{says: "[API Error: terminated (cause: other side closed)]"}, stopped: agentEnd{says: "[API Error: " + stoppedByOwner + "]"}},
 	{name: "pi", prepare: func(t *testing.T, s agentSettings) ([]string, []string) {
 		s.writeJSON(t, ".pi/agent/models.json", map[string]any{"providers": map[string]any{"foreman": map[string]any{
 			"baseUrl": s.foreman + "/v1", "api": "openai-completions", "apiKey": s.token,
 			"models": []any{map[string]any{"id": agentModel}},
 		}}})
 		return []string{"pi", "--provider", "foreman", "--model", agentModel, "-p", s.task}, []string{"PI_OFFLINE=1"}
-	}},
+	}, killed: agentEnd{done: true}, stopped: agentEnd{says: stoppedByOwner}},
 	{name: "cline", prepare: func(t *testing.T, s agentSettings) ([]string, []string) {
 		login := exec.CommandContext(t.Context(), filepath.Join(s.bin, "cline"),
 			"auth", "-p", "openai", "-k", s.token, "-m", agentModel, "-b", s.foreman+"/v1")
@@ -190,7 +193,7 @@ env_key = "FOREMAN_KEY"
 			t.Fatalf("cline auth: %v\n%s", err, out)
 		}
 		return []string{"cline", "-P", "openai", "-m", agentModel, "-k", s.token, s.task}, nil
-	}},
+	}, killed: agentEnd{says: "The socket connection was closed unexpectedly."}, stopped: agentEnd{says: "The socket connection was closed unexpectedly."}},
 	{name: "continue", prepare: func(t *testing.T, s agentSettings) ([]string, []string) {
 		model := map[string]any{
 			"name": agentModel, "provider": "openai", "model": agentModel,
@@ -203,7 +206,7 @@ env_key = "FOREMAN_KEY"
 			"name": "foreman", "version": "1.0.0", "schema": "v1", "models": []any{model},
 		})
 		return []string{"cn", "-p", s.task, "--config", filepath.Join(s.home, "config.yaml"), "--allow", "Write"}, nil
-	}},
+	}, killed: agentEnd{done: true}, stopped: agentEnd{says: stoppedByOwner}},
 }
 
 // An agentRun is one agent at one task.
@@ -531,10 +534,12 @@ func (r *agentRun) wantEnd(t *testing.T, want agentEnd) {
 		if ctx.Err() != nil {
 			t.Error("it goes on; want an end")
 		}
+		if err == nil {
+			t.Error("it ended as if nothing were wrong")
+		}
 		if _, noFile := os.Stat(r.file); noFile == nil {
 			t.Error("it has written the file; want none")
 		}
-		t.Logf("it ended with %v", err)
 	}
 	if !strings.Contains(r.Log(), want.says) {
 		t.Errorf("it has not said %q", want.says)
