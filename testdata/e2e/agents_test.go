@@ -25,11 +25,11 @@ import (
 	"foreman/e2e/lab"
 )
 
-// agentsFlag says which cases of TestAgents to run. They need 1.8 GB of programs.
+// agentsFlag says which cases of TestAgents to run.
 var agentsFlag agentCases
 
 func init() {
-	flag.Var(&agentsFlag, "agents", "install real agents and have all of them work at once; =`cases`: alone, line, together, killed, stopped, with commas between them, or all")
+	flag.Var(&agentsFlag, "agents", "install real agents, have all of them work at once, and run nothing else; =`cases`: alone, line, together, killed, stopped, with commas between them, or all")
 }
 
 // agentCases is a flag whose value is a list of cases; without one it is together.
@@ -332,7 +332,7 @@ func startAgentOllama(t *testing.T, pace lab.Pace) *lab.Ollama {
 // file, and says so. The README has what their users see of it, in a table.
 func TestAgents(t *testing.T) {
 	if agentsFlag == "" {
-		leaveOut(t, "real agents are installed and run with -agents, or -agents=all for all that is tried with them")
+		leaveOut(t, "real agents are installed first, 1.8 GB of them: go -C testdata/e2e test -agents")
 	}
 	needStandIn(t)
 	const advice = "the agents need Node.js 20 or later, with npm (Debian: apt-get install nodejs npm)"

@@ -27,8 +27,8 @@ var others = []string{
 
 var onlyOthers = flag.Bool("others", false, "run the tests of other programs, and only those")
 
-// chooseTests leaves out others, or all but them, unless -run or -skip say what to
-// run. What is left out is told at the end.
+// chooseTests leaves out others and TestAgents, or all but one of these, unless -run or
+// -skip say what to run. What is left out is told at the end.
 func chooseTests() error {
 	flag.Parse()
 	chosen, parallel := false, false
@@ -46,6 +46,8 @@ func chooseTests() error {
 		return nil
 	case *onlyOthers:
 		return flag.Set("test.run", pattern)
+	case agentsFlag != "":
+		return flag.Set("test.run", "^TestAgents$")
 	default:
 		leftOut.tests["they test other programs more than foreman: go -C testdata/e2e test -others"] = others
 		return flag.Set("test.skip", pattern)
