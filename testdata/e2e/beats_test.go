@@ -451,7 +451,7 @@ func TestBeatsCurl(t *testing.T) {
 	curl := need(t, "the command line tests need curl (Debian: apt-get install curl)", "curl")
 	endings := startBeats(t)
 	for _, api := range []struct{ path, body, beat, failure string }{
-		{"/api/chat", `{"model":"tiny-chat","messages":[{"role":"user","content":"Who are you?"}]}`, `{"model":"tiny-chat",`, "\n" + `{"error":"waited too long for a turn"}` + "\n"},
+		{"/api/chat", `{"model":"tiny-chat","messages":[{"role":"user","content":"Who are you?"}]}`, `{"model":"tiny-chat:latest",`, "\n" + `{"error":"waited too long for a turn"}` + "\n"},
 		{"/v1/chat/completions", `{"model":"tiny-chat","stream":true,"messages":[{"role":"user","content":"Who are you?"}]}`, `data: {"id":"",`, "\n" + `data: {"error":{"message":"waited too long for a turn",`},
 		{"/v1/responses", `{"model":"tiny-chat","stream":true,"input":"Who are you?"}`, `: {"queue":`, "\nevent: error\ndata: {"},
 		{"/v1/messages", `{"model":"tiny-chat","stream":true,"max_tokens":12,"messages":[{"role":"user","content":"Who are you?"}]}`, "event: ping\n", "\nevent: error\ndata: {"},
