@@ -73,6 +73,16 @@ var reasons = []string{
 	revokedAsleep, revokedStall, revokedStopped, "cross-origin", "no such chat", "no descriptors", "unreachable", "bad answer", "defect",
 }
 
+// Why a turn is taken away before the target has said all.
+const (
+	revokedLeft    = "client left"
+	revokedStalled = "client stalled"
+	revokedAsleep  = "host asleep"
+	revokedStall   = "stall timeout"
+	revokedStopped = "stopped"
+	revokedToken   = "token revoked"
+)
+
 // badRequest refuses a request for what is wrong with it.
 func badRequest(text string) *refusal {
 	return &refusal{status: http.StatusBadRequest, reason: "bad request", text: text}

@@ -12,16 +12,6 @@ import (
 	"foreman/proxy/status"
 )
 
-// Why a turn is taken away before the target has said all.
-const (
-	revokedLeft    = "client left"
-	revokedStalled = "client stalled"
-	revokedAsleep  = "host asleep"
-	revokedStall   = "stall timeout"
-	revokedStopped = "stopped"
-	revokedToken   = "token revoked"
-)
-
 // Why a chat needs no turn: the target does no work for it.
 const (
 	ungatedRemote = "remote model" // another host does
