@@ -110,12 +110,26 @@ func routeFor(r *http.Request) (*route, class, error) {
 
 // routeOf returns the route of a path; nil: it has none.
 func routeOf(path string) *route {
+	if rt := exactRoutes[path]; rt != nil {
+		return rt
+	}
 	i := slices.IndexFunc(routes, func(rt route) bool { return rt.matches(path) })
 	if i < 0 {
 		return nil
 	}
 	return &routes[i]
 }
+
+// exactRoutes are the routes without a wildcard, by path.
+var exactRoutes = func() map[string]*route {
+	exact := map[string]*route{}
+	for i, rt := range routes {
+		if !strings.Contains(rt.path, "{") {
+			exact[rt.path] = &routes[i]
+		}
+	}
+	return exact
+}()
 
 // allows reports whether the route is for a method.
 func (rt *route) allows(method string) bool {
@@ -131,17 +145,14 @@ func (rt *route) allowed() string {
 	return allowed
 }
 
-// matches reports whether path is the route's. A wildcard stands for one
+// matches reports whether path is that of a route with a wildcard. That stands for one
 // segment, with an ellipsis for one or more; none of them is empty or begins with a
 // dot: no model's name does, and what follows could make some servers go up.
 func (rt *route) matches(path string) bool {
 	fixed, wildcard, _ := strings.Cut(rt.path, "{")
-	if wildcard == "" {
-		return path == fixed
-	}
 	rest, ok := strings.CutPrefix(path, fixed)
 	segments := strings.Split(rest, "/")
-	if !ok || len(segments) > 1 && !strings.Contains(wildcard, "...") {
+	if wildcard == "" || !ok || len(segments) > 1 && !strings.Contains(wildcard, "...") {
 		return false
 	}
 	return !slices.ContainsFunc(segments, func(s string) bool { return s == "" || s[0] == '.' })

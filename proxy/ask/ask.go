@@ -202,6 +202,9 @@ func isZero(keepAlive []byte) bool {
 // loadOf returns what of a body makes Ollama load a loaded model again: some options, and
 // shift, which is none of them to Ollama.
 func loadOf(options, shift field) (text string, inDoubt bool) {
+	if options.value == nil && shift.value == nil {
+		return "", false
+	}
 	all := make([]*field, len(loadOptions))
 	for i, name := range loadOptions {
 		all[i] = &field{name: name}
