@@ -110,20 +110,18 @@ type Beat struct {
 	Model    string    // as the target spells it
 	Now      time.Time // when it is told
 	First    bool      // it is the first of its answer
-	Events   bool      // the client goes by events, and not by comments; see [CountsEvents]
+	Events   bool      // the client goes by events, and not by comments and pings; see [CountsEvents]
 	Position int       // in line; 1: next, 0: it waits for the target
 	Waited   time.Duration
 }
 
-// CountsEvents tells by the fields of a request whether its client takes events alone for
-// a sign of life, and skips those whose type it does not know: OpenAI's Codex.
+// CountsEvents tells by the fields of a request whether its client gives up unless it gets
+// events: comments and pings are no sign of life to it, and it skips events whose type it
+// does not know. OpenAI's Codex and Claude Code do, after 300 s.
 func CountsEvents(h http.Header) bool {
-	for _, name := range []string{"Originator", "User-Agent"} {
-		if strings.HasPrefix(strings.ToLower(h.Get(name)), "codex") {
-			return true
-		}
-	}
-	return false
+	agent := strings.ToLower(h.Get("User-Agent"))
+	return strings.HasPrefix(agent, "codex") || strings.HasPrefix(strings.ToLower(h.Get("Originator")), "codex") ||
+		strings.HasPrefix(agent, "claude-cli/")
 }
 
 // Heartbeat returns a piece of a stream that has nothing in it but that the request is
@@ -136,6 +134,10 @@ func CountsEvents(h http.Header) bool {
 // goes by events gets one of a type that nobody knows.
 func (d Dialect) Heartbeat(b Beat) []byte {
 	switch {
+	case d == anthropic && b.Events:
+		return event("message", line(struct { // of the names that Anthropic's library passes on
+			Type string `json:"type"`
+		}{"keepalive"}))
 	case d == anthropic:
 		return event("ping", line(struct {
 			Type string `json:"type"`

@@ -73,7 +73,8 @@ func TestHeartbeats(t *testing.T) {
 		{"/v1/responses", true, false, sse, comment},
 		{"/v1/responses", false, true, sse, "event: keepalive\n" + `data: {"type":"keepalive","sequence_number":0}` + "\n\n"},
 		{"/v1/audio/transcriptions", true, true, sse, comment},
-		{"/v1/messages", true, true, sse, "event: ping\n" + `data: {"type":"ping"}` + "\n\n"},
+		{"/v1/messages", false, true, sse, "event: message\n" + `data: {"type":"keepalive"}` + "\n\n"},
+		{"/v1/messages", true, false, sse, "event: ping\n" + `data: {"type":"ping"}` + "\n\n"},
 	} {
 		b := Beat{
 			Path: test.path, Model: `a"b`, Now: time.Date(2026, 11, 26, 23, 0, 0, 0, time.FixedZone("", 3600)),
@@ -91,6 +92,7 @@ func TestCountsEvents(t *testing.T) {
 		want              bool
 	}{
 		{"codex_exec", "", true}, {"codex_vscode", "Electron/1", true}, {"", "codex_cli_rs/0.171.0 (Debian)", true}, {"Codex Desktop", "", true},
+		{"", "claude-cli/2.1.197 (external, sdk-cli)", true}, {"", "Anthropic/JS 1.12.0", false},
 		{"", "", false}, {"", "OpenAI/Go 3.96.0", false}, {"xcode", "Mozilla/5.0 (codex)", false},
 	} {
 		if got := CountsEvents(http.Header{"Originator": {test.originator}, "User-Agent": {test.agent}}); got != test.want {
