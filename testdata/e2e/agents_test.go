@@ -29,7 +29,7 @@ import (
 var agentsFlag agentCases
 
 func init() {
-	flag.Var(&agentsFlag, "agents", "install real agents, have all of them work at once, and run nothing else; =`cases`: alone, line, together, killed, stopped, with commas between them, or all")
+	flag.Var(&agentsFlag, "agents", "install real agents, have all of them work at once, and run nothing else; =`cases`: alone, line, long, together, killed, stopped, with commas between them, or all")
 }
 
 // agentCases is a flag whose value is a list of cases; without one it is together.
@@ -49,7 +49,7 @@ func (c *agentCases) Set(value string) error {
 		value = ""
 	}
 	for _, name := range strings.Split(value, ",") {
-		if !slices.Contains([]string{"", "all", "alone", "line", "together", "killed", "stopped"}, name) {
+		if !slices.Contains([]string{"", "all", "alone", "line", "long", "together", "killed", "stopped"}, name) {
 			return fmt.Errorf("no case is called %q", name)
 		}
 	}
@@ -248,7 +248,9 @@ func startAgent(t *testing.T, bin string, kind agentKind, foreman string, idle t
 		agent.Stop()
 		endWith(t, "HOME="+home)
 		t.Logf("%s said:\n%s", kind.name, agent.Log())
-		t.Logf("%s asked:\n%s", kind.name, run.tap.requests())
+		for _, r := range run.tap.requests() {
+			t.Logf("%s asked: %s", kind.name, r)
+		}
 	})
 	return run
 }
@@ -347,6 +349,7 @@ func TestAgents(t *testing.T) {
 	}{
 		{"alone", agentsAlone},
 		{"line", agentsInLine},
+		{"long", agentsInLongLine},
 		{"together", agentsTogether},
 		{"killed", agentsKilled},
 		{"stopped", agentsStopped},
@@ -370,8 +373,12 @@ func agentsAlone(t *testing.T, bin string) {
 
 // agentsInLine has all wait behind a chat for three times as long as they want to hear
 // nothing, where that can be told to them.
-func agentsInLine(t *testing.T, bin string) {
-	const idle, wait = 10 * time.Second, 35 * time.Second
+func agentsInLine(t *testing.T, bin string) { waitInLine(t, bin, 10*time.Second, 35*time.Second) }
+
+// agentsInLongLine has them wait for longer than any does by itself, or can be told to.
+func agentsInLongLine(t *testing.T, bin string) { waitInLine(t, bin, 0, 330*time.Second) }
+
+func waitInLine(t *testing.T, bin string, idle, wait time.Duration) {
 	own := startAgentOllama(t, testPace)
 	released := make(chan struct{})
 	meter, err := lab.NewMeter(own.URL, func(r *http.Request) {
@@ -409,11 +416,16 @@ func agentsInLine(t *testing.T, bin string) {
 	time.Sleep(wait)
 	release()
 	wantAllDone(t, runs)
-	for _, r := range agentPage(t, foreman.URL).Recent {
-		if r.Status != http.StatusOK || r.Cut {
-			t.Errorf("%s: a request ended in %+v; want 200, and none given up", r.Client, r)
+	for name, run := range runs {
+		asked := map[string]bool{}
+		for _, r := range run.tap.requests() {
+			if asked[r.body] {
+				t.Errorf("%s asked for the same twice; want it to wait", name)
+			}
+			asked[r.body] = true
 		}
 	}
+	logRecent(t, foreman.URL)
 }
 
 // agentsTogether has all of them work at once, beside somebody whose chats never end.
@@ -603,11 +615,16 @@ func askPage(t *testing.T, foreman string, form url.Values) string {
 	return a.body
 }
 
-// requests tells what a client has sent, a line for each request.
-func (p *tap) requests() string {
+// A sent request is one that a client has sent through a tap.
+type sent struct {
+	*http.Request
+	body string
+}
+
+// requests returns what clients have sent.
+func (p *tap) requests() (all []sent) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var b strings.Builder
 	for _, asked := range p.asked {
 		reader := bufio.NewReader(bytes.NewReader(asked.Bytes()))
 		for {
@@ -616,24 +633,22 @@ func (p *tap) requests() string {
 				break // the end, or half a request
 			}
 			body, _ := io.ReadAll(r.Body) // likewise
-			fmt.Fprintf(&b, "%s %s, %d bytes", r.Method, r.URL, len(body))
-			var said struct {
-				Stream              bool
-				Tools               []any
-				MaxTokens           int `json:"max_tokens"`
-				MaxCompletionTokens int `json:"max_completion_tokens"`
-				MaxOutputTokens     int `json:"max_output_tokens"`
-			}
-			if json.Unmarshal(body, &said) == nil {
-				fmt.Fprintf(&b, ", stream %v, %d tools, %d tokens", said.Stream, len(said.Tools), said.MaxTokens+said.MaxCompletionTokens+said.MaxOutputTokens)
-			}
-			for _, name := range []string{"Authorization", "X-Api-Key", "User-Agent", "X-Stainless-Timeout", "X-Stainless-Retry-Count"} {
-				if value := r.Header.Get(name); value != "" {
-					fmt.Fprintf(&b, ", %s: %s", name, value)
-				}
-			}
-			b.WriteByte('\n')
+			all = append(all, sent{r, string(body)})
 		}
 	}
-	return b.String()
+	return all
+}
+
+// String is what the README tells of a request.
+func (r sent) String() string {
+	var said struct {
+		Stream              bool
+		Tools               []any
+		MaxTokens           int `json:"max_tokens"`
+		MaxCompletionTokens int `json:"max_completion_tokens"`
+		MaxOutputTokens     int `json:"max_output_tokens"`
+	}
+	json.Unmarshal([]byte(r.body), &said) // what is no JSON says nothing
+	return fmt.Sprintf("%s %s, %d bytes, stream %v, %d tools, %d tokens, %s", r.Method, r.URL, len(r.body),
+		said.Stream, len(said.Tools), said.MaxTokens+said.MaxCompletionTokens+said.MaxOutputTokens, r.UserAgent())
 }
