@@ -133,7 +133,7 @@ const (
 func TestPageAborts(t *testing.T) {
 	const host = "app.example.test"
 	tab := startBrowser(t, host)
-	own := startOllama(t, "OLLAMA_ORIGINS="+openPage(t, tab, host))
+	own := startOllama(t, append(abortPace.Env(), "OLLAMA_ORIGINS="+openPage(t, tab, host))...)
 	foreman := startForeman(t, own.URL, "FOREMAN_TOKEN=sesame")
 	for _, stream := range []bool{false, true} {
 		if stream && !mayLeaveStreams() {

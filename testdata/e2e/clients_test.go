@@ -16,6 +16,7 @@ import (
 
 // TestLangchain chats through a client library that knows nothing of foreman.
 func TestLangchain(t *testing.T) {
+	ollama := startLeavable(t)
 	open := startForeman(t, ollama.URL)
 	locked := startForeman(t, ollama.URL, "FOREMAN_TOKEN=sesame")
 	tests := []struct {
@@ -102,6 +103,7 @@ func TestLangchain(t *testing.T) {
 // TestOfficialClient makes the calls of Ollama's own Go client that are meant
 // for everybody, with the token that this foreman wants.
 func TestOfficialClient(t *testing.T) {
+	ollama := startLeavable(t)
 	foreman := startForeman(t, ollama.URL, "FOREMAN_TOKEN=sesame")
 	client := newClient(t, foreman.URL, "sesame")
 	ctx := t.Context()
@@ -165,6 +167,15 @@ func TestOfficialClient(t *testing.T) {
 
 // mayLeaveStreams tells whether a test may leave a stream and then count on Ollama.
 // If a word is made just as its reader leaves, Ollama never gives back the place that
-// the chat had, and serves no other until the model is unloaded. At the stand-in's
-// pace that was not seen in 300 streams; tiny models on llama.cpp are fast enough.
+// the chat had, and serves no other until the model is unloaded. Tiny models on llama.cpp
+// are fast enough for that, and so is the stand-in at testPace on a busy machine.
 func mayLeaveStreams() bool { return standIn }
+
+// startLeavable returns an Ollama for a test that leaves streams where it may: with the
+// stand-in one of its own, at abortPace.
+func startLeavable(t *testing.T) *lab.Ollama {
+	if !mayLeaveStreams() {
+		return ollama
+	}
+	return startOllama(t, abortPace.Env()...)
+}

@@ -14,7 +14,7 @@ import (
 func TestJavaScript(t *testing.T) {
 	const advice = "the JavaScript clients need Node.js 18 or later, with npm (Debian: apt-get install nodejs npm)"
 	node, npm := need(t, advice, "node"), need(t, advice, "npm")
-	foreman := startForeman(t, ollama.URL, "FOREMAN_TOKEN=sesame")
+	foreman := startForeman(t, startLeavable(t).URL, "FOREMAN_TOKEN=sesame")
 	env := append(os.Environ(),
 		"FOREMAN_URL="+foreman.URL,
 		"FOREMAN_TOKEN=sesame",

@@ -26,6 +26,7 @@ func newOpenAI(base, key string) openai.Client {
 // TestOpenAI drives OpenAI's own Go client, direct and through a foreman for
 // which its key is the token.
 func TestOpenAI(t *testing.T) {
+	ollama := startLeavable(t)
 	foreman := startForeman(t, ollama.URL, "FOREMAN_TOKEN=sesame")
 	through, direct := newOpenAI(foreman.URL, "sesame"), newOpenAI(ollama.URL, "any")
 	question := openai.ChatCompletionNewParams{
