@@ -36,10 +36,7 @@ func (a *admission) admit(r *http.Request, rt *route, class class) (*tokens.Toke
 	case !a.needsToken():
 		return nil, nil
 	}
-	token, ok := a.tokenOf(r)
-	if !ok && rt.path == statusPath {
-		token, ok = a.passwordOf(r)
-	}
+	token, ok := a.tokenOf(r, rt.path == statusPath)
 	if !ok {
 		return nil, errToken
 	}
@@ -89,9 +86,12 @@ func needsNoToken(r *http.Request, rt *route, class class) bool {
 }
 
 // tokenOf returns the token that a request has, nil if that has no name, and whether it
-// has one: in the field Authorization or, as Anthropic's clients send it, in x-api-key. A
-// field that comes twice, or that has another token than the other, is as good as none.
-func (a *admission) tokenOf(r *http.Request) (token *tokens.Token, ok bool) {
+// has one: in the field Authorization or, as Anthropic's clients send it, in x-api-key.
+// These send both, if their user has a key of another server too: what is none of
+// foreman's tokens does not matter beside one that is. Tokens of two clients are as good
+// as none, and so is a field that comes twice. Where a browser may ask, the token may be
+// the password of Basic authentication, with any name: it has no other way.
+func (a *admission) tokenOf(r *http.Request, browser bool) (token *tokens.Token, ok bool) {
 	bearers, keys := r.Header["Authorization"], r.Header["X-Api-Key"]
 	if len(bearers) > 1 || len(keys) > 1 {
 		return nil, false
@@ -99,25 +99,23 @@ func (a *admission) tokenOf(r *http.Request) (token *tokens.Token, ok bool) {
 	sent := slices.Clone(keys)
 	for _, field := range bearers {
 		scheme, bearer, _ := strings.Cut(field, " ")
-		if !strings.EqualFold(scheme, "Bearer") {
-			return nil, false
+		_, password, basic := r.BasicAuth()
+		switch {
+		case strings.EqualFold(scheme, "Bearer"):
+			sent = append(sent, strings.TrimLeft(bearer, " "))
+		case basic && browser:
+			sent = append(sent, password)
 		}
-		sent = append(sent, strings.TrimLeft(bearer, " "))
 	}
-	if len(sent) == 0 || len(sent) == 2 && subtle.ConstantTimeCompare([]byte(sent[0]), []byte(sent[1])) == 0 {
-		return nil, false
+	for _, s := range sent {
+		switch found, right := a.tokenFor(s); {
+		case right && ok && found != token:
+			return nil, false
+		case right:
+			token, ok = found, true
+		}
 	}
-	return a.tokenFor(sent[0])
-}
-
-// passwordOf returns the token that a browser has sent in the one way in which a browser
-// can: as the password of Basic authentication, with any name.
-func (a *admission) passwordOf(r *http.Request) (token *tokens.Token, ok bool) {
-	_, password, ok := r.BasicAuth()
-	if !ok || len(r.Header["Authorization"]) != 1 {
-		return nil, false
-	}
-	return a.tokenFor(password)
+	return token, ok
 }
 
 // tokenFor returns the named token that a client has sent, nil for FOREMAN_TOKEN, and

@@ -256,28 +256,32 @@ func TestFaultTokens(t *testing.T) {
 			"Authorization:\r\n":                     401,
 			"Authorization: Bearer\r\n":              401,
 			"Authorization: " + clientToken + "\r\n": 401,
-			"Authorization: Basic " + clientToken + "\r\n":                                                   401,
-			"Authorization: Bearer " + clientToken + "x\r\n":                                                 401,
-			"Authorization: Bearer " + clientToken[1:] + "\r\n":                                              401,
-			"Authorization: Bearer" + clientToken + "\r\n":                                                   401,
-			"Authorization: Bearer " + strings.ToUpper(clientToken) + "\r\n":                                 401,
-			"Authorization: Bearer " + targetToken + "\r\n":                                                  401,
-			"Authorization: Bearer " + clientToken + ", Bearer x\r\n":                                        401,
-			"Authorization: Bearer " + clientToken + "\r\nAuthorization: Bearer " + clientToken + "\r\n":     401,
-			"Authorization: Bearer x\r\nAuthorization: Bearer " + clientToken + "\r\n":                       401,
-			"X-Api-Key: " + clientToken + "\r\n":                                                             200,
-			"x-api-key: " + clientToken + "\r\nAuthorization: Bearer " + clientToken + "\r\n":                200,
-			"X-Api-Key: x\r\nAuthorization: Bearer " + clientToken + "\r\n":                                  401,
-			"X-Api-Key: " + clientToken + "\r\nAuthorization: Bearer x\r\n":                                  401,
-			"X-Api-Key: " + clientToken + "\r\nAuthorization:\r\n":                                           401,
-			"X-Api-Key: " + clientToken + "\r\nX-Api-Key: " + clientToken + "\r\n":                           401,
-			"X-Api-Key: Bearer " + clientToken + "\r\n":                                                      401,
-			"X-Api-Key: " + clientToken + "x\r\n":                                                            401,
-			"X-Api-Key:\r\n":                                                                                 401,
-			"Connection: Authorization\r\nAuthorization: Bearer x\r\n":                                       401,
-			"Proxy-Authorization: Bearer " + clientToken + "\r\nX-Authorization: " + "Bearer x" + "\r\n":     401,
-			"Connection: Authorization\r\nAuthorization: Bearer " + clientToken + "\r\nX-Last: 1\r\n":        200,
-			"Access-Control-Request-Method: POST\r\nOrigin: https://app.example\r\nX-Not-A-Preflight: 1\r\n": 401,
+			"Authorization: Basic " + clientToken + "\r\n":                                                    401,
+			"Authorization: Bearer " + clientToken + "x\r\n":                                                  401,
+			"Authorization: Bearer " + clientToken[1:] + "\r\n":                                               401,
+			"Authorization: Bearer" + clientToken + "\r\n":                                                    401,
+			"Authorization: Bearer " + strings.ToUpper(clientToken) + "\r\n":                                  401,
+			"Authorization: Bearer " + targetToken + "\r\n":                                                   401,
+			"Authorization: Bearer " + clientToken + ", Bearer x\r\n":                                         401,
+			"Authorization: Bearer " + clientToken + "\r\nAuthorization: Bearer " + clientToken + "\r\n":      401,
+			"Authorization: Bearer x\r\nAuthorization: Bearer " + clientToken + "\r\n":                        401,
+			"X-Api-Key: " + clientToken + "\r\n":                                                              200,
+			"x-api-key: " + clientToken + "\r\nAuthorization: Bearer " + clientToken + "\r\n":                 200,
+			"X-Api-Key: x\r\nAuthorization: Bearer " + clientToken + "\r\n":                                   200,
+			"X-Api-Key: " + clientToken + "\r\nAuthorization: Bearer x\r\n":                                   200,
+			"X-Api-Key: " + clientToken + "\r\nAuthorization:\r\n":                                            200,
+			"X-Api-Key: " + clientToken + "\r\nX-Api-Key: " + clientToken + "\r\n":                            401,
+			"X-Api-Key:\r\nAuthorization: Bearer " + clientToken + "\r\n":                                     200,
+			"X-Api-Key: " + clientToken + "\r\nAuthorization: Basic eDp5\r\n":                                 200,
+			"X-Api-Key: x\r\nAuthorization: Bearer y\r\n":                                                     401,
+			"X-Api-Key: " + clientToken + "\r\nX-Api-Key: x\r\nAuthorization: Bearer " + clientToken + "\r\n": 401,
+			"X-Api-Key: Bearer " + clientToken + "\r\n":                                                       401,
+			"X-Api-Key: " + clientToken + "x\r\n":                                                             401,
+			"X-Api-Key:\r\n":                                                                                  401,
+			"Connection: Authorization\r\nAuthorization: Bearer x\r\n":                                        401,
+			"Proxy-Authorization: Bearer " + clientToken + "\r\nX-Authorization: " + "Bearer x" + "\r\n":      401,
+			"Connection: Authorization\r\nAuthorization: Bearer " + clientToken + "\r\nX-Last: 1\r\n":         200,
+			"Access-Control-Request-Method: POST\r\nOrigin: https://app.example\r\nX-Not-A-Preflight: 1\r\n":  401,
 		} {
 			for _, path := range []string{"/api/chat", "/api/embed", "/nowhere", "/api%2Fchat"} {
 				c := connect(t, f)
@@ -300,7 +304,7 @@ func TestFaultTokens(t *testing.T) {
 				t.Errorf("the target got %q; want %q", authorization, outbound)
 			}
 		}
-		if want := 10; outbound != "" && len(got) != want {
+		if want := 20; outbound != "" && len(got) != want {
 			t.Errorf("the target got %d tokens; want %d", len(got), want)
 		}
 	}
@@ -388,6 +392,10 @@ func TestWhoIsWho(t *testing.T) {
 		{"a gateway with the name of a token", true, true, true, append(bearer("-of-clients"), "X-User", "ann"), 200, "ann (header)"},
 		{"a gateway with an address", true, true, true, append(bearer("-of-clients"), "X-User", "127.0.0.1"), 200, "127.0.0.1 (header)"},
 		{"another's", false, true, false, bearer("-of-clients"), 401, "127.0.0.1"},
+		{"another server's key beside it", false, true, false, append(bearer("-of-ann"), "X-Api-Key", "sk-ant-1"), 200, "ann"},
+		{"another server's bearer beside it", false, true, false, append(bearer("-of-another"), "X-Api-Key", secret+"-of-bob"), 200, "bob"},
+		{"the same twice", false, true, false, append(bearer("-of-ann"), "X-Api-Key", secret+"-of-ann"), 200, "ann"},
+		{"one of the file and FOREMAN_TOKEN", true, true, false, append(bearer("-of-clients"), "X-Api-Key", secret+"-of-bob"), 401, "127.0.0.1"},
 		{"two of the file", false, true, false, append(bearer("-of-ann"), "X-Api-Key", secret+"-of-bob"), 401, "127.0.0.1"},
 	} {
 		f := newFront(t, stub.URL, func(o *Options) {

@@ -37,7 +37,7 @@ const statusClientLeft = 499
 var (
 	errNoRoute       = &refusal{status: http.StatusNotFound, reason: "path", text: "foreman has no such path"}
 	errCrossOrigin   = &refusal{status: http.StatusForbidden, reason: "cross-origin", text: "cross-site form rejected"}
-	errToken         = &refusal{status: http.StatusUnauthorized, reason: "token", text: "a valid token is required, once, as Authorization: Bearer or as x-api-key", code: "invalid_api_key"}
+	errToken         = &refusal{status: http.StatusUnauthorized, reason: "token", text: "a valid token is required, as Authorization: Bearer or as x-api-key, and not those of two clients", code: "invalid_api_key"}
 	errRevoked       = &refusal{status: http.StatusUnauthorized, reason: "token", text: "this token is no longer valid", code: "invalid_api_key"}
 	errNotStoppable  = &refusal{status: http.StatusNotFound, reason: "no such chat", text: "no such chat waits or runs: it may have ended"}
 	errManage        = &refusal{status: http.StatusForbidden, reason: "management off", text: "model management is off; whoever runs foreman can turn it on with FOREMAN_MANAGE=true"}

@@ -88,7 +88,7 @@ func TestAnswers(t *testing.T) {
 	notFound := func(model string) errorSeen {
 		return errorSeen{404, "model '" + model + "' not found", "not_found_error"}
 	}
-	unauthorized := errorSeen{401, "a valid token is required, once, as Authorization: Bearer or as x-api-key", "authentication_error"}
+	unauthorized := errorSeen{401, "a valid token is required, as Authorization: Bearer or as x-api-key, and not those of two clients", "authentication_error"}
 	tooLarge := errorSeen{413, "request body larger than 1024 bytes", "request_too_large"}
 	framing := errorSeen{400, "the request body is broken off or badly framed", invalid}
 	unreachable := errorSeen{503, "the Ollama host is unreachable", "overloaded_error"}
