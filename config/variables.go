@@ -75,7 +75,7 @@ var variables = []variable{
 		expected: "a duration of at least 100ms, such as 30s or 5m",
 		set:      duration(100*time.Millisecond, func(c *Config) *time.Duration { return &c.PollInterval }),
 	}, {
-		name: "FOREMAN_TOKEN", meaning: "bearer token that clients must send; /healthz and /readyz stay open",
+		name: "FOREMAN_TOKEN", meaning: "bearer token that clients must send; /, /healthz and /readyz stay open",
 		expected: "visible ASCII characters and no space",
 		set:      func(c *Config, s string) bool { c.Token = s; return isToken(s) },
 		mask:     mask,

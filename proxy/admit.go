@@ -82,7 +82,7 @@ func isPreflight(r *http.Request, class class) bool {
 
 // needsNoToken reports whether a request is let in whoever sends it.
 func needsNoToken(r *http.Request, rt *route, class class) bool {
-	return rt.path == healthPath || rt.path == readyPath || isPreflight(r, class)
+	return rt.path == rootPath || rt.path == healthPath || rt.path == readyPath || isPreflight(r, class)
 }
 
 // tokenOf returns the token that a request has, nil if that has no name, and whether it

@@ -158,7 +158,7 @@ func TestTokensOfBothSides(t *testing.T) {
 				o.Target = target.New(u, test.outward)
 			})
 			for _, rt := range []struct{ method, path string }{
-				{"POST", "/api/chat"}, {"POST", "/v1/messages"}, {"POST", "/api/embed"}, {"GET", "/api/ps"}, {"HEAD", "/"}, {"OPTIONS", "/api/chat"},
+				{"POST", "/api/chat"}, {"POST", "/v1/messages"}, {"POST", "/api/embed"}, {"GET", "/api/ps"}, {"HEAD", "/api/version"}, {"OPTIONS", "/api/chat"},
 			} {
 				body := ""
 				if rt.method == "POST" {
@@ -214,6 +214,9 @@ func TestFaultBodiesWithoutAToken(t *testing.T) {
 		{"GET /status", "", 401},
 		{"GET /healthz", "", 200},
 		{"HEAD /readyz", "", 200},
+		{"GET /", "", 200},
+		{"POST /", "", 405},
+		{"OPTIONS /", asks, 405},
 		{"POST /healthz", "", 405},
 	} {
 		for _, head := range []string{"Content-Length: 1000000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\nf4240\r\n"} {

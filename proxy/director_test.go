@@ -60,7 +60,7 @@ func TestFaultFieldsOfTheClient(t *testing.T) {
 		"X-Request-Id", "mine-7", "X-Stainless-Lang", "js", "Anthropic-Version", "2023-06-01", "Cookie", "a=b", "Referer", "http://page.example/x",
 	}
 	for _, request := range []string{
-		"POST /api/chat", "POST /v1/chat/completions", "POST /api/embed", "GET /api/ps", "HEAD /", "GET /v1/models/a/b:c", "OPTIONS /api/chat",
+		"POST /api/chat", "POST /v1/chat/completions", "POST /api/embed", "GET /api/ps", "HEAD /api/version", "GET /v1/models/a/b:c", "OPTIONS /api/chat",
 	} {
 		fields, body := harmful, ""
 		path, preflight := strings.CutPrefix(request, "OPTIONS ")
@@ -187,7 +187,7 @@ func TestBasePathOfTheTarget(t *testing.T) {
 	if got, want := <-polls, "/some/where/api/tags"; got != want {
 		t.Errorf("poll: %q; want %q", got, want)
 	}
-	for _, rt := range []struct{ method, path string }{{"POST", "/api/chat"}, {"GET", "/"}, {"GET", "/v1/models/a/b:c"}} {
+	for _, rt := range []struct{ method, path string }{{"POST", "/api/chat"}, {"GET", "/api/version"}, {"GET", "/v1/models/a/b:c"}} {
 		if a := f.do(t, rt.method, rt.path, map[string]string{"POST": chatBody}[rt.method]); a.status != 200 {
 			t.Errorf("%s: %d %s; want 200", rt.path, a.status, a.body)
 			continue

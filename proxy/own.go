@@ -10,14 +10,16 @@ import (
 
 	"foreman/gate"
 	"foreman/inventory"
+	"foreman/proxy/cors"
 	"foreman/proxy/metrics"
 )
 
-// health answers /healthz, which says that foreman lives, and /readyz, which says that its
-// target can be used, and that foreman is there to stay.
+// health answers /healthz, which says that foreman lives, /readyz, which says that its
+// target can be used, and that foreman is there to stay, and / for the target.
 type health struct {
 	inventory *inventory.Inventory
 	gate      *gate.Gate
+	cors      *cors.Memory
 	version   string
 	probed    atomic.Pointer[time.Time] // when /readyz was asked for last; nil: it never was
 }
@@ -72,6 +74,26 @@ func (h *health) serve(x *exchange) error {
 		return err
 	}
 	x.answer(status, jsonType, append(body, '\n'))
+	return nil
+}
+
+// serveRoot answers GET and HEAD / as the target would, from the last poll. Clients ask
+// there, often without their token, if somebody is there.
+//
+// For the command line, which asks HEAD / before each command, foreman is: `ollama list`
+// then has the last list, and other commands get an error that says what is wrong, which
+// an answer to HEAD cannot.
+func (h *health) serveRoot(x *exchange) error {
+	state := h.inventory.State()
+	away := state.Reason == inventory.Unreachable || state.Reason == inventory.Starting
+	switch {
+	case h.gate.Closed():
+		return errShuttingDown
+	case away && (x.Method != http.MethodHead || state.Tags == nil):
+		return errUnreachable
+	}
+	h.cors.Apply(x.request.Header.Get("Origin"), x.Header())
+	x.answer(http.StatusOK, "text/plain; charset=utf-8", []byte("Ollama is running"))
 	return nil
 }
 

@@ -80,6 +80,47 @@ func TestHealthTells(t *testing.T) {
 	})
 }
 
+// TestRoot: / is answered from the last poll, whoever asks, and nothing of it reaches the
+// target. The command line may go on to ask for the models while that is away.
+func TestRoot(t *testing.T) {
+	stub := newStub(t)
+	f := newFront(t, stub.URL, func(o *Options) { o.Token, o.Hosts = clientToken, []string{"foreman.example"} })
+	expect := func(when string, get, head int, fields ...string) {
+		t.Helper()
+		polls := stub.polled()
+		want := map[int]string{200: "Ollama is running", 503: `{"error":"the Ollama host is unreachable"}` + "\n"}[get]
+		if a := f.do(t, "GET", "/", "", fields...); a.status != get || want != "" && a.body != want || (a.header.Get("Retry-After") == "") != (get != 503) {
+			t.Errorf("%s: GET /: %d %v %q; want %d %q", when, a.status, a.header, a.body, get, want)
+		}
+		if a := f.do(t, "HEAD", "/", "", fields...); a.status != head || a.body != "" || head == 200 && a.header.Get("Content-Length") != "17" {
+			t.Errorf("%s: HEAD /: %d %v; want %d", when, a.status, a.header, head)
+		}
+		if got := stub.polled() - polls; got > 0 {
+			t.Errorf("%s: %d polls; want none", when, got)
+		}
+	}
+	expect("up", 200, 200)
+	expect("up, a wrong token", 200, 200, "X-Api-Key", "sk-ant-1")
+	expect("another site's name", 403, 403, "Host", "evil.example")
+
+	poll := func(answer http.HandlerFunc, reason string) {
+		stub.answerPolls(answer)
+		f.Inventory.Refresh()
+		await(t, func() bool { return f.Inventory.State().Reason == reason })
+	}
+	poll(refuseWith(500), inventory.BadAnswer)
+	expect("a bad answer", 200, 200)
+	poll(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, inventory.Unreachable)
+	expect("away", 503, 200)
+	f.Close()
+	if a := f.do(t, "GET", "/", ""); a.status != 503 || !strings.Contains(a.body, "shutting down") {
+		t.Errorf("shutting down: GET /: %d %s", a.status, a.body)
+	}
+	if got := stub.seen(); len(got) > 0 {
+		t.Errorf("at the target: %q; want nothing but polls", got)
+	}
+}
+
 // TestTagsAge: tags are the target's bytes, as old as Age says, also while the
 // target is away.
 func TestTagsAge(t *testing.T) {
@@ -124,7 +165,7 @@ func TestBeforeTheFirstPoll(t *testing.T) {
 		Log:       slog.New(slog.DiscardHandler),
 		MaxBody:   1 << 20,
 	})
-	for path, want := range map[string]int{"/healthz": 200, "/readyz": 503, "/api/tags": 503} {
+	for path, want := range map[string]int{"/": 503, "/healthz": 200, "/readyz": 503, "/api/tags": 503} {
 		w := httptest.NewRecorder()
 		p.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost"+path, nil))
 		if w.Code != want {
@@ -133,7 +174,7 @@ func TestBeforeTheFirstPoll(t *testing.T) {
 		if got := w.Header().Get("Retry-After"); (got != "") != (want == 503) {
 			t.Errorf("%s: Retry-After %q", path, got)
 		}
-		if path == "/api/tags" {
+		if path == "/" || path == "/api/tags" {
 			continue
 		}
 		var h struct {

@@ -162,18 +162,8 @@ var KeptPaths = []string{"/api/version", "/v1/models"}
 
 // serveRead passes a request that reads from the target. While that is degraded, the
 // last answer has to do, if there is one.
-//
-// HEAD / needs none. It is how the command line asks, before every command, if
-// somebody is there, and foreman is: `ollama list` then has its list, and other
-// commands get an error that says what is wrong, which an answer to HEAD cannot.
 func (h *passes) serveRead(x *exchange, r *http.Request, cancel context.CancelCauseFunc) error {
 	state := h.inventory.State()
-	if r.Method == http.MethodHead && r.URL.Path == "/" && state.Degraded() && state.Tags != nil {
-		x.abandonBody()
-		x.Header().Set("X-Request-Id", x.ID)
-		x.WriteHeader(http.StatusOK)
-		return nil
-	}
 	if kept, ok := state.Kept[r.URL.Path]; ok && state.Degraded() {
 		h.serveLast(x, kept)
 		return nil

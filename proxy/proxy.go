@@ -93,7 +93,7 @@ func New(o Options) *Proxy {
 			bodies: passing, inventory: o.Inventory, gate: o.Gate, recent: recent, log: o.Log,
 			target: o.Target.String(), embedder: o.EmbedModel, version: o.Version,
 		},
-		health:  &health{inventory: o.Inventory, gate: o.Gate, version: o.Version},
+		health:  &health{inventory: o.Inventory, gate: o.Gate, cors: memory, version: o.Version},
 		gate:    o.Gate,
 		metrics: newInstruments(o, recent),
 		recent:  recent,
@@ -159,6 +159,8 @@ func (p *Proxy) serve(x *exchange, r *http.Request, token *tokens.Token, cancel 
 		return p.passes.serveRedirect(x, r)
 	}
 	switch x.route.path {
+	case rootPath:
+		return p.health.serveRoot(x)
 	case metricsPath:
 		return serveMetrics(x, p.metrics.set)
 	case statusPath:
@@ -199,7 +201,7 @@ func (p *Proxy) end(x *exchange) {
 	if x.admitted && x.Class != own && x.Class != preflight {
 		p.recent.Add(x.Record)
 	}
-	if x.admitted && x.Class != preflight || p.unlogged.allow(&x.Record) {
+	if x.admitted && x.Class != preflight && x.route.path != rootPath || p.unlogged.allow(&x.Record) {
 		logRecord(p.log, &x.Record, x.Class)
 	}
 	if x.cut {

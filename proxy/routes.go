@@ -50,7 +50,6 @@ var routes = []route{
 
 	{"/api/tags", "GET HEAD", tags},
 
-	{"/", "GET HEAD", read},
 	{"/api/ps", "GET", read},
 	{"/api/show", "POST", read},
 	{"/api/status", "GET", read},
@@ -65,6 +64,7 @@ var routes = []route{
 	{"/api/delete", "DELETE", manage},
 	{blobs + "{digest}", "HEAD POST", manage},
 
+	{rootPath, "GET HEAD", own},
 	{healthPath, "GET HEAD", own},
 	{readyPath, "GET HEAD", own},
 	{metricsPath, "GET HEAD", own},
@@ -76,6 +76,7 @@ const blobs = "/api/blobs/"
 
 // Paths of foreman's own.
 const (
+	rootPath    = "/"
 	healthPath  = "/healthz"
 	readyPath   = "/readyz"
 	metricsPath = "/metrics"

@@ -41,7 +41,6 @@ func TestRoutes(t *testing.T) {
 
 		{path: "/api/tags", passes: "OPTIONS", answers: "GET HEAD"},
 
-		{path: "/", passes: "GET HEAD OPTIONS"},
 		{path: "/api/ps", passes: "GET OPTIONS"},
 		{path: "/api/show", passes: "POST OPTIONS"},
 		{path: "/api/status", passes: "GET OPTIONS"},
@@ -57,6 +56,7 @@ func TestRoutes(t *testing.T) {
 		{path: "/api/delete", passes: "DELETE OPTIONS"},
 		{path: "/api/blobs/sha256:0123abcd", passes: "HEAD POST OPTIONS"},
 
+		{path: "/", answers: "GET HEAD"},
 		{path: "/healthz", answers: "GET HEAD"},
 		{path: "/readyz", answers: "GET HEAD"},
 		{path: "/metrics", answers: "GET HEAD"},
@@ -351,7 +351,7 @@ func TestFaultInformationalAnswers(t *testing.T) {
 // more and another way.
 var forwardable = regexp.MustCompile(`^(` +
 	`(OPTIONS|POST) /(api/(chat|generate|embed|embeddings|show)|v1/(chat/completions|completions|responses|messages|images/generations|images/edits|embeddings))|` +
-	`(OPTIONS|GET|HEAD) /(api/version)?|` +
+	`(OPTIONS|GET|HEAD) /api/version|` +
 	`(OPTIONS|GET) /(api/ps|v1/models(/[^/ %\\]+)*)|` +
 	`OPTIONS /api/(tags|pull|push|create|copy|delete|blobs/[^/ %\\]+)` +
 	`)$`)

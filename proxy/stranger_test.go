@@ -88,7 +88,7 @@ func TestFaultBodyOfGET(t *testing.T) {
 		}
 	}
 	f := newFront(t, stub.URL, func(o *Options) { o.Manage = true })
-	for _, request := range []string{"GET /api/ps", "GET /v1/models", "HEAD /", "HEAD /api/version", "HEAD /api/blobs/sha256-1"} {
+	for _, request := range []string{"GET /api/ps", "GET /v1/models", "HEAD /api/version", "HEAD /api/blobs/sha256-1"} {
 		for _, body := range []string{
 			"Content-Length: 5\r\n\r\nhello", "Content-Length: 5\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n",
 		} {
@@ -139,6 +139,15 @@ func TestFaultRefusedDoNotFillTheLog(t *testing.T) {
 			if n := record["unlogged"]; record["method"] == "OPTIONS" && n != 2.0*recordsPerSecond || record["method"] != "OPTIONS" && n != nil {
 				t.Errorf("got unlogged=%v in %v", n, record)
 			}
+		}
+		f.Close() // / is 503 now
+		time.Sleep(time.Second)
+		for range 3 * recordsPerSecond {
+			f.do(t, "GET", "/", "")
+		}
+		synctest.Wait()
+		if got := strings.Count(f.log.String(), `"route":"/"`); got != recordsPerSecond {
+			t.Errorf("%d records of 503 at /; want %d", got, recordsPerSecond)
 		}
 		if count[401.0] != recordsPerSecond || count[200.0] != 3*recordsPerSecond+1 {
 			t.Errorf("got records of %v; want %d of 401 and all others", count, recordsPerSecond)
