@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -88,9 +89,10 @@ var noRoute = route{path: "other", class: refused}
 
 // routeFor returns the route of a request and how to treat it. Only a path that is
 // spelt as in the table matches: to Ollama's router /api%2Fchat is a chat too,
-// and would pass by the gate.
+// and would pass by the gate. Clients escape the colon in a model's name; nothing else.
 func routeFor(r *http.Request) (*route, class, error) {
-	escaped := r.URL.RawPath != "" || r.URL.EscapedPath() != r.URL.Path
+	plain := url.URL{Path: r.URL.Path}
+	escaped := plain.EscapedPath() != r.URL.Path || r.URL.RawPath != "" && colons.Replace(r.URL.RawPath) != r.URL.Path
 	rt := routeOf(r.URL.Path)
 	if rt == nil && !escaped {
 		if short := routeOf(strings.TrimSuffix(r.URL.Path, "/")); short != nil && short.allows(r.Method) {
@@ -108,6 +110,9 @@ func routeFor(r *http.Request) (*route, class, error) {
 		return rt, refused, methodRefused(rt.allowed())
 	}
 }
+
+// colons puts colons in place of their escapes. No path in the table has one.
+var colons = strings.NewReplacer("%3A", ":", "%3a", ":")
 
 // routeOf returns the route of a path; nil: it has none.
 func routeOf(path string) *route {

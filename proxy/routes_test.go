@@ -199,6 +199,32 @@ func TestPreflight(t *testing.T) {
 	f.expectIdle(t)
 }
 
+// TestEscapedColon: clients escape names as a part of a path, and there %3A is a colon.
+func TestEscapedColon(t *testing.T) {
+	stub := newStub(t)
+	seen := observe(stub)
+	f := newFront(t, stub.URL, func(o *Options) { o.Manage = true })
+	for _, request := range [][]string{
+		{"GET", "/v1/models/chat%3Alatest"},
+		{"GET", "/v1/models/chat%3alatest"},
+		{"GET", "/v1/models/hf.co/someone/chat%3Alatest"},
+		{"OPTIONS", "/v1/models/chat%3Alatest"},
+		{"HEAD", "/api/blobs/sha256%3A0123abcd"},
+	} {
+		a := f.do(t, request[0], request[1], "")
+		if a.status != 200 {
+			t.Errorf("%s: %d %s; want 200", request, a.status, a.body)
+			continue
+		}
+		if got, want := (<-seen).uri, strings.ReplaceAll(strings.ToUpper(request[1]), "%3A", ":"); !strings.EqualFold(got, want) {
+			t.Errorf("%s: the target got %q", request, got)
+		}
+	}
+	if a := f.do(t, "GET", "/v1/models/chat%3Alatest/", ""); a.status != 301 || a.header.Get("Location") != "/v1/models/chat:latest" {
+		t.Errorf("with a slash: %d to %q", a.status, a.header.Get("Location"))
+	}
+}
+
 // TestFaultSideDoors: Ollama's router, or another proxy before it, reads some of these
 // paths as /api/chat.
 func TestFaultSideDoors(t *testing.T) {
@@ -213,6 +239,7 @@ func TestFaultSideDoors(t *testing.T) {
 		"/v1/models//", "/v1/models/a//b", "/v1/models/.", "/v1/models/..", "/v1/models/../chat/completions", "/v1/models/../../api/chat", "/v1/models/a/..",
 		"/v1/models/%2e%2e/chat/completions", "/v1/models/..%2fchat", "/v1/models/a%2Fb", "/v1/models/a%20b", "/v1/models/a%5Cb", "/v1/models/%C3%A9", "/v1/models/a%2525",
 		"/v1/models/x%0d%0aHost:%20y",
+		"/v1/models/a%3Ab%2Fc", "/v1/models/%61%3Ab", "/v1/models/a%253Ab", "/v1/models/a!%3Ab", "/v1/models/a%3Ab%20", "/v1/models/..%3A/x", "/v1/models%3A", "/api/chat%3A", "/api%3Achat",
 		"/api/blobs", "/api/blobs/", "/api/blobs/a/b", "/api/blobs/..", "/api/blobs/%2e%2e", "/api/blobs/%61/", "/api/blobs/../",
 		"/healthz//", "/healthz%2F",
 	} {

@@ -171,6 +171,7 @@ var corpus = []request{
 	bare("models", "GET", "/v1/models"),
 	bare("model", "GET", "/v1/models/tiny-chat"),
 	bare("model with tag", "GET", "/v1/models/tiny-chat:latest"),
+	bare("model with an escaped colon", "GET", "/v1/models/tiny-chat%3Alatest"),
 	bare("model unknown", "GET", "/v1/models/absent"),
 	bare("model with namespace", "GET", "/v1/models/library/tiny-chat"),
 
