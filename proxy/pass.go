@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -84,10 +85,10 @@ const (
 
 // servePreflight passes a browser's question whether it may send a request.
 func (h *passes) servePreflight(x *exchange, r *http.Request, cancel context.CancelCauseFunc) error {
-	if r.ContentLength != 0 {
-		return badRequest("a preflight has no body")
-	}
 	conns.Spare(r.Context())
+	if err := noBody(x, r); err != nil {
+		return err
+	}
 	defer time.AfterFunc(preflightTimeout, func() { cancel(errAsleep) }).Stop()
 	select {
 	case h.preflights <- struct{}{}:
@@ -96,6 +97,27 @@ func (h *passes) servePreflight(x *exchange, r *http.Request, cancel context.Can
 		return context.Cause(r.Context())
 	}
 	return h.send(x, r, nil)
+}
+
+// noBody takes the body of a preflight, which has none: tunnels send an empty one in
+// chunks. It waits for the end no longer than the target may take.
+func noBody(x *exchange, r *http.Request) error {
+	if r.ContentLength < 0 {
+		upload := newUpload(x, r)
+		upload.credit = preflightTimeout
+		n, err := io.ReadFull(upload, make([]byte, 1))
+		switch {
+		case n == 0 && err == io.EOF:
+			x.bodyRead = true
+			r.Body, r.ContentLength, r.TransferEncoding = http.NoBody, 0, nil
+		case n == 0:
+			return err
+		}
+	}
+	if r.ContentLength != 0 {
+		return badRequest("a preflight has no body")
+	}
+	return nil
 }
 
 // serveManage passes a request that changes the target's models, if that is allowed. Who

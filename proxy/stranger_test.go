@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -42,6 +43,61 @@ func TestFaultPreflightWithMore(t *testing.T) {
 	if len(seen) > 0 {
 		t.Errorf("the host saw %v", <-seen)
 	}
+}
+
+// TestFaultPreflightInChunks: an empty body is none, also if its end comes later. One with
+// a byte is refused, and one that does not come is not waited for.
+func TestFaultPreflightInChunks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stub := newStubIn(t)
+		seen := make(chan string, 1)
+		stub.anything = func(_ http.ResponseWriter, r *http.Request) {
+			body, err := io.ReadAll(r.Body)
+			seen <- fmt.Sprintf("%q %v %d %q", body, err, r.ContentLength, r.TransferEncoding)
+		}
+		f, network := newFrontIn(t, stub, func(o *Options) { o.Token = clientToken })
+		for _, test := range []struct {
+			body  []string // as it comes
+			want  int
+			after time.Duration
+		}{
+			{[]string{"0\r\n\r\n"}, 200, 0},
+			{[]string{"0;x=y\r\n", "X-Trailer: 1\r\n\r\n"}, 200, time.Second},
+			{[]string{"", "", "0\r\n\r\n"}, 200, 2 * time.Second},
+			{[]string{"1\r\nx\r\n0\r\n\r\n"}, 400, 0},
+			{[]string{"f4240\r\n", "x"}, 400, time.Second},
+			{[]string{"nonsense\r\n"}, 400, 0},
+			{[]string{""}, 408, preflightTimeout},
+			{[]string{"1\r\n"}, 408, preflightTimeout},
+		} {
+			c := connectIn(t, network)
+			began := time.Now()
+			c.send(t, "OPTIONS /api/show HTTP/1.1\r\nHost: localhost\r\nOrigin: http://page.example\r\nAccess-Control-Request-Method: POST\r\nTransfer-Encoding: chunked\r\n\r\n")
+			go func() {
+				for i, part := range test.body {
+					if i > 0 {
+						time.Sleep(time.Second)
+					}
+					io.WriteString(c, part)
+				}
+			}()
+			resp, err := http.ReadResponse(c.in, nil)
+			if took := time.Since(began); err != nil || resp.StatusCode != test.want || took != test.after || resp.Close != (test.want != 200) {
+				t.Errorf("%q: %+v, %v after %v; want %d after %v", test.body, resp, err, took, test.want, test.after)
+			}
+			if test.want == 200 && resp.StatusCode == 200 {
+				if got, want := <-seen, `"" <nil> 0 []`; got != want {
+					t.Errorf("%q: the host got %s; want %s", test.body, got, want)
+				}
+			}
+			c.Close()
+		}
+		synctest.Wait()
+		if len(seen) > 0 {
+			t.Errorf("the host got %s", <-seen)
+		}
+		f.expectIdle(t)
+	})
 }
 
 // TestFaultPreflightsToASilentHost: few of them are at the host, and none stays for long.
