@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -38,10 +39,11 @@ type front struct {
 	// and what any site has around them. The certificate is in foreman.pem, in the
 	// configuration's directory.
 	config func(lines, addr, dir string) string
-	// hurry lowers the time limits of a whole configuration to three seconds.
-	hurry func(config string) string
-	args  func(file string) []string
-	root  string // certificate that clients have to trust, in the configuration's directory
+	// hurry lowers the time limits of a whole configuration to three seconds, and plain has
+	// it do without TLS.
+	hurry, plain func(config string) string
+	args         func(file string) []string
+	root         string // certificate that clients have to trust, in the configuration's directory
 }
 
 const frontName = "foreman.example"
@@ -55,6 +57,7 @@ var fronts = map[string]front{
 				"server {\n%[2]s}\n}\n", dir, strings.Replace(lines, "listen 443", "listen "+addr, 1))
 		},
 		hurry: func(config string) string { return strings.Replace(config, "read_timeout 1h", "read_timeout 3s", 1) },
+		plain: func(config string) string { return strings.Replace(config, " ssl http2;", ";", 1) },
 		args:  func(file string) []string { return []string{"-e", "stderr", "-p", filepath.Dir(file), "-c", file} },
 		root:  "foreman.pem",
 	},
@@ -68,8 +71,9 @@ var fronts = map[string]front{
 			at := strings.LastIndex(config, "\n}")
 			return config[:at] + " {\ntransport http {\nread_timeout 3s\nresponse_header_timeout 3s\n}\n}" + config[at:]
 		},
-		args: func(file string) []string { return []string{"run", "--adapter", "caddyfile", "--config", file} },
-		root: "caddy/pki/authorities/local/root.crt",
+		plain: strings.NewReplacer("https_port", "http_port", frontName+" {", "http://"+frontName+" {").Replace,
+		args:  func(file string) []string { return []string{"run", "--adapter", "caddyfile", "--config", file} },
+		root:  "caddy/pki/authorities/local/root.crt",
 	},
 	"haproxy": {
 		program: "haproxy", file: "haproxy.cfg",
@@ -80,8 +84,9 @@ var fronts = map[string]front{
 		hurry: func(config string) string {
 			return strings.NewReplacer("client 1m", "client 3s", "server 1h", "server 3s").Replace(config)
 		},
-		args: func(file string) []string { return []string{"-db", "-f", file} },
-		root: "foreman.pem",
+		plain: func(config string) string { return regexp.MustCompile(" ssl crt .*").ReplaceAllString(config, "") },
+		args:  func(file string) []string { return []string{"-db", "-f", file} },
+		root:  "foreman.pem",
 	},
 }
 
@@ -92,8 +97,29 @@ type site struct {
 	root *x509.CertPool // that its certificate is signed by
 }
 
-// start starts the proxy in front of a foreman, as the README has it, or in a hurry.
-func (f front) start(t *testing.T, foreman string, hurry bool) *site {
+// start starts the proxy in front of a foreman, as the README has it but for a change.
+func (f front) start(t *testing.T, foreman string, change func(config string) string) *site {
+	t.Helper()
+	proxy, dir := f.startProxy(t, foreman, change)
+	addr := strings.TrimPrefix(proxy.URL, "http://")
+	s := &site{URL: "https://" + frontName, addr: addr, root: x509.NewCertPool()}
+	eventually(t, func() error { // Caddy makes its certificates when it runs
+		root, err := os.ReadFile(filepath.Join(dir, f.root))
+		if err != nil {
+			return err
+		}
+		s.root.AppendCertsFromPEM(root)
+		conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: s.root, ServerName: frontName})
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+	return s
+}
+
+// startProxy starts the proxy, and returns it with the directory of its configuration.
+func (f front) startProxy(t *testing.T, foreman string, change func(config string) string) (*lab.Front, string) {
 	t.Helper()
 	binary, err := f.binary(t)
 	if err != nil {
@@ -113,10 +139,10 @@ func (f front) start(t *testing.T, foreman string, hurry bool) *site {
 			return nil, err
 		}
 		config := f.config(strings.Replace(string(lines), example, strings.TrimPrefix(foreman, "http://"), 1), addr, dir)
-		if hurry {
-			patient := config
-			if config = f.hurry(config); config == patient {
-				return nil, errors.New("no time limit to lower")
+		if change != nil {
+			before := config
+			if config = change(config); config == before {
+				return nil, errors.New("nothing to change")
 			}
 		}
 		file := filepath.Join(dir, f.file)
@@ -133,21 +159,7 @@ func (f front) start(t *testing.T, foreman string, hurry bool) *site {
 			t.Logf("%s's log:\n%s", f.file, proxy.Log())
 		}
 	})
-	addr := strings.TrimPrefix(proxy.URL, "http://")
-	s := &site{URL: "https://" + frontName, addr: addr, root: x509.NewCertPool()}
-	eventually(t, func() error { // Caddy makes its certificates when it runs
-		root, err := os.ReadFile(filepath.Join(dir, f.root))
-		if err != nil {
-			return err
-		}
-		s.root.AppendCertsFromPEM(root)
-		conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: s.root, ServerName: frontName})
-		if err != nil {
-			return err
-		}
-		return conn.Close()
-	})
-	return s
+	return proxy, dir
 }
 
 // client returns a client of the site that speaks HTTP/2, or HTTP/1.1.
@@ -260,11 +272,11 @@ func TestFront(t *testing.T) {
 					clients.Go(func() { h.hear(t.Context(), client, site.URL+p.path, p.body) })
 				}
 			}
-			asInREADME := front.start(t, beating, false)
+			asInREADME := front.start(t, beating, nil)
 			ask(&survivors, "as in the README", asInREADME, true)
 			ask(&survivors, "as in the README, HTTP/1.1", asInREADME, false)
-			ask(&survivors, "three seconds", front.start(t, beating, true), true)
-			ask(&victims, "no heartbeats", front.start(t, silent, true), true)
+			ask(&survivors, "three seconds", front.start(t, beating, front.hurry), true)
+			ask(&victims, "no heartbeats", front.start(t, silent, front.hurry), true)
 
 			eventually(t, func() error { return wantWaiting(beating, len(survivors)) })
 			time.Sleep(10 * time.Second) // in line
@@ -291,7 +303,7 @@ func TestFront(t *testing.T) {
 
 			// A client that leaves is gone for foreman too.
 			eventually(t, func() error { return wantWaiting(silent, 0) })
-			site := front.start(t, silent, false)
+			site := front.start(t, silent, nil)
 			for _, http2 := range []bool{true, false} {
 				ctx, leave := context.WithCancel(t.Context())
 				var h heard
@@ -313,7 +325,7 @@ func TestFrontPassesWordByWord(t *testing.T) {
 			front := needFront(t, name)
 			step := make(chan struct{}, 1)
 			step <- struct{}{}
-			site := front.start(t, startForeman(t, stepwise(t, step), "FOREMAN_HOSTS="+frontName).URL, false)
+			site := front.start(t, startForeman(t, stepwise(t, step), "FOREMAN_HOSTS="+frontName).URL, nil)
 			client := site.client(t, true)
 			for _, p := range frontPaths {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -343,6 +355,24 @@ func TestFrontPassesWordByWord(t *testing.T) {
 			if got := read(t, resp, err); got.StatusCode != http.StatusOK || !has("embeddings")(got.body) {
 				t.Errorf("embed: got %d %s; want an embedding", got.StatusCode, got.body)
 			}
+		})
+	}
+}
+
+// TestFrontStops presses the button on a page that comes through proxies as foreman's
+// README has them, but by plain HTTP and at a port that is not HTTP's: what the browser
+// then says of the page's origin has to fit the Host.
+func TestFrontStops(t *testing.T) {
+	for name := range fronts {
+		t.Run(name, func(t *testing.T) {
+			front := needFront(t, name)
+			s := newStopStage(t, startBrowser(t, frontName), "FOREMAN_HOSTS="+frontName)
+			t.Cleanup(s.release)
+			proxy, _ := front.startProxy(t, s.URL, front.plain)
+			running := s.chat(t)
+			navigate(t, s.tab, strings.Replace(proxy.URL, "127.0.0.1", "anybody:sesame-ann@"+frontName, 1)+"/status")
+			byMouse(t, s.tab, running)
+			running.expectStopped(t)
 		})
 	}
 }
@@ -397,7 +427,7 @@ func (s *steps) Read(b []byte) (int, error) {
 func TestFrontBrowser(t *testing.T) {
 	nginx := needFront(t, "nginx")
 	foreman, release := holdTurn(t, "FOREMAN_HEARTBEAT=1s", "FOREMAN_HOSTS="+frontName)
-	site := nginx.start(t, foreman, true)
+	site := nginx.start(t, foreman, nginx.hurry)
 	tab := startBrowser(t, frontName+"="+site.addr)
 	if err := doIn(tab, func(ctx context.Context, target *chromedp.Target) (none chromedp.Void, err error) {
 		_, err = cdp.Call(ctx, target, security.SetIgnoreCertificateErrors, security.SetIgnoreCertificateErrorsParams{Ignore: true})
