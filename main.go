@@ -140,6 +140,7 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 		QueueTimeout: cfg.QueueTimeout,
 		Heartbeat:    cfg.Heartbeat,
 		StallTimeout: cfg.StallTimeout,
+		MaxTurn:      cfg.MaxTurn,
 		EmbedModel:   cfg.EmbedModel,
 	})
 

@@ -510,6 +510,16 @@ func TestStallTimeout(t *testing.T) {
 	}
 }
 
+func TestMaxTurn(t *testing.T) {
+	o := newOllama(t)
+	i := start(t, o.URL, "FOREMAN_MAX_TURN=1s")
+	_, ended := running(t, o, i.URL)
+	if got := receive(t, ended); got.err != io.ErrUnexpectedEOF {
+		t.Errorf("got %v; want it cut", got)
+	}
+	i.log.await(t, "took longer than FOREMAN_MAX_TURN", i.ended)
+}
+
 // What the target answered last is known while it is away.
 func TestAnswersAreKept(t *testing.T) {
 	o := newOllama(t)

@@ -34,7 +34,8 @@ type Config struct {
 	QueueTimeout time.Duration // longest wait at the gate; 0: as long as the client waits
 	MaxBody      int64         // bytes in one request's body
 	Heartbeat    time.Duration // how long the client of a stream hears nothing while it waits; 0: for ever
-	StallTimeout time.Duration // longest silence of a target that is otherwise alive
+	StallTimeout time.Duration // longest silence in an answer that has begun, of a target that is otherwise alive
+	MaxTurn      time.Duration // longest turn of a chat; 0: as long as it takes
 	DrainTimeout time.Duration // how long the running chat may go on after SIGTERM
 	LogLevel     slog.Level
 	LogJSON      bool

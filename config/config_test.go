@@ -35,6 +35,7 @@ func TestDefaults(t *testing.T) {
 		MaxBody:      64 << 20,
 		Heartbeat:    20 * time.Second,
 		StallTimeout: 10 * time.Minute,
+		MaxTurn:      time.Hour,
 		DrainTimeout: 30 * time.Second,
 		LogLevel:     slog.LevelInfo,
 	}
@@ -98,6 +99,8 @@ var good = []struct {
 	{"FOREMAN_MAX_BODY", "3GiB", maxBody, int64(3 << 30)},
 	{"FOREMAN_MAX_BODY", "1TiB", maxBody, int64(1 << 40)},
 	{"FOREMAN_STALL_TIMEOUT", "1s", func(c Config) any { return c.StallTimeout }, time.Second},
+	{"FOREMAN_MAX_TURN", "0", func(c Config) any { return c.MaxTurn }, time.Duration(0)},
+	{"FOREMAN_MAX_TURN", "1s", func(c Config) any { return c.MaxTurn }, time.Second},
 	{"FOREMAN_DRAIN_TIMEOUT", "0", func(c Config) any { return c.DrainTimeout }, time.Duration(0)},
 	{"FOREMAN_DRAIN_TIMEOUT", "2m", func(c Config) any { return c.DrainTimeout }, 2 * time.Minute},
 	{"FOREMAN_LOG_LEVEL", "debug", level, slog.LevelDebug},
@@ -151,6 +154,7 @@ var bad = []struct {
 		"0", "1023", "-1KiB", "1KB-", "64 MiB", "64mib", "64Mi", "64M", "64iB", "MiB", "1.5GiB", "1025GiB", "2TiB", "1TiBB", "9223372036854775807TiB", "99999999999999999999",
 	}},
 	{"FOREMAN_STALL_TIMEOUT", "a duration of at least 1s, such as 10m", []string{"0", "999ms", "-1s", "10"}},
+	{"FOREMAN_MAX_TURN", "a duration of at least 1s, such as 1h, or 0", []string{"999ms", "-1s", "60", "never"}},
 	{"FOREMAN_DRAIN_TIMEOUT", "a duration such as 30s, or 0", []string{"30", "-1s", "x"}},
 	{"FOREMAN_LOG_LEVEL", "debug, info, warn or error", []string{"trace", "warning", "info ", "4", "info+1", "debug-4"}},
 	{"FOREMAN_LOG_FORMAT", "text or json", []string{"JSON", "xml", "text "}},
@@ -436,7 +440,7 @@ func TestLogValue(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "[addr=:8080 ollama_url=http://mac.lan/ poll_interval=30s token=(set) hosts=a,b manage=false max_queue=512 fair=true affinity=30s " +
-		"queue_timeout=0 heartbeat=20s max_body=64MiB stall_timeout=10m drain_timeout=30s log_level=info log_format=text]"
+		"queue_timeout=0 heartbeat=20s max_body=64MiB stall_timeout=10m max_turn=1h drain_timeout=30s log_level=info log_format=text]"
 	if got := c.LogValue().String(); got != want {
 		t.Errorf("got\n%s; want\n%s", got, want)
 	}

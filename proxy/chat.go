@@ -31,7 +31,8 @@ type chats struct {
 	log          *slog.Logger
 	queueTimeout time.Duration // longest wait for a turn; 0: as long as the client waits
 	heartbeat    time.Duration // how long the client of a stream may hear nothing while it waits; 0: for ever
-	stall        time.Duration // longest silence of a target that is otherwise alive
+	stall        time.Duration // longest silence in an answer that has begun, of a target that is otherwise alive
+	maxTurn      time.Duration // longest turn; 0: as long as it takes
 
 	loaded map[string]*loadOptions // by model; the turn guards it
 }
@@ -145,6 +146,9 @@ func (h *chats) run(ctx context.Context, x *exchange, c *chat) (err error) {
 			return err
 		}
 	}
+	if h.maxTurn > 0 { // also without a turn: nothing else bounds the wait for the first byte
+		defer time.AfterFunc(h.maxTurn, func() { c.stop(errMaxTurn) }).Stop()
+	}
 	c.room.keep()
 	return h.forwarder.forward(&c.upstream, request)
 }
@@ -251,7 +255,7 @@ func (c *chat) record(x *exchange, joined time.Time, err error) {
 			x.Usage.Completion = c.upstream.took
 		}
 	}
-	c.tellStopped(x, err)
+	c.tellEnd(x, err)
 }
 
 // revokedFor returns why a turn was taken away that ended with err; empty: it was not.
@@ -267,20 +271,20 @@ func revokedFor(x *exchange, err error) string {
 		return revokedLeft
 	case why == errRevoked:
 		return revokedToken
-	case why == errAsleep, why == errStall, why.reason == revokedStopped:
+	case why == errAsleep, why == errStall, why == errMaxTurn, why.reason == revokedStopped:
 		return why.reason
 	default:
 		return ""
 	}
 }
 
-// tellStopped has a client whose stream was stopped in the middle hear why, as an error
-// of its API: a person wants to know. The stream is cut behind it all the same, for
-// clients that do not look.
-func (c *chat) tellStopped(x *exchange, err error) {
+// tellEnd has a client whose stream somebody or FOREMAN_MAX_TURN ended in the middle hear
+// why, as an error of its API: a person wants to know. The stream is cut behind it all the
+// same, for clients that do not look.
+func (c *chat) tellEnd(x *exchange, err error) {
 	var why *refusal
 	d := dialect.Of(x.Route)
-	if !errors.As(err, &why) || why.reason != revokedStopped || x.Status != http.StatusOK || !c.Asked.Stream || x.sized ||
+	if !errors.As(err, &why) || why.reason != revokedStopped && why != errMaxTurn || x.Status != http.StatusOK || !c.Asked.Stream || x.sized ||
 		x.Header().Get("Content-Encoding") != "" || !c.upstream.tail.EndsWith(d.Separator()) {
 		return
 	}

@@ -55,6 +55,7 @@ var (
 	errDescriptors   = &refusal{status: http.StatusServiceUnavailable, reason: "no descriptors", text: "foreman has no file descriptors left; try again"}
 	errAsleep        = &refusal{status: http.StatusGatewayTimeout, reason: revokedAsleep, text: "the Ollama host has gone silent"}
 	errStall         = &refusal{status: http.StatusGatewayTimeout, reason: revokedStall, text: "the Ollama host said nothing for too long"}
+	errMaxTurn       = &refusal{status: http.StatusGatewayTimeout, reason: revokedMaxTurn, text: "this chat's turn took longer than FOREMAN_MAX_TURN"}
 	errNonsense      = &refusal{status: http.StatusBadGateway, reason: "bad answer", text: "the Ollama host answered nonsense"}
 	errDefect        = &refusal{status: http.StatusInternalServerError, reason: "defect", text: "foreman failed; its log says why"}
 	errShuttingDown  = &refusal{status: http.StatusServiceUnavailable, reason: "shutting down", text: "foreman is shutting down"}
@@ -70,7 +71,7 @@ var ErrShuttingDown error = errShuttingDown
 var reasons = []string{
 	"bad request", "method", "body too large", "path", "host", "token", "management off", "loop", "content encoding",
 	"slow upload", "unknown model", "shutting down", "queue full", "queue timeout", "bytes waiting", "connections", "degraded",
-	revokedAsleep, revokedStall, revokedStopped, "cross-origin", "no such chat", "no descriptors", "unreachable", "bad answer", "defect",
+	revokedAsleep, revokedMaxTurn, revokedStopped, "cross-origin", "no such chat", "no descriptors", "unreachable", "bad answer", "defect",
 }
 
 // Why a turn is taken away before the target has said all.
@@ -79,6 +80,7 @@ const (
 	revokedStalled = "client stalled"
 	revokedAsleep  = "host asleep"
 	revokedStall   = "stall timeout"
+	revokedMaxTurn = "max turn"
 	revokedStopped = "stopped"
 	revokedToken   = "token revoked"
 )

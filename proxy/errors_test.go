@@ -59,6 +59,7 @@ func (r errorSeen) check(t *testing.T, path string, a answer) {
 	for name, want := range map[string]string{
 		"Content-Type":     "application/json; charset=utf-8",
 		"Retry-After":      map[int]string{503: "5"}[r.status],
+		"X-Should-Retry":   map[int]string{504: "false"}[r.status],
 		"WWW-Authenticate": map[int]string{401: `Bearer realm="foreman"`}[r.status],
 		"Allow":            map[int]string{405: "POST, OPTIONS"}[r.status],
 	} {

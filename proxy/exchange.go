@@ -188,6 +188,8 @@ func (x *exchange) refuse(why *refusal) {
 	switch {
 	case why.status == http.StatusServiceUnavailable:
 		x.Header().Set("Retry-After", seconds(cmp.Or(why.retry, retryAfter)))
+	case why.status == http.StatusGatewayTimeout:
+		x.Header().Set("X-Should-Retry", "false") // OpenAI's and Anthropic's clients would begin anew, and have the host do it all again
 	case why.status == http.StatusUnauthorized && x.route.path == statusPath:
 		x.Header().Set("WWW-Authenticate", `Basic realm="foreman", charset="UTF-8"`)
 	case why.status == http.StatusUnauthorized:

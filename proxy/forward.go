@@ -25,11 +25,12 @@ type forwarder struct {
 	inventory *inventory.Inventory
 	admission *admission
 	cors      *cors.Memory
+	log       *slog.Logger
 	reverse   *httputil.ReverseProxy
 }
 
 func newForwarder(t *target.Target, inv *inventory.Inventory, a *admission, memory *cors.Memory, log *slog.Logger) *forwarder {
-	f := &forwarder{target: t, inventory: inv, admission: a, cors: memory}
+	f := &forwarder{target: t, inventory: inv, admission: a, cors: memory, log: log}
 	f.reverse = &httputil.ReverseProxy{
 		//lint:ignore SA1019 Safe here: what a client could do to the headers behind the Director, direct undoes first.
 		Director:       f.direct,
@@ -46,7 +47,7 @@ func newForwarder(t *target.Target, inv *inventory.Inventory, a *admission, memo
 // An upstream is a request to the target, from when it is sent to the last byte of the answer.
 type upstream struct {
 	x        *exchange
-	stall    time.Duration // longest silence of a target that is otherwise alive; 0: any
+	stall    time.Duration // longest silence in an answer that has begun, of a target that is otherwise alive; 0: any
 	isChat   bool          // its answer tells what it took
 	answered func()        // called when the target has answered, before the client gets anything of that
 	ended    func()        // called when the target has said all; it may be called twice
@@ -61,6 +62,7 @@ type upstream struct {
 	took     time.Duration // from header until then
 	err      error         // why it failed, or why the answer is not whole
 	progress atomic.Int64  // bytes of the answer's body so far, and one for its header; 0: none came
+	silent   atomic.Bool   // no header has come for as long as stall
 }
 
 // forward carries a request through the ReverseProxy. The error says why there is no answer,
@@ -133,6 +135,7 @@ func (f *forwarder) modify(resp *http.Response) error {
 		resp.Header.Add("Server-Timing", c.x.timing)
 	}
 	c.header = time.Now()
+	c.heard() // before it counts as begun: the wait for the header may have been longer than stall
 	c.progress.Store(1)
 	// RFC 9112, section 6.3: without a length and without chunks an answer ends
 	// where the connection does, and its end looks like a cut.

@@ -160,6 +160,7 @@ func newFrontOn(t testing.TB, ln net.Listener, rawURL string, change func(*Optio
 		Version:      "v1.2.3",
 		MaxBody:      1 << 20,
 		StallTimeout: 10 * time.Minute,
+		MaxTurn:      time.Hour,
 	}
 	o.Inventory = inventory.New(o.Target, 30*time.Second, logger)
 	before := o

@@ -61,7 +61,7 @@ func newInstruments(o Options, recent *status.Recent) *instruments {
 	for _, reason := range reasons {
 		m.rejected.Init(reason)
 	}
-	for _, reason := range []string{revokedLeft, revokedStalled, revokedAsleep, revokedStall, revokedStopped, revokedToken} {
+	for _, reason := range []string{revokedLeft, revokedStalled, revokedAsleep, revokedStall, revokedMaxTurn, revokedStopped, revokedToken} {
 		m.revoked.Init(reason)
 	}
 	s.Func(metrics.CounterKind, "foreman_polls_total", "Polls of the inventory, by result.", []string{"result"}, func(emit func(float64, ...string)) {

@@ -190,7 +190,7 @@ func TestLabelsAreClosedSets(t *testing.T) {
 	}
 	sets := map[string][]string{
 		"route":  {noRoute.path},
-		"reason": append(slices.Clone(reasons), revokedLeft, revokedStalled, revokedAsleep, revokedStall, revokedStopped, revokedToken),
+		"reason": append(slices.Clone(reasons), revokedLeft, revokedStalled, revokedAsleep, revokedStall, revokedMaxTurn, revokedStopped, revokedToken),
 		"result": {"ok", "failed", inventory.Unreachable, inventory.Unauthorized, inventory.BadAnswer},
 		"le":     {"+Inf"}, "quantile": {"0", "0.25", "0.5", "0.75", "1"},
 		"client": {"other"}, "kind": {promptTokens, completionTokens}, "version": {"v1.2.3", runtime.Version()}, "goversion": {runtime.Version()},
@@ -220,7 +220,7 @@ func TestLabelsAreClosedSets(t *testing.T) {
 func TestReasonsAreAClosedSet(t *testing.T) {
 	for _, err := range []error{
 		badRequest(""), methodRefused(""), &http.MaxBytesError{}, errNoRoute, hostRefused(""), errToken, stopped(""), errCrossOrigin, errNotStoppable, errManage, errLoop, errEncoding, errSlowUpload,
-		modelRefused("", inventory.ErrNotFound), ErrShuttingDown, errQueueTimeout, errNoRoom, modelRefused("", inventory.ErrDegraded), errNotPolled, errAsleep, errStall, errBadUpload,
+		modelRefused("", inventory.ErrNotFound), ErrShuttingDown, errQueueTimeout, errNoRoom, modelRefused("", inventory.ErrDegraded), errNotPolled, errAsleep, errMaxTurn, errBadUpload,
 		target.ErrLocal, target.ErrUnreachable, errSwitched, io.ErrNoProgress,
 	} {
 		a := explain(err)

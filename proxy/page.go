@@ -113,6 +113,8 @@ func newChat(place gate.Place) status.Chat {
 		row.ID, row.Agent = c.ID, c.Agent
 		if progress := c.upstream.progress.Load(); progress > 0 {
 			row.Answering, row.Bytes = true, progress-1
+		} else {
+			row.Silent = c.upstream.silent.Load()
 		}
 	}
 	return row

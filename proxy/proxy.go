@@ -56,7 +56,8 @@ type Options struct {
 	MaxBody      int64         // bytes in one request's body
 	QueueTimeout time.Duration // longest wait for a turn; 0: as long as the client waits
 	Heartbeat    time.Duration // how long the client of a stream may hear nothing while it waits; 0: for ever
-	StallTimeout time.Duration // longest silence of a target that is otherwise alive
+	StallTimeout time.Duration // longest silence in a chat's answer that has begun, of a target that is otherwise alive
+	MaxTurn      time.Duration // longest turn of a chat; 0: as long as it takes
 	EmbedModel   string        // the embedder that is kept resident; empty: none
 }
 
@@ -86,7 +87,7 @@ func New(o Options) *Proxy {
 		admission: admission,
 		chats: &chats{
 			bodies: waiting, inventory: o.Inventory, gate: o.Gate, forwarder: forwarder, cors: memory, log: o.Log,
-			queueTimeout: o.QueueTimeout, heartbeat: o.Heartbeat, stall: o.StallTimeout, loaded: map[string]*loadOptions{},
+			queueTimeout: o.QueueTimeout, heartbeat: o.Heartbeat, stall: o.StallTimeout, maxTurn: o.MaxTurn, loaded: map[string]*loadOptions{},
 		},
 		passes: &passes{bodies: passing, inventory: o.Inventory, forwarder: forwarder, cors: memory, warmer: o.Warmer, manage: o.Manage, preflights: make(chan struct{}, maxPreflights)},
 		page: &page{

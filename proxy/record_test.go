@@ -92,8 +92,8 @@ func TestRecords(t *testing.T) {
 	})
 }
 
-// TestTurnsRevoked: a turn can be revoked away for four reasons, each of which is
-// counted as itself and once.
+// TestTurnsRevoked: each reason for which a turn is taken away is counted as
+// itself and once.
 func TestTurnsRevoked(t *testing.T) {
 	for _, test := range []struct {
 		reason string
@@ -110,7 +110,11 @@ func TestTurnsRevoked(t *testing.T) {
 			target.sleep(true)
 			c.status(t)
 		}},
-		{revokedStall, 504, 0, func(t *testing.T, _ *holder, c *wire, _ *held) { c.status(t) }},
+		{revokedStall, 200, 0, func(t *testing.T, _ *holder, c *wire, running *held) {
+			running.say(t, "{}\n")
+			c.answer(t)
+		}},
+		{revokedMaxTurn, 504, 0, func(t *testing.T, _ *holder, c *wire, _ *held) { c.status(t) }},
 	} {
 		inBubble(t, test.reason, func(t *testing.T) {
 			target := newHolder(t)
@@ -130,7 +134,7 @@ func TestTurnsRevoked(t *testing.T) {
 			if len(got) != 1 || got[0].Revoked != test.reason || got[0].Status != test.status {
 				t.Errorf("got %+v; want one record of a turn revoked for %q, status %d", got, test.reason, test.status)
 			}
-			for _, reason := range []string{revokedLeft, revokedStalled, revokedAsleep, revokedStall} {
+			for _, reason := range []string{revokedLeft, revokedStalled, revokedAsleep, revokedStall, revokedMaxTurn} {
 				want := "0"
 				if reason == test.reason {
 					want = "1"

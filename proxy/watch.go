@@ -53,17 +53,19 @@ func (f *forwarder) beginWatch(c *upstream) {
 func (c *upstream) endWatch() { c.timer.Stop() }
 
 // lookAfter cancels an upstream request if the target is silent and asleep, or silent for
-// its stall, and else looks again later.
+// its stall within the answer, and else looks again later. Before the answer, which has one
+// piece without a stream, a target that works may be silent for as long as it works: of that
+// only log and page tell.
 func (f *forwarder) lookAfter(c *upstream) {
 	now := time.Since(c.began)
 	if now-c.look > stoppedTime { // foreman was stopped, and has not read what the target said meanwhile
 		c.awake = now
 	}
-	next := watchInterval
+	next, begun := watchInterval, c.progress.Load() > 0 // before the silence is looked at, which ends as it begins
 	switch silence := c.silence(now); {
 	case c.ctx.Err() != nil: // the request is over
 		return
-	case c.stall > 0 && silence >= c.stall:
+	case begun && c.stall > 0 && silence >= c.stall:
 		c.cancel(errStall)
 		return
 	case silence < suspicious:
@@ -73,6 +75,10 @@ func (f *forwarder) lookAfter(c *upstream) {
 		return
 	default:
 		f.inventory.Suspect()
+		if c.stall > 0 && silence >= c.stall && c.silent.CompareAndSwap(false, true) {
+			f.log.Warn("a chat has had nothing from the target for FOREMAN_STALL_TIMEOUT; whoever knows that nothing will come can stop it on /status",
+				"silent", silence.Round(time.Second), "id", c.x.ID, "client", c.x.Client, "model", c.x.Model)
+		}
 	}
 	c.look = now + next
 	c.timer.Reset(next)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -110,9 +111,11 @@ func TestFaultHostFallsAsleepUnderAnEmbed(t *testing.T) {
 	})
 }
 
+// A living host may be silent for FOREMAN_STALL_TIMEOUT within an answer. Before one, which
+// comes in one piece without a stream, it may be for FOREMAN_MAX_TURN.
 func TestFaultLivingHostIsSilent(t *testing.T) {
 	for _, when := range []string{"before the first byte", "in mid-stream"} {
-		for _, silence := range []time.Duration{9 * time.Minute, 11 * time.Minute} {
+		for _, silence := range []time.Duration{9 * time.Minute, 11 * time.Minute, 59 * time.Minute} {
 			inBubble(t, when+"/"+silence.String(), func(t *testing.T) {
 				target := newHolder(t)
 				f, network := newFrontIn(t, target, nil)
@@ -124,12 +127,28 @@ func TestFaultLivingHostIsSilent(t *testing.T) {
 					time.AfterFunc(spoke, func() { running.say(t, "{}\n") })
 				}
 				time.AfterFunc(spoke+silence, running.finish)
-				if silence < 10*time.Minute {
+				least := spoke + silence
+				switch {
+				case when == "in mid-stream" && silence > 10*time.Minute:
+					expectGivenUp(t, silent, when, "")
+					least = spoke + 10*time.Minute
+				case silence > 10*time.Minute:
+					time.Sleep(10*time.Minute - time.Second)
+					if f.page.read().Running.Silent {
+						t.Error("told on the page before 10 minutes")
+					}
+					time.Sleep(3 * time.Second)
+					f.log.await(t, `"level":"WARN","msg":"a chat has had nothing from the target for FOREMAN_STALL_TIMEOUT; whoever knows that nothing will come can stop it on /status","silent":600`)
+					if !f.page.read().Running.Silent {
+						t.Error("not told on the page after 10 minutes")
+					}
+					fallthrough
+				default:
 					silent.expect(t, http.StatusOK, "silent chat")
-				} else {
-					expectGivenUp(t, silent, when, "the Ollama host said nothing for too long")
 				}
-				least := spoke + min(silence, 10*time.Minute)
+				if got, want := strings.Count(f.log.String(), "nothing from the target"), silence > 10*time.Minute && when != "in mid-stream"; got > 1 || got == 1 != want {
+					t.Errorf("told %d times in the log; want it once: %t", got, want)
+				}
 				if took := time.Since(began); took < least || took > least+2*time.Second {
 					t.Errorf("answered after %v; want %v", took, least)
 				}
@@ -140,6 +159,93 @@ func TestFaultLivingHostIsSilent(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A turn ends after FOREMAN_MAX_TURN, whatever the host does: nothing, or a model that
+// repeats itself. The client hears it in its API's words, and is told not to try again.
+func TestFaultTurnTakesTooLong(t *testing.T) {
+	const text = "this chat's turn took longer than FOREMAN_MAX_TURN"
+	limit := errorSeen{504, text, "timeout_error"}
+	for _, test := range []struct {
+		name, path, line, end string
+		stream, ungated       bool
+	}{
+		{name: "silent", path: "/api/chat", stream: true},
+		{name: "silent, OpenAI", path: "/v1/chat/completions", stream: true},
+		{name: "silent, Anthropic, no stream", path: "/v1/messages"},
+		{name: "silent, a cloud model", path: "/api/chat", ungated: true},
+		{name: "talking", path: "/api/chat", stream: true, line: "{}\n", end: limit.in("/api/chat")},
+		{name: "talking, OpenAI", path: "/v1/chat/completions", stream: true, line: "data: {}\n\n", end: "data: " + limit.in("/v1/chat/completions") + "\n"},
+		{name: "talking, Anthropic", path: "/v1/messages", stream: true, line: "event: ping\ndata: {}\n\n", end: "event: error\ndata: " + limit.in("/v1/messages") + "\n"},
+		{name: "talking, no stream", path: "/api/chat", line: "{\n"},
+	} {
+		inBubble(t, test.name, func(t *testing.T) {
+			target := newHolder(t)
+			if test.ungated {
+				target.tags = func(w http.ResponseWriter, r *http.Request) {
+					io.WriteString(w, `{"models":[{"name":"chat:latest","remote_host":"https://ollama.com"}]}`)
+				}
+			}
+			f, network := newFrontIn(t, target, nil)
+			victim := connectIn(t, network)
+			began := time.Now()
+			victim.send(t, postOf(test.path, fmt.Sprintf(`{"model":"chat","stream":%t,"messages":[{}]}`, test.stream)))
+			running := target.any(t)
+			said := ""
+			var talking sync.WaitGroup
+			if test.line != "" {
+				talking.Go(func() {
+					for {
+						select {
+						case running.lines <- test.line:
+							<-running.said
+							time.Sleep(time.Second)
+						case <-running.ctx.Done():
+							return
+						}
+					}
+				})
+				said = strings.Repeat(test.line, 3600)
+			}
+			resp, body, err := victim.answer(t)
+			if took := time.Since(began); took < time.Hour || took > time.Hour+time.Second {
+				t.Errorf("answered after %v; want 1h", took)
+			}
+			if test.line == "" {
+				limit.check(t, test.path, answer{resp.StatusCode, resp.Header, body, err})
+			} else if resp.StatusCode != http.StatusOK || !strings.HasPrefix(body, said) || strings.TrimPrefix(strings.TrimPrefix(body, said), test.line) != test.end || err == nil {
+				t.Errorf("got %d, %d bytes, %.300q at the end, %v; want %q behind the words, and a cut", resp.StatusCode, len(body), body[max(len(body)-300, 0):], err, test.end)
+			}
+			running.gone()
+			talking.Wait()
+			next := connectIn(t, network).chat(t, "next")
+			target.next(t, "next").finish()
+			next.expect(t, http.StatusOK, "the next chat")
+			f.expectIdle(t)
+			revoked := map[bool]string{true: "0", false: "1"}[test.ungated] // it had no turn
+			wantSamples(t, f, map[string]string{`foreman_turns_revoked_total{reason="max turn"}`: revoked})
+			f.log.await(t, `"err":"`+text)
+		})
+	}
+}
+
+// Nobody's turn is too long who has only waited for it.
+func TestMaxTurnIsOfTheTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newHolder(t)
+		f, network := newFrontIn(t, target, nil)
+		first := connectIn(t, network).chat(t, "first")
+		running := target.next(t, "first")
+		second := connectIn(t, network).chat(t, "second")
+		time.Sleep(50 * time.Minute)
+		running.finish()
+		first.expect(t, http.StatusOK, "first")
+		running = target.next(t, "second")
+		time.Sleep(50 * time.Minute)
+		running.finish()
+		second.expect(t, http.StatusOK, "second")
+		f.expectIdle(t)
+	})
 }
 
 // What the client has of an answer must not look whole. To one that speaks HTTP/1.0 the

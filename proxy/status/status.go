@@ -71,6 +71,7 @@ type Chat struct {
 	Since     time.Time `json:"since"`               // when it got the turn, or joined the line
 	Answering bool      `json:"answering,omitempty"` // the target has begun to answer
 	Bytes     int64     `json:"bytes,omitempty"`     // of the answer so far
+	Silent    bool      `json:"silent,omitempty"`    // no answer has begun for FOREMAN_STALL_TIMEOUT
 	Position  int       `json:"position,omitempty"`  // in line, from 1; 0: it has the turn
 	Next      bool      `json:"next,omitempty"`      // its turn comes next
 

@@ -125,6 +125,8 @@ func TestPageShows(t *testing.T) {
 		{"an empty answer", "now", func(p *Page) { p.Running.Bytes = 0 }, strings.Replace(running, "12.3 MB", "0 bytes", 1) + line + first + second},
 		{"no answer", "now", func(p *Page) { p.Running.Answering, p.Running.Bytes = false, 0 },
 			strings.Replace(running, "12.3 MB so far", "no byte yet", 1) + line + first + second},
+		{"no answer for long", "now", func(p *Page) { p.Running.Answering, p.Running.Bytes, p.Running.Silent = false, 0, true },
+			strings.Replace(running, "12.3 MB so far", "no byte yet, for longer than FOREMAN_STALL_TIMEOUT", 1) + line + first + second},
 		{"overtaking", "now", func(p *Page) { p.Waiting[0].Next, p.Waiting[1].Next = false, true },
 			running + line + strings.Replace(first, " next", "", 1) + strings.Replace(second, " Stop", " next: its model is loaded Stop", 1)},
 		{"not in order of arrival", "now", func(p *Page) { p.Waiting[0].Position, p.Waiting[1].Position = 2, 1 },
