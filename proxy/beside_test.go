@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"io"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -74,11 +75,14 @@ func TestEmbeddingWithAnotherModel(t *testing.T) {
 		host := newMemory(11434)
 		stub := newStubOn(t, host)
 		var warms atomic.Int32
+		var asked atomic.Value
 		var evicted atomic.Bool
 		embed, resident := stub.embed, stub.ps
 		stub.embed = func(w http.ResponseWriter, r *http.Request) {
 			switch {
 			case r.Header.Get("User-Agent") == "foreman":
+				body, _ := io.ReadAll(r.Body)
+				asked.Store(string(body))
 				warms.Add(1)
 				evicted.Store(false)
 			case r.Header.Get("X-Mark") == "other":
@@ -108,7 +112,8 @@ func TestEmbeddingWithAnotherModel(t *testing.T) {
 			f.do(t, "POST", path, embedBody)
 			f.do(t, "POST", path, `{"model":"other"}`, "X-Mark", "fails")
 		}
-		f.do(t, "POST", "/api/embed", `{"input":"`+strings.Repeat("x", 2<<20)+`","model":"embed"}`)
+		f.do(t, "POST", "/api/embed", `{"input":"`+strings.Repeat("x", 2<<20)+`","model":"embed","options":{"num_ctx":512}}`)
+		f.do(t, "POST", "/api/embed", `{"model":"embed","options":{"num_ctx":0}}`, "X-Mark", "fails")
 		time.Sleep(time.Second)
 		if got := stub.polled() - polls; got != 0 {
 			t.Errorf("polled %d times after embeddings with the embedder; want none", got)
@@ -118,6 +123,9 @@ func TestEmbeddingWithAnotherModel(t *testing.T) {
 			time.Sleep(time.Second)
 			if got := int(warms.Load()); got != i+1 {
 				t.Errorf("warmed %d times within a second of embedding %d; want each time", got, i)
+			}
+			if got := asked.Load().(string); !strings.Contains(got, `,"options":{"num_ctx":512}}`) {
+				t.Errorf("warmed with %s; want the options of the last embedding that went well", got)
 			}
 		}
 	})

@@ -57,7 +57,8 @@ func (h *passes) send(x *exchange, r *http.Request, body []byte) error {
 	return h.forwarder.forward(&upstream{x: x, ended: func() {}}, r)
 }
 
-// serveEmbed passes an embedding, and tells the warmer which model has made it.
+// serveEmbed passes an embedding, and tells the warmer which model has made it, and how it
+// was loaded.
 func (h *passes) serveEmbed(x *exchange, r *http.Request, cancel context.CancelCauseFunc) error {
 	body, room, err := h.bodies.read(x, r, cancel)
 	defer room.give()
@@ -71,7 +72,7 @@ func (h *passes) serveEmbed(x *exchange, r *http.Request, cancel context.CancelC
 	room.keep()
 	err = h.send(x, r, body)
 	if h.warmer != nil && x.Status == http.StatusOK && asked.Model != "" {
-		h.warmer.Embedded(asked.Model)
+		h.warmer.Embedded(asked.Model, asked.OptionsJSON())
 	}
 	return err
 }

@@ -31,8 +31,9 @@ const (
 
 // A target is where the embedder is to be resident.
 type target interface {
-	// Embed embeds a trivial text and asks that the model stay loaded for good.
-	Embed(ctx context.Context, model string) error
+	// Embed embeds a trivial text and asks that the model stay loaded for good, with the
+	// options in a JSON object; nil: with its own.
+	Embed(ctx context.Context, model string, options []byte) error
 }
 
 // A stateSource reports the target's states; see [inventory.Inventory].
@@ -66,6 +67,7 @@ type Warmer struct {
 	since          time.Time  // State.Since when the last attempt began; zero: none began yet, or it failed
 	repinning      bool       // when the last attempt began, the model was resident, but not for good
 	failing        bool       // the last attempt failed
+	options        []byte     // with which a client's embedding with the model was made last; nil: with none
 	other          string     // the model of the last embedding that a client got of another one
 	foreignEmbedAt time.Time  // when that was; zero: never, or the embedder was resident after it
 	ok, failed     uint64     // attempts that have ended
@@ -84,14 +86,18 @@ func (w *Warmer) Counts() (ok, failed uint64) {
 	return w.ok, w.failed
 }
 
-// Embedded notes that the target has made an embedding for a client. If that was with
-// another model than the embedder, the target may have evicted the embedder for it,
-// however long its keep_alive: so it is looked at out of turn.
-func (w *Warmer) Embedded(model string) {
+// Embedded notes that the target has made an embedding for a client, which asked for it
+// with these load options, a JSON object; nil: with none. From now on the embedder is asked
+// for with those of its clients, for the target loads it again where they differ. If it was
+// another model, the target may have evicted the embedder for it, however long its
+// keep_alive: so it is looked at out of turn.
+func (w *Warmer) Embedded(model string, options []byte) {
+	w.mu.Lock()
 	if inventory.Same(model, w.model) {
+		w.options = options
+		w.mu.Unlock()
 		return
 	}
-	w.mu.Lock()
 	w.other, w.foreignEmbedAt = model, time.Now()
 	w.mu.Unlock()
 	w.states.Refresh()
@@ -117,13 +123,13 @@ func (w *Warmer) Run(ctx context.Context) {
 		}
 		w.warnOfOneSlot(state)
 		w.warnOfOthers(state)
-		if w.begin(state) {
+		if options, ok := w.begin(state); ok {
 			limited, cancel := context.WithTimeout(ctx, embedTimeout)
 			giveUp = cancel
 			attempt.Go(func() {
 				defer cancel()
 				began := time.Now()
-				err := w.target.Embed(limited, w.model)
+				err := w.target.Embed(limited, w.model, options)
 				if ctx.Err() == nil { // else foreman is stopping: that says nothing of the target
 					w.end(err, time.Since(began))
 				}
@@ -189,9 +195,9 @@ func (w *Warmer) warnOfOthers(state inventory.State) {
 	}
 }
 
-// begin reports whether an attempt is to begin, and notes that it does: none is
-// under way, and the model is not resident for good.
-func (w *Warmer) begin(state inventory.State) bool {
+// begin reports whether an attempt is to begin, and with which load options, and notes that
+// it does: none is under way, and the model is not resident for good.
+func (w *Warmer) begin(state inventory.State) (options []byte, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	expires, resident := state.Expires(w.model)
@@ -200,10 +206,10 @@ func (w *Warmer) begin(state inventory.State) bool {
 		pinned = w.since.Equal(state.Since) // the target does not say: one attempt has to do until it was away
 	}
 	if w.attempting || pinned {
-		return false
+		return nil, false
 	}
 	w.attempting, w.repinning, w.since = true, !expires.IsZero(), state.Since
-	return true
+	return w.options, true
 }
 
 // end notes the outcome of an attempt, and how long it took. After a failure the

@@ -65,6 +65,7 @@ type host struct {
 	began  time.Time
 	warms  []time.Duration // when an embedding was asked for
 	model  string          // of the last one
+	asked  string          // options of the last one
 	gaveUp time.Time       // when hang was left
 }
 
@@ -88,10 +89,10 @@ func (h *host) Read(_ context.Context, path string) ([]byte, error) {
 
 func (h *host) Alive(context.Context) error { return errors.New("not asked") }
 
-func (h *host) Embed(ctx context.Context, model string) error {
+func (h *host) Embed(ctx context.Context, model string, options []byte) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.warms, h.model = append(h.warms, time.Since(h.began)), model
+	h.warms, h.model, h.asked = append(h.warms, time.Since(h.began)), model, string(options)
 	if embedding := h.embedding; embedding != nil {
 		h.mu.Unlock()
 		defer h.mu.Lock()
@@ -235,6 +236,30 @@ func TestPinsWhatExpires(t *testing.T) {
 	})
 }
 
+// The embedder is asked for as its clients ask for it: with other options the target would
+// load it again, twice for each client's keep_alive.
+func TestPinsWithOptionsOfClients(t *testing.T) {
+	inBed(t, func(h *host) { h.expires = never }, func(t *testing.T, b *bed) {
+		want := ""
+		for _, options := range []string{"", `{"num_ctx":512}`, `{"num_ctx":1024}`, ""} {
+			for _, model := range []string{"library/Embed", "other"} { // the latter says nothing of the embedder
+				b.Embedded(model, []byte(options))
+				sleep(second)
+				b.setFor(interval, func() { b.expires = time.Now().Add(5 * time.Minute) })
+				if model != "other" {
+					want = options
+				}
+				b.set(func() {
+					if b.asked != want || b.expires != never {
+						t.Errorf("%s with %q: pinned with %q until %v; want %q, for good", model, options, b.asked, b.expires, want)
+					}
+				})
+				options = `{"num_ctx":7}`
+			}
+		}
+	})
+}
+
 // An embedding with another model may evict the embedder. That is seen and undone
 // at once, and warned of once.
 func TestAnotherEmbedder(t *testing.T) {
@@ -243,21 +268,21 @@ func TestAnotherEmbedder(t *testing.T) {
 		b.wantLog(warmed)
 		polls := b.polls
 		for _, model := range []string{"embed", "Embed:latest", " library/embed "} {
-			b.Embedded(model)
+			b.Embedded(model, nil)
 		}
 		sleep(second)
 		if b.polls != polls {
 			t.Errorf("polled %d times after embeddings with the embedder itself; want none", b.polls-polls)
 		}
 
-		b.Embedded("other") // there was a place for it
+		b.Embedded("other", nil) // there was a place for it
 		sleep(second)
 		b.setFor(interval, func() { b.resident = nil })
 		b.wantLog(warmed) // it went for another reason
 
 		for _, want := range [][]string{{evicted, warmed}, {warmed}} {
 			b.set(func() { b.resident, b.warms, b.began = []string{"chat:latest", "other:latest"}, nil, time.Now() })
-			b.Embedded("other")
+			b.Embedded("other", []byte(`{"num_ctx":1}`))
 			sleep(second)
 			b.wantWarms(0)
 			b.wantLog(want...)

@@ -88,6 +88,8 @@ func JSON(path string, body []byte) (Ask, error) {
 		a.Unload = !inDoubt && isIdle && isZero(keepAlive.value)
 		a.Stream = !inDoubt && !isIdle && slices.Contains([]string{"", "null", "true"}, string(stream.value))
 		a.Options = load
+	case "/api/embed", "/api/embeddings":
+		a.Options, _ = loadOf(options, field{}) // there Ollama knows no shift
 	case "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages":
 		a.Stream = !inDoubt && string(stream.value) == "true"
 	}
@@ -224,6 +226,20 @@ func loadOf(options, shift field) (text string, inDoubt bool) {
 		return "unclear", true // like those of no clear body
 	}
 	return strings.TrimPrefix(b.String(), " "), false
+}
+
+// OptionsJSON returns Options as a JSON object; nil: there are none, or it is not clear which.
+func (a Ask) OptionsJSON() []byte {
+	options := map[string]json.RawMessage{}
+	for option := range strings.FieldsSeq(a.Options) {
+		name, value, _ := strings.Cut(option, "=")
+		options[name] = json.RawMessage(value)
+	}
+	text, err := json.Marshal(options)
+	if err != nil || len(options) == 0 { // a value that is more than one word is none that Ollama takes
+		return nil
+	}
+	return text
 }
 
 // optionLimit is how many bytes the value of an option may have: a number, or a word.

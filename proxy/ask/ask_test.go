@@ -215,6 +215,20 @@ func TestOptions(t *testing.T) {
 	if a, err := JSON("/v1/chat/completions", []byte(`{"model":"chat","options":{"num_ctx":1}}`)); a.Options != "" || err != nil {
 		t.Errorf("OpenAI: got %q, %v; want none: Ollama reads none there", a.Options, err)
 	}
+	for fields, want := range map[string]string{
+		`"input":"x"`: "",
+		`"options":{"use_mmap":false,"num_ctx": 4096 ,"temperature":0},"shift":true`: `{"num_ctx":4096,"use_mmap":false}`,
+		`"options":{"num_ctx":1},"options":{"num_ctx":2}`:                            "",
+		`"options":{"num_ctx":"40 96"}`:                                              "",
+		`"options":{"num_ctx":[4, 0]}`:                                               "",
+	} {
+		for path, want := range map[string]string{"/api/embed": want, "/api/embeddings": want, "/v1/embeddings": ""} {
+			a, err := JSON(path, []byte(`{"model":"embed",`+fields+`}`))
+			if got := string(a.OptionsJSON()); got != want || err != nil {
+				t.Errorf("%s %s: got %q, %v; want %q", path, fields, got, err, want)
+			}
+		}
+	}
 }
 
 // form is a multipart form of parts, each a header and a value.

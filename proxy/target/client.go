@@ -27,10 +27,16 @@ func (t *Target) Alive(ctx context.Context) error {
 	return nil
 }
 
-// Embed embeds a trivial text and asks the target to keep the model loaded until
-// another request says otherwise. Its errors are those of [Target.Read].
-func (t *Target) Embed(ctx context.Context, model string) error {
-	body, err := json.Marshal(map[string]any{"model": model, "input": "warm", "keep_alive": -1})
+// Embed embeds a trivial text and asks the target to keep the model loaded, with the
+// options in a JSON object, until another request says otherwise; nil: the model's own
+// options. Its errors are those of [Target.Read].
+func (t *Target) Embed(ctx context.Context, model string, options []byte) error {
+	body, err := json.Marshal(struct {
+		Model     string          `json:"model"`
+		Input     string          `json:"input"`
+		KeepAlive int             `json:"keep_alive"`
+		Options   json.RawMessage `json:"options,omitempty"`
+	}{model, "warm", -1, options})
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ func TestClientAsks(t *testing.T) {
 	for _, network := range []string{"http", "https"} {
 		requests := make(chan *http.Request, 1)
 		play := func(c *conn) { requests <- c.read(); c.answer() }
-		h := newHost(t, network, play, play)
+		h := newHost(t, network, play, play, play)
 		check := func(contentType string) {
 			t.Helper()
 			r := <-requests
@@ -31,11 +31,16 @@ func TestClientAsks(t *testing.T) {
 			t.Errorf("Read: %q, %v; want the answer of A", got, err)
 		}
 		check("")
-		if err := h.Embed(t.Context(), `a"b`); err != nil {
+		if err := h.Embed(t.Context(), `a"b`, nil); err != nil {
 			t.Errorf("Embed: %v", err)
 		}
 		check("application/json")
-		h.want(0, "A: GET /base/api/tags ", `B: POST /base/api/embed {"input":"warm","keep_alive":-1,"model":"a\"b"}`)
+		if err := h.Embed(t.Context(), "embed", []byte(`{"num_ctx":512}`)); err != nil {
+			t.Errorf("Embed with options: %v", err)
+		}
+		check("application/json")
+		h.want(0, "A: GET /base/api/tags ", `B: POST /base/api/embed {"model":"a\"b","input":"warm","keep_alive":-1}`,
+			`C: POST /base/api/embed {"model":"embed","input":"warm","keep_alive":-1,"options":{"num_ctx":512}}`)
 	}
 }
 
@@ -72,7 +77,7 @@ func TestClientErrors(t *testing.T) {
 		h := newHost(t, "http", play, play)
 		h.limit = 1 << 20
 		_, read := h.Read(t.Context(), "/api/tags")
-		for what, err := range map[string]error{"GET /base/api/tags": read, "POST /base/api/embed": h.Embed(t.Context(), "embed")} {
+		for what, err := range map[string]error{"GET /base/api/tags": read, "POST /base/api/embed": h.Embed(t.Context(), "embed", nil)} {
 			for _, sentinel := range []error{ErrUnreachable, ErrUnauthorized, ErrLoop} {
 				if got, want := errors.Is(err, sentinel), sentinel == test.want; got != want {
 					t.Errorf("%v wraps %q: %v; want %v", err, sentinel, got, want)

@@ -74,18 +74,7 @@ func TestKeepAliveOfAClient(t *testing.T) {
 	}
 	t.Cleanup(meter.Close)
 	foreman := startForeman(t, meter.URL)
-	pinned := func() error {
-		running, err := own.Client.ListRunning(t.Context())
-		if err != nil {
-			return err
-		}
-		for _, m := range running.Models {
-			if m.Name == lab.EmbedModel+":latest" && m.ExpiresAt.Year() > 2200 {
-				return nil
-			}
-		}
-		return fmt.Errorf("resident are %+v; want the embedder, for good", running.Models)
-	}
+	pinned := func() error { return pinned(t.Context(), own.Client) }
 	eventually(t, pinned)
 	wantPins := func(want int64) {
 		t.Helper()
@@ -109,6 +98,49 @@ func TestKeepAliveOfAClient(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantPins(want)
+	}
+}
+
+// pinned returns an error unless the embedder is resident, and for good.
+func pinned(ctx context.Context, client *api.Client) error {
+	running, err := client.ListRunning(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range running.Models {
+		if m.Name == lab.EmbedModel+":latest" && m.ExpiresAt.Year() > 2200 {
+			return nil
+		}
+	}
+	return fmt.Errorf("resident are %+v; want the embedder, for good", running.Models)
+}
+
+// TestEmbedderOfAClientWithOptions: a client that asks for the embedder with a num_ctx of its
+// own has it loaded once more, and not twice with each poll that pins it anew.
+func TestEmbedderOfAClientWithOptions(t *testing.T) {
+	needStandIn(t)
+	t.Parallel()
+	own := startOllama(t)
+	client := newClient(t, startForeman(t, own.URL).URL, "")
+	embed := func() {
+		t.Helper()
+		if _, err := client.Embed(t.Context(), &api.EmbedRequest{
+			Model: lab.EmbedModel, Input: "one", KeepAlive: &api.Duration{Duration: 5 * time.Minute}, Options: map[string]any{"num_ctx": 256},
+		}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, func() error { return pinned(t.Context(), own.Client) }) // the client's keep_alive is undone
+	}
+	loads := func() int { return strings.Count(own.Log(), "starting llama-server") }
+	eventually(t, func() error { return pinned(t.Context(), own.Client) })
+	embed()
+	embed() // a poll may have found the embedder away while the first had it loaded anew, and asked for it as before
+	before := loads()
+	for range 8 {
+		embed()
+	}
+	if after := loads(); before < 2 || before > 4 || after != before {
+		t.Errorf("loaded %d times, and %d times more for 8 embeddings that had another keep_alive; want 2 to 4, and none", before, after-before)
 	}
 }
 
