@@ -3,11 +3,14 @@ package proxy
 import (
 	"crypto/sha256"
 	"crypto/subtle"
+	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"foreman/proxy/target"
 	"foreman/proxy/tokens"
@@ -20,6 +23,8 @@ type admission struct {
 	tokens       *tokens.File // of named clients; nil: none
 	clientHeader string       // field that names the client, of whoever has a token; empty: none
 	hosts        []string     // accepted Host names; see Options
+	log          *slog.Logger
+	warned       sync.Map // why a client's name was not taken, as far as the log has it
 }
 
 // admit returns the named token that a request has, nil if it has none, and why it may
@@ -43,6 +48,10 @@ func (a *admission) admit(r *http.Request, rt *route, class class) (*tokens.Toke
 	return token, nil
 }
 
+// maxClient is how many bytes a name in FOREMAN_CLIENT_HEADER may have: a letter of another
+// script has nine, percent-encoded.
+const maxClient = 256
+
 // clientOf returns who a request is from, as the line, the log and the page have it: the
 // name of its token; else what FOREMAN_CLIENT_HEADER says, if a token vouches for that;
 // else its address. None of these can pass for one of another kind: the name of a token
@@ -52,11 +61,26 @@ func (a *admission) clientOf(r *http.Request, token *tokens.Token) string {
 		return token.Name
 	}
 	if a.clientHeader != "" && a.token != "" {
-		if values := r.Header[a.clientHeader]; len(values) == 1 && tokens.IsName(values[0]) {
-			return values[0] + " (header)"
+		name := strings.Join(r.Header[a.clientHeader], ", ")
+		switch {
+		case len(r.Header[a.clientHeader]) > 1:
+			a.warn("it came more than once")
+		case len(name) > maxClient:
+			a.warn(fmt.Sprintf("it is longer than %d bytes", maxClient))
+		case strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r > '~' }):
+			a.warn("it is not printable ASCII")
+		case name != "":
+			return name + " (header)"
 		}
 	}
 	return addressOf(r)
+}
+
+// warn says, once for each reason, that a client's name was not taken.
+func (a *admission) warn(reason string) {
+	if _, known := a.warned.LoadOrStore(reason, true); !known {
+		a.log.Warn("no client's name: its address stands in for it", "header", a.clientHeader, "reason", reason)
+	}
 }
 
 // addressOf returns the address that a request is from, of IPv6 the network: a machine

@@ -386,8 +386,10 @@ func TestWhoIsWho(t *testing.T) {
 		{"a gateway", true, false, true, slices.Concat(bearer("-of-clients"), user), 200, "carla (header)"},
 		{"a gateway that says nothing", true, false, true, bearer("-of-clients"), 200, "127.0.0.1"},
 		{"a gateway that says two things", true, false, true, slices.Concat(bearer("-of-clients"), user, user), 200, "127.0.0.1"},
-		{"a long name", true, false, true, append(bearer("-of-clients"), "X-User", strings.Repeat("x", 65)), 200, "127.0.0.1"},
-		{"a name with a space", true, false, true, append(bearer("-of-clients"), "X-User", "car la"), 200, "127.0.0.1"},
+		{"another script", true, false, true, append(bearer("-of-clients"), "X-User", strings.Repeat("%E5%BC%A0", 9)+" %D0%98"), 200, strings.Repeat("%E5%BC%A0", 9) + " %D0%98 (header)"},
+		{"a long name", true, false, true, append(bearer("-of-clients"), "X-User", strings.Repeat("x", 256)), 200, strings.Repeat("x", 256) + " (header)"},
+		{"one too long", true, false, true, append(bearer("-of-clients"), "X-User", strings.Repeat("x", 257)), 200, "127.0.0.1"},
+		{"one not encoded", true, false, true, append(bearer("-of-clients"), "X-User", "张"), 200, "127.0.0.1"},
 		{"a gateway without a token", true, false, true, user, 401, "127.0.0.1"},
 		{"a name of a token", false, true, true, slices.Concat(bearer("-of-ann"), user), 200, "ann"},
 		{"x-api-key", false, true, false, []string{"X-Api-Key", secret + "-of-bob"}, 200, "bob"},
@@ -421,6 +423,19 @@ func TestWhoIsWho(t *testing.T) {
 		records := f.log.access(t, 2)
 		if a.status != test.status || records[1]["client"] != test.want || !strings.HasPrefix(fmt.Sprint(records[1]["addr"]), "127.0.0.1:") {
 			t.Errorf("%s: %d, client %v, addr %v; want %d, %s", test.name, a.status, records[1]["client"], records[1]["addr"], test.status, test.want)
+		}
+		reason := map[string]string{
+			"one too long":                   "it is longer than 256 bytes",
+			"one not encoded":                "it is not printable ASCII",
+			"a gateway that says two things": "it came more than once",
+		}[test.name]
+		if got, log := strings.Count(f.log.String(), `"level":"WARN"`), f.log.String(); reason == "" && got != 0 || reason != "" && (got != 1 || !strings.Contains(log, `"header":"X-User","reason":"`+reason+`"`)) {
+			t.Errorf("%s: got %d warnings; want one that says %q, if that is anything", test.name, got, reason)
+		}
+		before := strings.Count(f.log.String(), "carla")
+		f.do(t, "OPTIONS", "/api/chat", "", slices.Concat(asks, user)...)
+		if got := f.log.access(t, 3)[2]["client"]; got != "127.0.0.1" || strings.Count(f.log.String(), "carla") != before {
+			t.Errorf("%s: without a token: client %v; want an address", test.name, got)
 		}
 	}
 }

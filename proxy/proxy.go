@@ -79,7 +79,7 @@ type Proxy struct {
 // New returns a handler.
 func New(o Options) *Proxy {
 	memory, recent := new(cors.Memory), new(status.Recent)
-	admission := &admission{target: o.Target, token: o.Token, tokens: o.Tokens, clientHeader: o.ClientHeader, hosts: o.Hosts}
+	admission := &admission{target: o.Target, token: o.Token, tokens: o.Tokens, clientHeader: o.ClientHeader, hosts: o.Hosts, log: o.Log}
 	forwarder := newForwarder(o.Target, o.Inventory, admission, memory, o.Log)
 	waiting := newBodies(o.MaxBody, max(4*o.MaxBody, 256<<20))
 	passing := newBodies(o.MaxBody, max(o.MaxBody, 64<<20)) // a full line turns no embedding away
@@ -117,9 +117,12 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if notAdmitted != nil {
 		err = notAdmitted // report it first: clients without access must not learn which paths exist
 	} else {
-		x.admitted, x.Client = true, p.admission.clientOf(r, token)
-		if !anybody && !conns.Admit(r.Context()) {
-			err = errNoPlace
+		x.admitted = true
+		if !anybody {
+			x.Client = p.admission.clientOf(r, token)
+			if !conns.Admit(r.Context()) {
+				err = errNoPlace
+			}
 		}
 	}
 	if token != nil {

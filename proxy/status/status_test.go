@@ -489,3 +489,36 @@ func wantTexts[T comparable](t *testing.T, format func(T) string, texts map[T]st
 		}
 	}
 }
+
+// Chats of many programs at one address may be those of many users. The page says so, and
+// not where anything speaks against it.
+func TestStatusOfOneAddress(t *testing.T) {
+	chats := func(clients ...string) (records []Record) {
+		for i, client := range clients {
+			records = append(records, Record{Client: client, Agent: fmt.Sprintf("program/%d", i), Duration: 1})
+		}
+		return records
+	}
+	const a = "192.0.2.7"
+	for _, test := range []struct {
+		name string
+		page Page
+		want string
+	}{
+		{"many", Page{Chats: chats(a, a, a)}, a},
+		{"many, in line and running", Page{Running: &Chat{Client: a + ":1", Agent: "x"}, Waiting: []Chat{{Client: a + ":2", Agent: "y", Position: 1}}, Chats: chats(a)}, a},
+		{"of IPv6", Page{Chats: chats("2001:db8:1:2::/64", "2001:db8:1:2::/64", "2001:db8:1:2::/64")}, "2001:db8:1:2::/64"},
+		{"two", Page{Chats: chats(a, a)}, ""},
+		{"some that do not say what they are", Page{Chats: append(chats(a, a), Record{Client: a}, Record{Client: a})}, ""},
+		{"two addresses", Page{Chats: chats(a, a, a, "192.0.2.8")}, ""},
+		{"another in line", Page{Waiting: []Chat{{Client: "ann", Position: 1}}, Chats: chats(a, a, a)}, ""},
+		{"a token", Page{Chats: chats("ann", "ann", "ann")}, ""},
+		{"a header", Page{Chats: chats(a+" (header)", a+" (header)", a+" (header)")}, ""},
+		{"none", Page{}, ""},
+	} {
+		page := render(t, &test.page)
+		if got := strings.Contains(page, "All chats come from <code>"+test.want+"</code>"); got != (test.want != "") || strings.Contains(page, "one-address") != got {
+			t.Errorf("%s: said %t; want %q", test.name, got, test.want)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"net"
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -106,6 +107,36 @@ func (v *view) Row(c Chat) chatRow { return chatRow{c, v.Now.Sub(c.Since)} }
 
 // HalfBar returns how long a chat takes that has half a bar; see [bar].
 func (v *view) HalfBar() time.Duration { return v.Longest / 4 }
+
+// manyAgents is how many programs at one address are hardly those of one client.
+const manyAgents = 3
+
+// OneAddress returns the address that all chats on the page come from, if they are of
+// many programs; empty: they are not.
+func (v *view) OneAddress() string {
+	clients, agents := map[string]bool{}, map[string]bool{}
+	add := func(client, agent string) {
+		clients[withoutPort(client)], agents[agent] = true, true
+	}
+	if v.Running != nil {
+		add(v.Running.Client, v.Running.Agent)
+	}
+	for _, c := range v.Waiting {
+		add(c.Client, c.Agent)
+	}
+	for _, r := range v.Chats {
+		add(r.Client, r.Agent)
+	}
+	delete(agents, "")
+	for client := range clients {
+		_, errAddr := netip.ParseAddr(client)
+		_, errPrefix := netip.ParsePrefix(client) // of IPv6
+		if len(clients) == 1 && len(agents) >= manyAgents && (errAddr == nil || errPrefix == nil) {
+			return client
+		}
+	}
+	return ""
+}
 
 // split returns what the page shows of a list at once, and the rest if there is one.
 func split[T any](list []T) [][]T {

@@ -199,7 +199,7 @@ func parse(path string, content []byte) (tokens, error) {
 		name, token := fields[0], fields[1]
 		digest := sha256.Sum256([]byte(token))
 		switch {
-		case !isTokenName(name):
+		case !isTokenName(name) || len(name) > maxNameLen:
 			problem("expected a name of at most %d printable ASCII characters, that is no address and not other", maxNameLen)
 		case len(token) < minTokenLen || strings.ContainsFunc(token, notVisible):
 			problem("expected the token of %s to have at least %d characters, all of them visible ASCII", name, minTokenLen)
@@ -227,12 +227,7 @@ func parse(path string, content []byte) (tokens, error) {
 func isTokenName(s string) bool {
 	_, errAddr := netip.ParseAddr(s)
 	_, errPrefix := netip.ParsePrefix(s)
-	return IsName(s) && s != Other && s != Other+"s" && errAddr != nil && errPrefix != nil
-}
-
-// IsName reports whether s can name a client: in a header, a log and a metric.
-func IsName(s string) bool {
-	return s != "" && len(s) <= maxNameLen && !strings.ContainsFunc(s, notVisible)
+	return !strings.ContainsFunc(s, notVisible) && s != Other && s != Other+"s" && errAddr != nil && errPrefix != nil
 }
 
 func notVisible(r rune) bool { return r <= ' ' || r > '~' }
