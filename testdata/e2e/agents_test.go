@@ -140,6 +140,7 @@ env_key = "FOREMAN_KEY"
 		env := []string{
 			"ANTHROPIC_BASE_URL=" + s.foreman,
 			"ANTHROPIC_AUTH_TOKEN=" + s.token,
+			"ANTHROPIC_API_KEY=sk-ant-of-another-server", // sent too
 			"ANTHROPIC_MODEL=" + agentModel,
 			"ANTHROPIC_SMALL_FAST_MODEL=" + agentModel,
 			"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1",
