@@ -129,7 +129,7 @@ func (f *forwarder) modify(resp *http.Response) error {
 	case c.x.Early && coding != "" && !strings.EqualFold(coding, "identity"):
 		return errCompressed
 	}
-	f.cors.Note(c.x.request.Header.Get("Origin"), resp.Header)
+	f.cors.Note(c.x.request.Header.Get("Origin"), resp.Header, c.x.Class == preflight)
 	resp.Header.Set("X-Request-Id", c.x.ID)
 	if c.x.timing != "" {
 		resp.Header.Add("Server-Timing", c.x.timing)

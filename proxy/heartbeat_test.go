@@ -134,7 +134,7 @@ func TestHeartbeats(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			target := newHolder(t)
 			f, leave := newBeatFront(t, target, nil)
-			f.cors.Note("http://page.example", http.Header{"Access-Control-Allow-Origin": {"*"}})
+			f.cors.Note("http://page.example", http.Header{"Access-Control-Allow-Origin": {"*"}}, false)
 			h := f.hear(t.Context(), t, test.path, test.body)
 			time.Sleep(20*time.Second - 1)
 			h.want(t, false)

@@ -182,7 +182,7 @@ func (p *Proxy) fail(x *exchange, err error) {
 	case x.Status != 0, why.status == statusClientLeft: // an empty 200 would be a lie, should the client still read
 		x.cut = true
 		return
-	case x.Class != own && x.Class != refused && why.status != http.StatusUnauthorized && why.status != http.StatusForbidden:
+	case x.Class != own && x.Class != refused:
 		p.cors.Apply(x.request.Header.Get("Origin"), x.Header())
 	}
 	x.refuse(why)
