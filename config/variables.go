@@ -134,7 +134,7 @@ var variables = []variable{
 		expected: "a duration such as 90s or 5m, or 0",
 		set:      duration(0, func(c *Config) *time.Duration { return &c.QueueTimeout }),
 	}, {
-		name: "FOREMAN_HEARTBEAT", fallback: "20s", meaning: "how long a client that waits for a stream may hear nothing; 0: until the answer begins",
+		name: "FOREMAN_HEARTBEAT", fallback: "20s", meaning: "how long a client that waits for a stream may hear nothing; 0: for ever",
 		expected: "a duration of at least 100ms, such as 20s, or 0",
 		set: func(c *Config, s string) bool {
 			return duration(0, func(c *Config) *time.Duration { return &c.Heartbeat })(c, s) && (c.Heartbeat == 0 || c.Heartbeat >= 100*time.Millisecond)

@@ -136,8 +136,11 @@ func (h *chats) run(ctx context.Context, x *exchange, c *chat) (err error) {
 	}
 	defer func() { c.record(x, joined, err) }()
 	if wantsBeats {
-		beats := &heartbeats{x: x, every: h.heartbeat, since: joined, position: c.position, cancel: c.cancel, cors: h.cors, log: h.log}
-		c.upstream.answered = beats.stop
+		beats := &heartbeats{
+			x: x, every: h.heartbeat, since: joined, position: c.position, cancel: c.cancel,
+			cors: h.cors, target: h.forwarder.target, log: h.log,
+		}
+		c.upstream.beats = beats
 		beats.start()
 		defer beats.stop()
 	}

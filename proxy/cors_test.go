@@ -2,8 +2,12 @@ package proxy
 
 import (
 	"fmt"
+	"io"
 	"net/http"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // TestGrantsGoOnWhileTheTargetIsAway: a web page that may read the target's
@@ -82,4 +86,90 @@ func TestPagesReadRefusals(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A page that foreman knows nothing of, for its browser remembers a preflight from before
+// foreman started, can read an early answer if the target lets it. The target is asked for
+// no other, and no longer than for a second.
+func TestEarlyAnswersAskWhatAPageMayRead(t *testing.T) {
+	const page = "http://page.example" // of what hear sends
+	for _, test := range []struct {
+		name    string
+		granted string
+		takes   time.Duration // to answer the question
+		known   bool          // what the page may do
+		beat    time.Duration // when the first one comes
+	}{
+		{"granted", page, 0, false, 20 * time.Second},
+		{"slowly", page, time.Second / 2, false, 20*time.Second + time.Second/2},
+		{"not granted", "", 0, false, 20 * time.Second},
+		{"never", "", time.Hour, false, 21 * time.Second},
+		{"known", page, time.Hour, true, 20 * time.Second},
+	} {
+		inBubble(t, test.name, func(t *testing.T) {
+			target, asked := newHolder(t), make(chan string, 10)
+			f, leave := newBeatFront(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method != http.MethodOptions {
+					target.ServeHTTP(w, r)
+					return
+				}
+				asked <- r.URL.Path + " " + r.Header.Get("Origin") + " " + r.Header.Get("Access-Control-Request-Method")
+				select {
+				case <-time.After(test.takes):
+				case <-r.Context().Done():
+				}
+				if test.granted != "" {
+					w.Header().Set("Access-Control-Allow-Origin", test.granted)
+				}
+			}), nil)
+			if test.known {
+				f.cors.Note(page, http.Header{"Access-Control-Allow-Origin": {page}}, true)
+			}
+			h := f.hear(t.Context(), t, "/v1/messages", `{"model":"Chat","stream":true}`)
+			time.Sleep(test.beat - 1)
+			h.want(t, false)
+			time.Sleep(1)
+			h.want(t, false, "event: ping", `data: {"type":"ping"}`, "")
+			if got := h.header.Get("Access-Control-Allow-Origin"); got != test.granted {
+				t.Errorf("granted %q; want %q", got, test.granted)
+			}
+			time.Sleep(20 * time.Second)
+			h.want(t, false, strings.Split(strings.Repeat("event: ping\ndata: {\"type\":\"ping\"}\n\n", 2), "\n")[:6]...)
+			want := 1
+			if test.known {
+				want = 0
+			}
+			if n := len(asked); n != want || n > 0 && <-asked != "/v1/messages "+page+" POST" {
+				t.Errorf("the target was asked %d times; want %d, as a browser does", n, want)
+			}
+			leave()
+			target.any(t).finish()
+			f.expectIdle(t)
+		})
+	}
+}
+
+// While the target is asked what a page may read, its answer does not wait for that.
+func TestNothingWaitsForWhatAPageMayRead(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		f, _ := newFrontIn(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case r.Method == http.MethodOptions:
+				<-r.Context().Done()
+			case r.URL.Path == "/api/tags":
+				w.Write(fixture(t, "tags.json"))
+			case r.Method == http.MethodPost:
+				io.Copy(io.Discard, r.Body)
+				time.Sleep(20*time.Second + time.Second/2)
+				w.WriteHeader(http.StatusTeapot) // which an early 200 would hide
+			}
+		}), func(o *Options) { o.Heartbeat = 20 * time.Second })
+		began := time.Now()
+		a := f.do(t, "POST", "/api/chat", chatBody, "Origin", "http://page.example")
+		if took := time.Since(began); a.status != http.StatusTeapot || took != 20*time.Second+time.Second/2 {
+			t.Errorf("got %d after %v; want the target's 418 when it came", a.status, took)
+		}
+		synctest.Wait()
+		f.expectIdle(t)
+	})
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"foreman/proxy/dialect"
@@ -27,13 +28,14 @@ type exchange struct {
 	request *http.Request // as it came in
 	route   *route
 
-	timing   string    // value of the Server-Timing field; empty: the request had no turn
-	renewed  time.Time // when the write deadline was set
-	sized    bool      // the answer's length is known
-	stalled  bool      // the client took no byte for too long
-	bodyRead bool      // the request's body was read to its end
-	admitted bool      // the request was let in
-	cut      bool      // the answer is to be cut, or there is to be none
+	mu       sync.Mutex // held while a piece of the answer goes out: the target's, or a heartbeat
+	timing   string     // value of the Server-Timing field; empty: the request had no turn
+	renewed  time.Time  // when the write deadline was set
+	sized    bool       // the answer's length is known
+	stalled  bool       // the client took no byte for too long
+	bodyRead bool       // the request's body was read to its end
+	admitted bool       // the request was let in
+	cut      bool       // the answer is to be cut, or there is to be none
 }
 
 func newExchange(w http.ResponseWriter, r *http.Request, rt *route, class class) *exchange {
@@ -87,6 +89,8 @@ func (x *exchange) WriteHeader(status int) {
 func (x *exchange) begun() bool { return x.Status != 0 || x.Early }
 
 func (x *exchange) Write(b []byte) (int, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	if x.Status == 0 {
 		x.WriteHeader(http.StatusOK)
 	}
@@ -104,6 +108,12 @@ func (x *exchange) Write(b []byte) (int, error) {
 // has that at hand or soon: one packet instead of two. An answer to a change of the
 // target's models waits for the poll that follows.
 func (x *exchange) FlushError() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.flush()
+}
+
+func (x *exchange) flush() error {
 	if x.sized && (x.Bytes == 0 || x.Class == manage) {
 		return nil
 	}

@@ -15,6 +15,7 @@ import (
 
 	"foreman/inventory"
 	"foreman/proxy/ask"
+	"foreman/proxy/dialect"
 )
 
 // The three fakes of the target: a stub answers at once, a holder when the test says
@@ -271,6 +272,10 @@ func (h *holder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, `{}`)
 		return
 	}
+	if r.Method == http.MethodOptions {
+		return // no page may read anything
+	}
+	w.Header().Set("Content-Type", dialect.Of(r.URL.Path).ContentType())
 	body, _ := io.ReadAll(r.Body)
 	if h.size > 0 {
 		if string(body) == marked("large") {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"mime"
 	"net/http"
 	"net/http/httputil"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"foreman/inventory"
 	"foreman/proxy/cors"
+	"foreman/proxy/dialect"
 	"foreman/proxy/target"
 	"foreman/proxy/usage"
 )
@@ -46,11 +48,11 @@ func newForwarder(t *target.Target, inv *inventory.Inventory, a *admission, memo
 
 // An upstream is a request to the target, from when it is sent to the last byte of the answer.
 type upstream struct {
-	x        *exchange
-	stall    time.Duration // longest silence in an answer that has begun, of a target that is otherwise alive; 0: any
-	isChat   bool          // its answer tells what it took
-	answered func()        // called when the target has answered, before the client gets anything of that
-	ended    func()        // called when the target has said all; it may be called twice
+	x      *exchange
+	stall  time.Duration // longest silence in an answer that has begun, of a target that is otherwise alive; 0: any
+	isChat bool          // its answer tells what it took
+	beats  *heartbeats   // while the target is silent; nil: none
+	ended  func()        // called when the target has said all; it may be called twice
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -110,9 +112,7 @@ func (f *forwarder) roundTrip(r *http.Request) (resp *http.Response, err error) 
 	// target's informational answers on to a client that has asked for none.
 	c := upstreamOf(r)
 	resp, c.sent, err = f.target.RoundTrip(r.WithContext(c.ctx))
-	if c.answered != nil {
-		c.answered()
-	}
+	c.beats.stop() // until ReverseProxy waits for the answer's body
 	return resp, err
 }
 
@@ -134,6 +134,11 @@ func (f *forwarder) modify(resp *http.Response) error {
 	if c.x.timing != "" {
 		resp.Header.Add("Server-Timing", c.x.timing)
 	}
+	if isStream(resp, c.x.Route) {
+		c.beats.follow(&c.tail)
+	} else {
+		c.beats = nil
+	}
 	c.header = time.Now()
 	c.heard() // before it counts as begun: the wait for the header may have been longer than stall
 	c.progress.Store(1)
@@ -150,8 +155,16 @@ var (
 	errCompressed = errors.New("target compressed its answer unasked")
 )
 
+// isStream reports whether an answer is a stream in the dialect of the path, between whose
+// chunks others may come.
+func isStream(resp *http.Response, path string) bool {
+	contentType, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	return err == nil && contentType == dialect.Of(path).ContentType() &&
+		resp.StatusCode == http.StatusOK && resp.ContentLength < 0 && resp.Header.Get("Content-Encoding") == ""
+}
+
 // An answerBody is the body of the target's answer. It notes when the target is waited for,
-// and ends the upstream request with the target's last byte: while the client takes the
+// has the client hear heartbeats meanwhile, and ends the upstream request with the target's last byte: while the client takes the
 // rest, the target can work for the next.
 type answerBody struct {
 	io.ReadCloser
@@ -162,8 +175,10 @@ type answerBody struct {
 func (b *answerBody) Read(p []byte) (int, error) {
 	c := b.upstream
 	c.wait()
+	c.beats.start()
 	n, err := b.ReadCloser.Read(p)
 	c.heard()
+	c.beats.stop()
 	c.progress.Add(int64(n))
 	if c.isChat {
 		c.tail.Add(p[:n])

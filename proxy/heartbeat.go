@@ -3,26 +3,27 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"runtime/debug"
-	"sync"
 	"time"
-
-	"log/slog"
 
 	"foreman/proxy/cors"
 	"foreman/proxy/dialect"
+	"foreman/proxy/target"
+	"foreman/proxy/usage"
 )
 
 // Most clients give up when they have heard nothing for some time. One that asked for
-// a stream, and waits in line or for the target's first byte, hears every
-// Options.Heartbeat that its request is alive. The first beat sends the header of the
-// answer, 200, and the answer's own can no longer be told; see [exchange.WriteHeader].
+// a stream, and waits in line, for the target's first byte or for the next chunk, hears
+// every Options.Heartbeat that its request is alive. The first beat before the answer sends
+// the header, 200, and the answer's own can no longer be told; see [exchange.WriteHeader].
 // Without a stream there is no safe way to tell an error after that, so there are no
 // beats.
 
-// heartbeats are the heartbeats of one answer, which a timer writes. Until they are stopped the
-// handler must not touch the ResponseWriter.
+// heartbeats are the heartbeats of one answer, which a timer writes. They run while its
+// handler waits. Until they are stopped that must not touch the ResponseWriter. A nil one
+// has none.
 type heartbeats struct {
 	x        *exchange
 	every    time.Duration
@@ -30,57 +31,118 @@ type heartbeats struct {
 	position func() int // in line; 0: the request waits for the target
 	cancel   context.CancelCauseFunc
 	cors     *cors.Memory
+	target   *target.Target
 	log      *slog.Logger
 
-	mu    sync.Mutex  // held while one is written
-	timer *time.Timer // of the next one; nil: there is none
+	// x.mu guards what follows, and is held while a beat is written.
+	timer  *time.Timer // of the next one
+	due    time.Time   // when that is to be written; zero: they are stopped
+	begun  bool        // one was written
+	answer *usage.Tail // what the target has said of its answer; nil: it has not begun
 }
 
 // start lets the client hear from foreman from now on. One that does not take a beat is
 // gone: its request is cancelled.
 func (b *heartbeats) start() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.timer = time.AfterFunc(b.every, b.beat)
+	if b == nil {
+		return
+	}
+	b.x.mu.Lock()
+	defer b.x.mu.Unlock()
+	if b.timer == nil {
+		b.timer = time.AfterFunc(b.every, b.beat)
+	}
+	b.next(time.Now())
 }
 
-// stop ends the beats. None is being written any more when it returns.
+// next has the next beat come when the client will have heard nothing for long enough.
+func (b *heartbeats) next(now time.Time) {
+	b.due = now.Add(b.every)
+	b.timer.Reset(b.every)
+}
+
+// stop ends the beats until they are started again. None is being written any more when
+// it returns.
 func (b *heartbeats) stop() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.timer != nil {
-		b.timer.Stop()
-		b.timer = nil
+	if b == nil {
+		return
+	}
+	b.x.mu.Lock()
+	defer b.x.mu.Unlock()
+	b.timer.Stop()
+	b.due = time.Time{}
+}
+
+// follow has the beats to come stand behind what the target has said of its answer.
+func (b *heartbeats) follow(answer *usage.Tail) {
+	if b != nil {
+		b.answer = answer
 	}
 }
 
 // beat writes one heartbeat, on the timer's goroutine.
 func (b *heartbeats) beat() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.timer == nil {
-		return
-	}
 	defer func() {
 		if e := recover(); e != nil { // here it would end the process, and not one request
 			b.log.Error("panic", "err", e, "id", b.x.ID, "stack", string(debug.Stack()))
 			b.cancel(fmt.Errorf("%w: %v", errDefect, e))
 		}
 	}()
-	if err := b.write(); err != nil {
+	b.askGrant()
+	b.x.mu.Lock()
+	defer b.x.mu.Unlock()
+	now := time.Now()
+	if b.due.IsZero() || now.Before(b.due) {
+		return
+	}
+	if err := b.write(now); err != nil {
 		b.cancel(fmt.Errorf("%w: heartbeat not taken: %w", context.Canceled, err))
 		return
 	}
-	b.timer.Reset(b.every)
+	b.next(time.Now())
 }
 
-func (b *heartbeats) write() error {
-	x, d, now := b.x, dialect.Of(b.x.Route), time.Now()
+// grantTimeout is how long a first beat waits for the target to say what a page may read.
+const grantTimeout = time.Second
+
+// askGrant asks the target what it lets a page read for which the header of an early answer
+// is due, if it has not said so yet: a browser that remembers its preflight from before
+// foreman started asks no more. Nobody waits for it but the beat.
+func (b *heartbeats) askGrant() {
+	origin := b.x.request.Header.Get("Origin")
+	b.x.mu.Lock()
+	early := !b.due.IsZero() && !b.x.begun()
+	b.x.mu.Unlock()
+	if !early || origin == "" || b.cors.Knows(origin) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(b.x.request.Context(), grantTimeout)
+	defer cancel()
+	if answer, err := b.target.Preflight(ctx, b.x.Route, origin); err == nil {
+		b.cors.Note(origin, answer, false)
+	}
+}
+
+// write writes a heartbeat, unless the answer is within a chunk, or at its end.
+func (b *heartbeats) write(now time.Time) error {
+	x, d := b.x, dialect.Of(b.x.Route)
 	beat := dialect.Beat{
-		Path: x.Route, Model: x.Model, Now: now, First: !x.Early,
+		Path: x.Route, Model: x.Model, Now: now, First: !b.begun,
 		Events: dialect.CountsEvents(x.request.Header), Waited: now.Sub(b.since), Position: b.position(),
 	}
-	if !x.Early {
+	if b.answer != nil {
+		last, ok := b.answer.LastChunk(d.Separator())
+		if !ok {
+			return nil
+		}
+		beat.Last, beat.First = last, beat.First && len(last) == 0
+	}
+	text := d.Heartbeat(beat)
+	if text == nil {
+		return nil
+	}
+	b.begun = true
+	if !x.begun() {
 		x.Early = true
 		h := x.Header()
 		h.Set("Content-Type", d.ContentType())
@@ -90,9 +152,9 @@ func (b *heartbeats) write() error {
 		b.cors.Apply(x.request.Header.Get("Origin"), h)
 		x.ResponseWriter.WriteHeader(http.StatusOK)
 	}
-	if _, err := x.ResponseWriter.Write(d.Heartbeat(beat)); err != nil {
+	if _, err := x.ResponseWriter.Write(text); err != nil {
 		x.note(err)
 		return err
 	}
-	return x.FlushError()
+	return x.flush()
 }

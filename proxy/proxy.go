@@ -7,12 +7,12 @@
 //	              end the record
 //	chat.go       the body is read (body.go, budget.go), what it asks for (ask), whether
 //	              the target holds the model (inventory); then the chat stands in line
-//	              (gate) and waits for its turn, while its client hears heartbeats
-//	              (heartbeat.go)
+//	              (gate) and waits for its turn
 //	forward.go    in its turn it goes through the ReverseProxy, whose Director readdresses
 //	              it (director.go), to the target (target), under watch (watch.go); bytes
 //	              come back as they come, and the turn is left with the last
-//	exchange.go   they go out through the ResponseWriter, which notes them in the record
+//	heartbeat.go  while none come the client hears heartbeats
+//	exchange.go   all go out through the ResponseWriter, which notes them in the record
 //	record.go     log, metrics and page have that record
 //
 // What does not wait goes by pass.go instead, foreman's own answers are in own.go and

@@ -1,11 +1,13 @@
 // Package dialect has what foreman itself says, in the words of the APIs that Ollama
 // speaks: an error as a whole answer, an error that ends a stream, and a heartbeat in a
-// stream that has not begun.
+// stream that is silent.
 package dialect
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -108,6 +110,7 @@ func (d Dialect) Separator() string {
 type Beat struct {
 	Path     string    // of the request
 	Model    string    // as the target spells it
+	Last     []byte    // the chunk of the target's behind which it comes; empty: none has come
 	Now      time.Time // when it is told
 	First    bool      // it is the first of its answer
 	Events   bool      // the client goes by events, and not by comments and pings; see [CountsEvents]
@@ -131,8 +134,13 @@ func CountsEvents(h http.Header) bool {
 // The events of its responses begin with one that is the target's to send: a client of
 // these gets a comment (https://html.spec.whatwg.org/multipage/server-sent-events.html)
 // without an empty line behind it, for that makes an event of it to some, and only who
-// goes by events gets one of a type that nobody knows.
+// goes by events gets one of a type that nobody knows. It is nil behind the chunk that is
+// the stream's last, as its clients see it, or an error, or nothing that the API has.
 func (d Dialect) Heartbeat(b Beat) []byte {
+	last := said{Created: b.Now.Unix(), Model: b.Model}
+	if len(b.Last) > 0 && !last.read(d, b.Last) {
+		return nil
+	}
 	switch {
 	case d == anthropic && b.Events:
 		return event("message", line(struct { // of the names that Anthropic's library passes on
@@ -155,7 +163,7 @@ func (d Dialect) Heartbeat(b Beat) []byte {
 			Delta        any     `json:"delta"`
 			FinishReason *string `json:"finish_reason"`
 		}
-		return b.chunk("chat.completion.chunk", choice{Delta: delta})
+		return last.chunk("chat.completion.chunk", choice{Delta: delta})
 	case b.Path == "/v1/completions":
 		type choice struct {
 			Text         string  `json:"text"`
@@ -163,12 +171,12 @@ func (d Dialect) Heartbeat(b Beat) []byte {
 			Logprobs     *string `json:"logprobs"`
 			FinishReason *string `json:"finish_reason"`
 		}
-		return b.chunk("text_completion", choice{})
+		return last.chunk("text_completion", choice{})
 	case d == responses && b.Events:
 		return event("keepalive", line(struct {
 			Type     string `json:"type"`
-			Sequence int    `json:"sequence_number"`
-		}{"keepalive", 0}))
+			Sequence int64  `json:"sequence_number"`
+		}{"keepalive", last.Sequence}))
 	case d != native:
 		type queue struct {
 			Position int   `json:"position"`
@@ -183,7 +191,7 @@ func (d Dialect) Heartbeat(b Beat) []byte {
 			CreatedAt time.Time `json:"created_at"`
 			Response  string    `json:"response"`
 			Done      bool      `json:"done"`
-		}{b.Model, b.Now.UTC(), "", false})
+		}{last.Model, b.Now.UTC(), "", false})
 	default:
 		type message struct {
 			Role    string `json:"role"`
@@ -194,19 +202,54 @@ func (d Dialect) Heartbeat(b Beat) []byte {
 			CreatedAt time.Time `json:"created_at"`
 			Message   message   `json:"message"`
 			Done      bool      `json:"done"`
-		}{b.Model, b.Now.UTC(), message{"assistant", ""}, false})
+		}{last.Model, b.Now.UTC(), message{"assistant", ""}, false})
 	}
 }
 
-// chunk is one of OpenAI's, with one choice.
-func (b Beat) chunk(object string, choice any) []byte {
+// said is what the target said last, in the words of any of the APIs.
+type said struct {
+	ID      string
+	Created int64
+	Model   string
+	Choices []struct {
+		Finish string `json:"finish_reason"`
+	}
+	Done     bool
+	Type     string
+	Sequence int64 `json:"sequence_number"`
+	Error    any
+}
+
+// read reads the target's last chunk, and reports whether more of its stream is to come.
+func (s *said) read(d Dialect, chunk []byte) bool {
+	if d != native {
+		_, chunk, _ = bytes.Cut(append([]byte("\n"), chunk...), []byte("\ndata:"))
+	}
+	if json.Unmarshal(chunk, s) != nil || s.Error != nil {
+		return false
+	}
+	switch d {
+	case native:
+		return !s.Done
+	case openAI: // a chunk without a choice comes behind the last of each, with what they took
+		return len(s.Choices) > 0 && s.Choices[0].Finish == ""
+	default:
+		return s.Type != "" && !slices.Contains(lastEvents, s.Type)
+	}
+}
+
+// lastEvents are the types of those that end a stream of events.
+var lastEvents = []string{"error", "message_stop", "response.completed", "response.failed", "response.incomplete"}
+
+// chunk is one of OpenAI's, with one choice, that belongs to the last.
+func (s *said) chunk(object string, choice any) []byte {
 	return event("", line(struct {
 		ID      string `json:"id"`
 		Object  string `json:"object"`
 		Created int64  `json:"created"`
 		Model   string `json:"model"`
 		Choices []any  `json:"choices"`
-	}{"", object, b.Now.Unix(), b.Model, []any{choice}}))
+	}{s.ID, object, s.Created, s.Model, []any{choice}}))
 }
 
 // An openAIInner is the shape of https://platform.openai.com/docs/guides/error-codes.

@@ -27,6 +27,25 @@ func (t *Target) Alive(ctx context.Context) error {
 	return nil
 }
 
+// Preflight asks the target as a browser does before a page of the origin may POST to
+// path, and returns the header of the answer, whatever that is. It uses the connections
+// of requests that pass through.
+func (t *Target) Preflight(ctx context.Context, path, origin string) (http.Header, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodOptions, (&url.URL{Path: path}).String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Origin", origin)
+	r.Header.Set("Access-Control-Request-Method", http.MethodPost)
+	t.Address(r)
+	resp, _, err := t.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body.Close()
+	return resp.Header, nil
+}
+
 // Embed embeds a trivial text and asks the target to keep the model loaded, with the
 // options in a JSON object, until another request says otherwise; nil: the model's own
 // options. Its errors are those of [Target.Read].

@@ -63,6 +63,20 @@ func (t *Tail) EndsWith(separator string) bool {
 	return len(t.end) == 0 || bytes.HasSuffix(t.end, []byte(separator))
 }
 
+// LastChunk returns the chunk with which the answer so far ends, without the separator
+// behind it; empty: the answer is. It is not ok within a chunk, nor if the chunk is too
+// long to be kept whole.
+func (t *Tail) LastChunk(separator string) (chunk []byte, ok bool) {
+	if len(t.end) == 0 {
+		return nil, true
+	}
+	rest, ended := bytes.CutSuffix(t.end, []byte(separator))
+	if start := bytes.LastIndex(rest, []byte(separator)); start >= 0 {
+		return rest[start+len(separator):], ended
+	}
+	return rest, ended && !t.cut
+}
+
 // Usage returns what the answer took, once it has come to its end.
 func (t *Tail) Usage() Usage {
 	rest := t.end

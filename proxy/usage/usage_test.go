@@ -80,6 +80,32 @@ func TestUsage(t *testing.T) {
 	}
 }
 
+func TestLastChunk(t *testing.T) {
+	long := strings.Repeat("x", 2*tailSize)
+	for _, test := range []struct {
+		answer, separator, want string
+		ok                      bool
+	}{
+		{"", "\n", "", true},
+		{"a\n", "\n", "a", true},
+		{"a\nb\n", "\n", "b", true},
+		{"a\nb", "\n", "", false},
+		{"data: a\n\ndata: b\n\n", "\n\n", "data: b", true},
+		{"data: a\n\ndata: b\n", "\n\n", "", false},
+		{"data: a\n", "\n\n", "", false},
+		{long + "\nb\n", "\n", "b", true},
+		{"a\n" + long + "\n", "\n", "", false},
+	} {
+		var tail Tail
+		for i := range len(test.answer) {
+			tail.Add([]byte(test.answer[i : i+1]))
+		}
+		if chunk, ok := tail.LastChunk(test.separator); ok != test.ok || ok && string(chunk) != test.want {
+			t.Errorf("%.30q: got %q, %t; want %q, %t", test.answer, chunk, ok, test.want, test.ok)
+		}
+	}
+}
+
 // TestTailIsBounded: whatever comes in whatever pieces, a tail has the end of it, as
 // much as is kept at least, and no more than twice as much.
 func TestTailIsBounded(t *testing.T) {
