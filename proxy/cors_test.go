@@ -161,14 +161,21 @@ func TestNothingWaitsForWhatAPageMayRead(t *testing.T) {
 			case r.Method == http.MethodPost:
 				io.Copy(io.Discard, r.Body)
 				time.Sleep(20*time.Second + time.Second/2)
-				w.WriteHeader(http.StatusTeapot) // which an early 200 would hide
+				w.Header().Set("Content-Type", "application/x-ndjson")
+				w.Header().Set("Location", "/here") // which an early answer would not have
+				io.WriteString(w, "{}\n")
+				http.NewResponseController(w).Flush()
+				time.Sleep(15 * time.Second)
 			}
 		}), func(o *Options) { o.Heartbeat = 20 * time.Second })
-		began := time.Now()
-		a := f.do(t, "POST", "/api/chat", chatBody, "Origin", "http://page.example")
-		if took := time.Since(began); a.status != http.StatusTeapot || took != 20*time.Second+time.Second/2 {
-			t.Errorf("got %d after %v; want the target's 418 when it came", a.status, took)
+		h := f.hear(t.Context(), t, "/api/chat", chatBody)
+		time.Sleep(20*time.Second + time.Second/2)
+		h.want(t, false, "{}")
+		if h.header.Get("Location") == "" {
+			t.Errorf("got %v; want the target's header", h.header)
 		}
+		time.Sleep(20 * time.Second) // nor does a beat come sooner for that
+		h.want(t, true, "{}")
 		synctest.Wait()
 		f.expectIdle(t)
 	})

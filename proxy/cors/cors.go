@@ -46,9 +46,7 @@ func (m *Memory) Note(origin string, answer http.Header, preflight bool) {
 	case origin == "", preflight && (known || full):
 		return
 	case answer.Get(allowOrigin) == "":
-		if !preflight {
-			delete(m.byOrigin, origin)
-		}
+		delete(m.byOrigin, origin)
 		return
 	case full:
 		maps.DeleteFunc(m.byOrigin, func(_ string, g grant) bool { return g.preflight })
