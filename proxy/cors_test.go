@@ -58,8 +58,8 @@ func TestPagesReadRefusals(t *testing.T) {
 	const mine = "http://mine.example"
 	stub := newStub(t)
 	stub.anything = func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Origin") == mine {
-			w.Header().Set("Access-Control-Allow-Origin", mine)
+		if origin := r.Header.Get("Origin"); origin == mine || strings.HasSuffix(origin, ".granted.example") {
+			w.Header().Set("Access-Control-Allow-Origin", origin)
 		}
 		w.WriteHeader(http.StatusNoContent)
 	}
@@ -73,6 +73,7 @@ func TestPagesReadRefusals(t *testing.T) {
 	asks(mine)
 	for i := range 300 {
 		asks(fmt.Sprintf("http://%d.example", i))
+		asks(fmt.Sprintf("http://%d.granted.example", i))
 	}
 	for origin, want := range map[string]string{mine: mine, "http://7.example": "", "": ""} {
 		for path, status := range map[string]int{"/api/chat": 401, "/api/pull": 403, "/api/embed": 401} {

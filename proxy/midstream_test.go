@@ -60,6 +60,11 @@ var midStreams = []struct {
 		"event: keepalive\n" + `data: {"type":"keepalive","sequence_number":4}` + "\n\n",
 		[]string{"event: response.completed\n" + `data: {"type":"response.completed","sequence_number":5}` + "\n\n"},
 	}, {
+		"/v1/messages", `{"model":"Chat","stream":true}`, "claude-cli/2.1.197 (external, cli)",
+		[2]string{"event: content_block_start\n", `data: {"type":"content_block_start","index":0}` + "\n\n"},
+		"event: message\n" + `data: {"type":"keepalive"}` + "\n\n",
+		[]string{"event: message_stop\n" + `data: {"type":"message_stop"}` + "\n\n"},
+	}, {
 		"/v1/messages", `{"model":"Chat","stream":true}`, "",
 		[2]string{"event: content_block_delta\n", `data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"la"}}` + "\n\n"},
 		"event: ping\n" + `data: {"type":"ping"}` + "\n\n",
