@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -26,18 +27,31 @@ import (
 	"github.com/ollama/ollama/api"
 	"github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/responses"
+	"github.com/openai/openai-go/v3/shared"
 	"github.com/tmc/langchaingo/llms"
 	langchain "github.com/tmc/langchaingo/llms/ollama"
 
 	"foreman/e2e/lab"
 )
 
-const beatsQuestion = "Who are you?"
+const (
+	beatsQuestion = "Who are you?"
+	beatsTask     = "Write the line hello to the file greeting.txt and say so." // for a tool
+)
+
+// writeFile is the tool for beatsTask. What the model calls it with is writeCall.
+var writeFile = map[string]any{
+	"type": "object", "required": []string{"path", "content"},
+	"properties": map[string]any{"path": map[string]string{"type": "string"}, "content": map[string]string{"type": "string"}},
+}
+
+const writeCall = `write_file {"content":"hello\n","path":"greeting.txt"}`
 
 // beatsEndings are where a client hears three heartbeats or more, and then what the
 // name says.
 type beatsEndings struct {
-	plain                string // an answer with no heartbeat before it
+	plain                string // an answer with no heartbeat
+	slow                 string // the same, also to beatsTask, by and by
 	answer, failure, cut *tap
 	odd                  map[string]*tap // by the text of an error of the host's that has none for most readers
 }
@@ -54,15 +68,15 @@ var oddErrors = []struct {
 }
 
 // startBeats starts foremen with a heartbeat of 100ms. In front of one an Ollama reads
-// each prompt for a second; somebody has the turn of the next for longer than its clients
+// each prompt for a second, and is silent for a second before its last word; somebody has the turn of the next for longer than its clients
 // may wait; and what the third answers breaks off in its middle.
 func startBeats(t *testing.T) beatsEndings {
 	t.Helper()
 	needStandIn(t)
 	const heartbeat = "FOREMAN_HEARTBEAT=100ms"
 	pace := testPace
-	pace.Prompt = time.Second
-	slow := startOllama(t, pace.Env()...)
+	pace.Prompt, pace.Pause = time.Second, time.Second
+	slow := startAgentOllama(t, pace)
 	held, _ := holdTurn(t, heartbeat, "FOREMAN_QUEUE_TIMEOUT=1s")
 	odd := map[string]*tap{}
 	for _, e := range oddErrors {
@@ -71,6 +85,7 @@ func startBeats(t *testing.T) beatsEndings {
 	return beatsEndings{
 		odd:     odd,
 		plain:   ollama.URL,
+		slow:    slow.URL,
 		answer:  newTap(t, startForeman(t, slow.URL, heartbeat).URL),
 		failure: newTap(t, held),
 		cut:     newTap(t, startForeman(t, breakOff(t, slow.URL), heartbeat).URL),
@@ -102,13 +117,17 @@ func holdTurn(t *testing.T, env ...string) (foreman string, release func()) {
 	return foreman, sync.OnceFunc(func() { close(released) })
 }
 
-// wantBeats looks whether each ending was heard, behind three heartbeats or more.
+// wantBeats looks whether each ending was heard, behind three heartbeats or more, and
+// whether there were as many in the middle of each answer.
 func (e beatsEndings) wantBeats(t *testing.T) {
 	t.Helper()
 	taps := map[string]*tap{"answer": e.answer, "failure": e.failure, "cut": e.cut}
 	maps.Copy(taps, e.odd)
 	for name, tap := range taps {
-		beats := tap.beats()
+		beats, mid := tap.beats()
+		if name == "answer" && (len(mid) == 0 || slices.Min(mid) < 3) {
+			t.Errorf("got %d heartbeats in the middle of answers; want three or more in each", mid)
+		}
 		if len(beats) == 0 || slices.Min(beats) < 3 {
 			t.Errorf("%s: got %d heartbeats; want three or more in each answer, and an answer", name, beats)
 		}
@@ -199,24 +218,49 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
-// beats returns how many heartbeats there were in each answer since it was last called.
-func (p *tap) beats() (beats []int) {
+// beats returns how many heartbeats there were in each answer since it was last called,
+// and how many of those in its middle.
+func (p *tap) beats() (beats, mid []int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, said := range p.said {
 		for _, answer := range strings.Split(said.String(), "HTTP/1.1 ")[1:] {
 			beats = append(beats, countBeats(answer))
+			mid = append(mid, countBeats(middle(answer)))
 		}
 		said.Reset()
 	}
-	return beats
+	return beats, mid
+}
+
+// aWord is where a stream says a word, and toolCall where it calls a tool, in each API.
+var (
+	aWord    = regexp.MustCompile(`("content"|"response"|"delta"|"text_delta","text"):"[^"]`)
+	toolCall = regexp.MustCompile(`"tool_calls"|"function_call"|"tool_use"`)
+)
+
+// middle returns what stands between the first word of a stream and its end, or between
+// its last word and its call of a tool.
+func middle(answer string) string {
+	first := aWord.FindStringIndex(answer)
+	if first == nil {
+		return ""
+	}
+	answer = answer[first[0]:]
+	call := toolCall.FindStringIndex(answer)
+	if call == nil {
+		return answer
+	}
+	answer = answer[:call[0]]
+	words := aWord.FindAllStringIndex(answer, -1)
+	return answer[words[len(words)-1][0]:]
 }
 
 // countBeats returns how many heartbeats there are in a piece of a stream. An answer of
 // words has none of these.
 func countBeats(text string) (n int) {
 	for _, sign := range []string{
-		`"message":{"role":"assistant","content":""},"done":false}`, `"response":"","done":false}`, `data: {"id":"",`,
+		`"message":{"role":"assistant","content":""},"done":false}`, `"response":"","done":false}`, `"content":""},"finish_reason":null}]}`,
 		`: {"queue":{"position":`, `data: {"type":"keepalive",`, `data: {"type":"ping"}`,
 	} {
 		n += strings.Count(text, sign)
@@ -299,19 +343,35 @@ func (b *broken) Read(p []byte) (int, error) {
 // README has what their users see of it, in a table.
 func TestBeats(t *testing.T) {
 	endings := startBeats(t)
-	old := buildOldOpenAI(t)
+	oldOpenAI := buildOldOpenAI(t)
+	old := func(ctx context.Context, base string) ([]string, error) {
+		said, err := oldOpenAI(ctx, base, lab.ChatModel, beatsQuestion)
+		return []string{said}, err
+	}
+	callOld := func(ctx context.Context, base string) (string, error) {
+		parameters, err := json.Marshal(writeFile)
+		if err != nil {
+			return "", err
+		}
+		said, err := oldOpenAI(ctx, base, agentModel, beatsTask, string(parameters))
+		_, call, _ := strings.Cut(said, "\n\n")
+		name, arguments, _ := strings.Cut(strings.TrimSpace(call), " ")
+		return callText(name, arguments), err
+	}
 	for _, client := range []struct {
 		name string
 		// ask returns the pieces of text that the client hands to its user.
-		ask     func(ctx context.Context, base string) ([]string, error)
+		ask func(ctx context.Context, base string) ([]string, error)
+		// call returns the call of a tool that comes of beatsTask; nil: the client knows no tools.
+		call    func(ctx context.Context, base string) (string, error)
 		empty   bool   // a heartbeat is a piece of no text
 		failure string // part of the error that ends beatsEndings.failure
 		cut     string // the same for beatsEndings.cut
 	}{
-		{name: "ollama api", ask: askOllama, empty: true, failure: "waited too long for a turn", cut: "unexpected EOF"},
-		{name: "openai-go chat", ask: askOpenAI, empty: true, failure: "waited too long for a turn", cut: "unexpected EOF"},
-		{name: "openai-go responses", ask: askOpenAIResponses, failure: "waited too long for a turn", cut: "unexpected EOF"},
-		{name: "openai-go v3.37.0", ask: old, failure: "waited too long for a turn", cut: "unexpected EOF"},
+		{name: "ollama api", ask: askOllama, call: callOllama, empty: true, failure: "waited too long for a turn", cut: "unexpected EOF"},
+		{name: "openai-go chat", ask: askOpenAI, call: callOpenAI, empty: true, failure: "waited too long for a turn", cut: "unexpected EOF"},
+		{name: "openai-go responses", ask: askOpenAIResponses, call: callOpenAIResponses, failure: "waited too long for a turn", cut: "unexpected EOF"},
+		{name: "openai-go v3.37.0", ask: old, call: callOld, failure: "waited too long for a turn", cut: "unexpected EOF"},
 		{name: "langchaingo", ask: askLangchain, empty: true, failure: "waited too long for a turn", cut: errNoAnswer.Error()},
 	} {
 		t.Run(client.name, func(t *testing.T) {
@@ -328,6 +388,14 @@ func TestBeats(t *testing.T) {
 				t.Errorf("answer: got %d pieces more than without heartbeats; want one for each: %v", more, client.empty)
 			}
 			t.Logf("answer: %d pieces, %d more", len(got), more)
+			for _, base := range []string{endings.slow, endings.answer.URL} {
+				if client.call == nil {
+					break
+				}
+				if got, err := client.call(t.Context(), base); err != nil || got != writeCall {
+					t.Errorf("a tool: got %s, %v; want %s", got, err, writeCall)
+				}
+			}
 			got, err = client.ask(t.Context(), endings.failure.URL)
 			if len(texts(got)) != 0 || err == nil || !strings.Contains(err.Error(), client.failure) {
 				t.Errorf("failure: got %q, %v; want an error with %q", got, err, client.failure)
@@ -430,20 +498,101 @@ func askLangchain(ctx context.Context, base string) (pieces []string, err error)
 }
 
 // buildOldOpenAI builds openai-old and returns a function that asks with it.
-func buildOldOpenAI(t *testing.T) func(ctx context.Context, base string) ([]string, error) {
+func buildOldOpenAI(t *testing.T) func(ctx context.Context, base string, args ...string) (string, error) {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "openai-old")
 	build := exec.CommandContext(t.Context(), "go", "-C", "openai-old", "build", "-o", binary)
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build openai-old: %v\n%s", err, out)
 	}
-	return func(ctx context.Context, base string) ([]string, error) {
-		out, err := exec.CommandContext(ctx, binary, base, lab.ChatModel, beatsQuestion).Output()
+	return func(ctx context.Context, base string, args ...string) (string, error) {
+		out, err := exec.CommandContext(ctx, binary, append([]string{base}, args...)...).Output()
 		if exit := new(exec.ExitError); errors.As(err, &exit) {
 			err = errors.New(string(exit.Stderr))
 		}
-		return []string{string(out)}, err
+		return string(out), err
 	}
+}
+
+func callOllama(ctx context.Context, base string) (call string, err error) {
+	u, err := url.Parse(base)
+	if err != nil {
+		return "", err
+	}
+	tool := api.Tool{Type: "function", Function: api.ToolFunction{Name: "write_file"}}
+	parameters, err := json.Marshal(writeFile)
+	if err == nil {
+		err = json.Unmarshal(parameters, &tool.Function.Parameters)
+	}
+	if err != nil {
+		return "", err
+	}
+	err = api.NewClient(u, http.DefaultClient).Chat(ctx, &api.ChatRequest{
+		Model:    agentModel,
+		Messages: []api.Message{{Role: "user", Content: beatsTask}},
+		Tools:    api.Tools{tool},
+	}, func(r api.ChatResponse) error {
+		for _, made := range r.Message.ToolCalls {
+			call += callText(made.Function.Name, made.Function.Arguments.String())
+		}
+		return nil
+	})
+	return call, err
+}
+
+// callText returns a call of a tool as writeCall has it.
+func callText(name, arguments string) string {
+	var v any
+	if err := json.Unmarshal([]byte(arguments), &v); err != nil {
+		return name + " " + err.Error()
+	}
+	sorted, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // it was JSON before
+	}
+	return name + " " + string(sorted)
+}
+
+func callOpenAI(ctx context.Context, base string) (call string, err error) {
+	client := newOpenAI(base, "any")
+	stream := client.Chat.Completions.NewStreaming(ctx, openai.ChatCompletionNewParams{
+		Model:    agentModel,
+		Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage(beatsTask)},
+		Tools:    []openai.ChatCompletionToolUnionParam{openai.ChatCompletionFunctionTool(shared.FunctionDefinitionParam{Name: "write_file", Parameters: writeFile})},
+	})
+	defer stream.Close()
+	var whole openai.ChatCompletionAccumulator
+	for stream.Next() {
+		if !whole.AddChunk(stream.Current()) {
+			return "", fmt.Errorf("a chunk does not belong to the others: %s", stream.Current().RawJSON())
+		}
+	}
+	if err := stream.Err(); err != nil {
+		return "", err
+	}
+	for _, made := range whole.Choices[0].Message.ToolCalls {
+		call += callText(made.Function.Name, made.Function.Arguments)
+	}
+	return call, nil
+}
+
+func callOpenAIResponses(ctx context.Context, base string) (call string, err error) {
+	client := newOpenAI(base, "any")
+	stream := client.Responses.NewStreaming(ctx, responses.ResponseNewParams{
+		Model: agentModel,
+		Input: responses.ResponseNewParamsInputUnion{OfString: openai.String(beatsTask)},
+		Tools: []responses.ToolUnionParam{responses.ToolParamOfFunction("write_file", writeFile, false)},
+	})
+	defer stream.Close()
+	for stream.Next() {
+		for _, item := range stream.Current().Response.Output { // of the last event
+			if item.Type == "function_call" {
+				made := item.AsFunctionCall()
+				call += callText(made.Name, made.Arguments)
+			}
+		}
+	}
+	return call, stream.Err()
 }
 
 // TestBeatsCurl looks at what curl prints, and how it ends.
@@ -501,6 +650,8 @@ func TestBeatsJavaScript(t *testing.T) {
 		t.Run(client, func(t *testing.T) {
 			run(t, client+".test.js",
 				"PLAIN_URL="+endings.plain,
+				"SLOW_URL="+endings.slow,
+				"AGENT_MODEL="+agentModel,
 				"ANSWER_URL="+endings.answer.URL,
 				"FAILURE_URL="+endings.failure.URL,
 				"ODD_URLS="+string(odd),

@@ -2,7 +2,10 @@ package main
 
 import (
 	"fmt"
+	"net/http"
+	"strings"
 	"testing"
+	"time"
 
 	"foreman/e2e/lab"
 )
@@ -80,6 +83,30 @@ func TestCORS(t *testing.T) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// TestCORSOfAnEarlyAnswer: a page whose browser remembers a preflight from before foreman
+// started hears heartbeats, if the Ollama lets it read.
+func TestCORSOfAnEarlyAnswer(t *testing.T) {
+	needStandIn(t)
+	const page = "http://app.example.test"
+	pace := testPace
+	pace.Prompt = time.Second
+	own := startOllama(t, append(pace.Env(), "OLLAMA_ORIGINS="+page)...)
+	foreman := startForeman(t, own.URL, "FOREMAN_HEARTBEAT=100ms")
+	for _, path := range []string{"/api/chat", "/v1/chat/completions"} {
+		r, err := http.NewRequestWithContext(t.Context(), "POST", foreman.URL+path,
+			strings.NewReader(`{"model":"tiny-chat","stream":true,"messages":[{"role":"user","content":"hello"}]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Origin", page)
+		resp, err := http.DefaultClient.Do(r)
+		got := read(t, resp, err)
+		if got.Header.Get("X-Accel-Buffering") == "" || got.Header.Get("Access-Control-Allow-Origin") != page || countBeats(got.body) < 3 {
+			t.Errorf("%s: got %v; want an early answer that the page may read", path, got.Header)
 		}
 	}
 }

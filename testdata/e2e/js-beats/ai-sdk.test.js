@@ -1,7 +1,7 @@
 // Vercel's AI SDK with its provider for Ollama.
-import { streamText } from 'ai';
+import { jsonSchema, streamText } from 'ai';
 import { createOllama } from 'ai-sdk-ollama';
-import { chatModel, endings, question } from './lab.js';
+import { agentModel, calls, chatModel, endings, question, task, tool } from './lab.js';
 
 const ask = (baseURL) =>
   streamText({ model: createOllama({ baseURL })(chatModel), prompt: question, maxRetries: 0, onError: () => {} });
@@ -14,3 +14,11 @@ endings('ai-sdk fullStream', async function* (url) {
 }, { cut: /terminated/ });
 
 endings('ai-sdk textStream', (url) => ask(url).textStream, { cut: /terminated/ });
+
+calls('ai-sdk', async (baseURL) => {
+  const said = streamText({
+    model: createOllama({ baseURL })(agentModel), prompt: task, maxRetries: 0, onError: () => {},
+    tools: { [tool.name]: { description: tool.description, inputSchema: jsonSchema(tool.parameters) } },
+  });
+  return { text: await said.text, calls: (await said.toolCalls).map(({ toolName, input }) => [toolName, input]) };
+});

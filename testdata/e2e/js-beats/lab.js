@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-const { PLAIN_URL, ANSWER_URL, FAILURE_URL, ODD_URLS, CUT_URL, LINE_URL, SILENT_URL, CHAT_MODEL } = process.env;
+const { PLAIN_URL, SLOW_URL, ANSWER_URL, FAILURE_URL, ODD_URLS, CUT_URL, LINE_URL, SILENT_URL, CHAT_MODEL, AGENT_MODEL } = process.env;
 
 export const lineURL = LINE_URL; // heartbeats of a client in line for ten seconds
 export const silentURL = SILENT_URL; // the same without heartbeats
@@ -11,6 +11,16 @@ export const chatModel = CHAT_MODEL;
 // question has the same answer at each asking: the models are made so.
 export const question = 'Who are you?';
 export const messages = [{ role: 'user', content: question }];
+
+// task has the model call the tool.
+export const agentModel = AGENT_MODEL;
+export const task = 'Write the line hello to the file greeting.txt and say so.';
+export const taskMessages = [{ role: 'user', content: task }];
+export const tool = {
+  name: 'write_file',
+  description: 'writes a file',
+  parameters: { type: 'object', properties: { path: { type: 'string' }, content: { type: 'string' } }, required: ['path', 'content'] },
+};
 
 // each gathers what an asynchronous iterable yields.
 export async function each(iterable) {
@@ -78,6 +88,17 @@ export function endings(name, stream, { empty = false, failure = /waited too lon
     const [said, all] = [heard, plain].map(({ pieces }) => pieces.join(''));
     assert.ok(said && said !== all && all.startsWith(said), `said ${said}`);
     assert.match(String(heard.error), cut);
+  });
+}
+
+// calls hears a tool called, without heartbeats and with them. The function returns, of
+// foreman's address, what is called with what, [[name, arguments]], and the text before it.
+export function calls(name, ask) {
+  test(`${name}: a tool`, limit, async () => {
+    const plain = await ask(SLOW_URL);
+    assert.deepEqual(plain.calls, [[tool.name, { path: 'greeting.txt', content: 'hello\n' }]]);
+    assert.notEqual(plain.text, '');
+    assert.deepEqual(await ask(ANSWER_URL), plain);
   });
 }
 

@@ -31,7 +31,7 @@ async function cline(url) {
 const whole = (chunks) => {
   const text = chunks.map((chunk) => chunk.message.content).filter((word) => word);
   assert.equal(text.length, chunks.at(-1).eval_count);
-  assert.ok(chunks.filter((chunk) => chunk.queue).length >= 10, 'few heartbeats');
+  assert.ok(chunks.length - text.length > 10, 'few heartbeats');
   assert.ok(chunks.at(-1).done);
 };
 

@@ -1,6 +1,6 @@
 // Ollama's own JavaScript client.
 import { Ollama } from 'ollama';
-import { chatModel, endings, messages, question } from './lab.js';
+import { agentModel, calls, chatModel, endings, messages, question, taskMessages, tool } from './lab.js';
 
 endings('ollama chat', async function* (host) {
   const stream = await new Ollama({ host }).chat({ model: chatModel, messages, stream: true });
@@ -11,3 +11,14 @@ endings('ollama generate', async function* (host) {
   const stream = await new Ollama({ host }).generate({ model: chatModel, prompt: question, stream: true });
   for await (const chunk of stream) yield chunk.response;
 }, { empty: true, cut: /terminated/ });
+
+calls('ollama chat', async (host) => {
+  const tools = [{ type: 'function', function: tool }];
+  const stream = await new Ollama({ host }).chat({ model: agentModel, messages: taskMessages, tools, stream: true });
+  const said = { text: '', calls: [] };
+  for await (const { message } of stream) {
+    said.text += message.content;
+    for (const { function: f } of message.tool_calls ?? []) said.calls.push([f.name, f.arguments]);
+  }
+  return said;
+});

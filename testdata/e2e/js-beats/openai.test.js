@@ -1,7 +1,7 @@
 // OpenAI's own JavaScript client.
 import assert from 'node:assert/strict';
 import OpenAI from 'openai';
-import { chatModel, endings, messages, question } from './lab.js';
+import { agentModel, calls, chatModel, endings, messages, question, task, taskMessages, tool } from './lab.js';
 
 const connect = (url) => new OpenAI({ baseURL: `${url}/v1`, apiKey: 'any', maxRetries: 0 });
 
@@ -27,3 +27,36 @@ endings('openai responses', async function* (url) {
   const stream = await connect(url).responses.create({ model: chatModel, input: question, stream: true });
   for await (const event of stream) if (event.type === 'response.output_text.delta') yield event.delta;
 }, { cut: /terminated/ });
+
+const toolChat = { model: agentModel, messages: taskMessages, tools: [{ type: 'function', function: tool }] };
+
+calls('openai chat', async (url) => {
+  const stream = await connect(url).chat.completions.create({ ...toolChat, stream: true });
+  const said = { text: '', calls: [] };
+  for await (const { choices: [{ delta }] } of stream) {
+    said.text += delta.content ?? '';
+    for (const { function: f } of delta.tool_calls ?? []) said.calls.push([f.name, JSON.parse(f.arguments)]);
+  }
+  return said;
+});
+
+calls('openai chat, .stream()', async (url) => {
+  const whole = await connect(url).chat.completions.stream(toolChat).finalChatCompletion();
+  const { content, tool_calls } = whole.choices[0].message;
+  return { text: content, calls: tool_calls.map(({ function: f }) => [f.name, JSON.parse(f.arguments)]) };
+});
+
+calls('openai responses', async (url) => {
+  const stream = await connect(url).responses.create({
+    model: agentModel, input: task, tools: [{ type: 'function', strict: false, ...tool }], stream: true,
+  });
+  const said = { text: '', calls: [] };
+  for await (const event of stream) {
+    if (event.type === 'response.output_text.delta') said.text += event.delta;
+    if (event.type !== 'response.completed') continue;
+    for (const item of event.response.output) {
+      if (item.type === 'function_call') said.calls.push([item.name, JSON.parse(item.arguments)]);
+    }
+  }
+  return said;
+});

@@ -71,6 +71,7 @@ func BuildOllama(ctx context.Context, dir string) (binary string, err error) {
 type Pace struct {
 	Load   time.Duration // to load a model
 	Prompt time.Duration // to read a prompt
+	Pause  time.Duration // before the last word of an answer
 	Rate   float64       // words per second; 0: as fast as it can
 }
 
@@ -79,6 +80,7 @@ func (p Pace) Env() []string {
 	return []string{
 		"STANDIN_LOAD=" + p.Load.String(),
 		"STANDIN_PROMPT=" + p.Prompt.String(),
+		"STANDIN_PAUSE=" + p.Pause.String(),
 		"STANDIN_RATE=" + strconv.FormatFloat(p.Rate, 'f', -1, 64),
 	}
 }

@@ -9,6 +9,7 @@
 //	STANDIN_LOAD=2s    how long it loads its model
 //	STANDIN_PROMPT=1s  how long it reads a prompt before the first word
 //	STANDIN_RATE=20    words per second; 0: as fast as it can
+//	STANDIN_PAUSE=1s   how long it is silent before the last word of an answer
 //	STANDIN_CRASH=5    it exits instead of the fifth word of an answer
 package main
 
@@ -116,8 +117,9 @@ func checkModel(path string) (int64, error) {
 // A pace says how long everything takes.
 type pace struct {
 	load, prompt time.Duration
-	rate         float64 // words per second; 0: no limit
-	crash        int     // the word that is not said any more; 0: none
+	pause        time.Duration // before the last word
+	rate         float64       // words per second; 0: no limit
+	crash        int           // the word that is not said any more; 0: none
 }
 
 func readPace(getenv func(string) string) (p pace, err error) {
@@ -130,6 +132,7 @@ func readPace(getenv func(string) string) (p pace, err error) {
 	}
 	duration("STANDIN_LOAD", &p.load)
 	duration("STANDIN_PROMPT", &p.prompt)
+	duration("STANDIN_PAUSE", &p.pause)
 	if text := getenv("STANDIN_RATE"); text != "" && err == nil {
 		if p.rate, err = strconv.ParseFloat(text, 64); err != nil || p.rate < 0 {
 			err = fmt.Errorf("STANDIN_RATE: %q is no number of words per second", text)

@@ -192,22 +192,29 @@ func (s *server) say(w http.ResponseWriter, r *http.Request, p prompt, limit *in
 	}
 	first := time.Now()
 	said := 0
-	for text := range words {
+	next := func(text string, pause time.Duration) bool {
 		if said+1 == s.pace.crash {
 			os.Exit(1)
 		}
+		due := first.Add(pause)
 		if s.pace.rate > 0 {
-			due := time.Duration(float64(said) / s.pace.rate * float64(time.Second))
-			if sleepUntil(r.Context(), first.Add(due)) != nil {
-				return
-			}
-		} else if r.Context().Err() != nil {
-			return
+			due = due.Add(time.Duration(float64(said) / s.pace.rate * float64(time.Second)))
 		}
-		if !send(word(text)) {
-			return
+		if sleepUntil(r.Context(), due) != nil || !send(word(text)) {
+			return false
 		}
 		said++
+		return true
+	}
+	last := ""
+	for text := range words {
+		if last != "" && !next(last, 0) {
+			return
+		}
+		last = text
+	}
+	if !next(last, s.pace.pause) {
+		return
 	}
 	send(end(whole, timings{
 		PromptN: p.tokens, PromptMS: milliseconds(first.Sub(started)),
