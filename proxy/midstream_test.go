@@ -250,7 +250,7 @@ func TestHeartbeatInMidStreamThatIsNotTaken(t *testing.T) {
 		if chat.ctx.Err() != nil {
 			t.Error("the chat ended too soon")
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		chat.gone()
 		f.expectIdle(t)
 		if row := latest(f)[0]; row.Revoked != revokedStalled || !row.Cut {
