@@ -147,11 +147,11 @@ var variables = []variable{
 			return ok && c.MaxBody >= 1<<10
 		},
 	}, {
-		name: "FOREMAN_STALL_TIMEOUT", fallback: "10m", meaning: "longest silence in a chat's answer that has begun, of an Ollama host that answers polls; then it is cut",
+		name: "FOREMAN_STALL_TIMEOUT", fallback: "10m", meaning: "longest silence within an answer of an Ollama host that answers polls; then it is cut",
 		expected: "a duration of at least 1s, such as 10m",
 		set:      duration(time.Second, func(c *Config) *time.Duration { return &c.StallTimeout }),
 	}, {
-		name: "FOREMAN_MAX_TURN", fallback: "1h", meaning: "longest turn of a chat; then 504, or an error that ends the answer if it has begun; 0: as long as it takes",
+		name: "FOREMAN_MAX_TURN", fallback: "1h", meaning: "longest turn of a chat; then 504, or an error in its stream; 0: as long as it takes",
 		expected: "a duration of at least 1s, such as 1h, or 0",
 		set: func(c *Config, s string) bool {
 			return duration(0, func(c *Config) *time.Duration { return &c.MaxTurn })(c, s) && (c.MaxTurn == 0 || c.MaxTurn >= time.Second)

@@ -35,6 +35,7 @@ import (
 type front struct {
 	program string // nginx or haproxy; empty: Caddy, built from source
 	file    string // in testdata's front
+	path    string // that it has before foreman's own; empty: none
 	// config returns a whole configuration: the lines of the file, with foreman's address,
 	// and what any site has around them. The certificate is in foreman.pem, in the
 	// configuration's directory.
@@ -61,20 +62,8 @@ var fronts = map[string]front{
 		args:  func(file string) []string { return []string{"-e", "stderr", "-p", filepath.Dir(file), "-c", file} },
 		root:  "foreman.pem",
 	},
-	"caddy": {
-		file: "Caddyfile",
-		config: func(lines, addr, dir string) string { // the certificates are its own
-			return fmt.Sprintf("{\nadmin off\ndefault_bind 127.0.0.1\nhttps_port %s\nlocal_certs\nskip_install_trust\nauto_https disable_redirects\nservers {\nprotocols h1 h2\n}\n}\n%s",
-				addr[strings.LastIndexByte(addr, ':')+1:], lines)
-		},
-		hurry: func(config string) string { // it has no limit of its own
-			at := strings.LastIndex(config, "\n}")
-			return config[:at] + " {\ntransport http {\nread_timeout 3s\nresponse_header_timeout 3s\n}\n}" + config[at:]
-		},
-		plain: strings.NewReplacer("https_port", "http_port", frontName+" {", "http://"+frontName+" {").Replace,
-		args:  func(file string) []string { return []string{"run", "--adapter", "caddyfile", "--config", file} },
-		root:  "caddy/pki/authorities/local/root.crt",
-	},
+	"caddy":             caddy("Caddyfile", ""),
+	"caddy with a path": caddy("Caddyfile.path", "/ollama"),
 	"haproxy": {
 		program: "haproxy", file: "haproxy.cfg",
 		config: func(lines, addr, dir string) string {
@@ -90,9 +79,26 @@ var fronts = map[string]front{
 	},
 }
 
+// caddy returns a Caddy with the lines of a file, which have foreman under a path.
+func caddy(file, path string) front {
+	return front{
+		file: file, path: path,
+		config: func(lines, addr, dir string) string { // the certificates are its own
+			return fmt.Sprintf("{\nadmin off\ndefault_bind 127.0.0.1\nhttps_port %s\nlocal_certs\nskip_install_trust\nauto_https disable_redirects\nservers {\nprotocols h1 h2\n}\n}\n%s",
+				addr[strings.LastIndexByte(addr, ':')+1:], lines)
+		},
+		hurry: func(config string) string { // it has no limit of its own
+			return regexp.MustCompile(`reverse_proxy \S+`).ReplaceAllString(config, "$0 {\ntransport http {\nread_timeout 3s\nresponse_header_timeout 3s\n}\n}")
+		},
+		plain: strings.NewReplacer("https_port", "http_port", frontName+" {", "http://"+frontName+" {").Replace,
+		args:  func(file string) []string { return []string{"run", "--adapter", "caddyfile", "--config", file} },
+		root:  "caddy/pki/authorities/local/root.crt",
+	}
+}
+
 // A site is a front that runs.
 type site struct {
-	URL  string         // has its name
+	URL  string         // has its name, and the path
 	addr string         // where it is
 	root *x509.CertPool // that its certificate is signed by
 }
@@ -102,7 +108,7 @@ func (f front) start(t *testing.T, foreman string, change func(config string) st
 	t.Helper()
 	proxy, dir := f.startProxy(t, foreman, change)
 	addr := strings.TrimPrefix(proxy.URL, "http://")
-	s := &site{URL: "https://" + frontName, addr: addr, root: x509.NewCertPool()}
+	s := &site{URL: "https://" + frontName + f.path, addr: addr, root: x509.NewCertPool()}
 	eventually(t, func() error { // Caddy makes its certificates when it runs
 		root, err := os.ReadFile(filepath.Join(dir, f.root))
 		if err != nil {
@@ -370,7 +376,7 @@ func TestFrontStops(t *testing.T) {
 			t.Cleanup(s.release)
 			proxy, _ := front.startProxy(t, s.URL, front.plain)
 			running := s.chat(t)
-			navigate(t, s.tab, strings.Replace(proxy.URL, "127.0.0.1", "anybody:sesame-ann@"+frontName, 1)+"/status")
+			navigate(t, s.tab, strings.Replace(proxy.URL, "127.0.0.1", "anybody:sesame-ann@"+frontName, 1)+front.path+"/status")
 			byMouse(t, s.tab, running)
 			running.expectStopped(t)
 		})

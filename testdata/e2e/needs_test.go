@@ -18,7 +18,7 @@ import (
 var others = []string{
 	"TestBenchShort", "TestBenchEnds", // what measures, and HAProxy beside it
 	"TestCompose", "TestKubernetes.*", // their validation: 750 MB in Go's caches
-	"TestFront", "TestFrontBrowser", "TestFrontPassesWordByWord", // nginx, Caddy, HAProxy
+	"TestFailover", "TestFront", "TestFrontBrowser", "TestFrontPassesWordByWord", // nginx, Caddy, HAProxy
 	"TestHosts.*",       // two hosts behind HAProxy
 	"TestImage",         // buildah
 	"TestPromQL",        // Prometheus
