@@ -54,24 +54,12 @@ type Inventory struct {
 	interval time.Duration
 	log      *slog.Logger
 	keep     []string
-	early    chan struct{}  // holds one token while a poll is requested before its time
-	heads    sync.WaitGroup // HEAD / that are under way
-	lacking  bool           // the last poll could not be made; Run alone uses it
+	beside   sync.WaitGroup // what runs beside the polls
 
 	mu      sync.Mutex // guards what follows
 	state   State
-	changed chan struct{} // closed, and replaced, when state.Seq grows
-	next    *poll         // that begins next
-	begun   time.Time     // when the last poll began
+	changed chan struct{} // closed, and replaced, when the state changes
 }
-
-// A poll is one reading of the models.
-type poll struct {
-	done chan struct{} // closed when the poll has ended
-	err  error         // why foreman could not poll; set before done is closed
-}
-
-func newPoll() *poll { return &poll{done: make(chan struct{})} }
 
 // New returns an inventory that will poll source every interval, and sooner
 // while degraded. The paths in keep are read after a good poll as well, to be
@@ -82,10 +70,8 @@ func New(source source, interval time.Duration, log *slog.Logger, keep ...string
 		interval: interval,
 		log:      log,
 		keep:     keep,
-		early:    make(chan struct{}, 1),
 		state:    State{Reason: Starting, Since: time.Now(), err: errors.New("not polled yet")},
 		changed:  make(chan struct{}),
-		next:     newPoll(),
 	}
 }
 
@@ -96,16 +82,31 @@ func (inv *Inventory) State() State {
 	return inv.state
 }
 
-// Next waits until State().Seq is greater than seen, and returns the state at that
-// time: the latest, whatever lay between. A change is a poll that failed, a target that is
-// found alive again before a poll has ended or, after a good poll, the end of the attempt
-// to read the resident models. The error is the cause of ctx, if that ended first.
-func (inv *Inventory) Next(ctx context.Context, seen uint64) (State, error) {
+// change changes the state, tells the log, and wakes all who wait for a change.
+func (inv *Inventory) change(change func(s *State)) {
+	inv.mu.Lock()
+	before := inv.state
+	change(&inv.state)
+	after := inv.state
+	inv.wakeLocked()
+	inv.mu.Unlock()
+	inv.logChange(before, after)
+}
+
+// wakeLocked has all who wait in until look at the state.
+func (inv *Inventory) wakeLocked() {
+	close(inv.changed)
+	inv.changed = make(chan struct{})
+}
+
+// until waits for a state that will do, and returns it. The error is the cause of ctx, if
+// that ended first.
+func (inv *Inventory) until(ctx context.Context, willDo func(State) bool) (State, error) {
 	for {
 		inv.mu.Lock()
 		state, changed := inv.state, inv.changed
 		inv.mu.Unlock()
-		if state.Seq > seen {
+		if willDo(state) {
 			return state, nil
 		}
 		select {
@@ -116,15 +117,23 @@ func (inv *Inventory) Next(ctx context.Context, seen uint64) (State, error) {
 	}
 }
 
+// Next waits until State().Seq is greater than seen, and returns the state at that
+// time: the latest, whatever lay between. A change is a poll that failed, a target that is
+// found alive again before a poll has ended or, after a good poll, the end of the attempt
+// to read the resident models. The error is the cause of ctx, if that ended first.
+func (inv *Inventory) Next(ctx context.Context, seen uint64) (State, error) {
+	return inv.until(ctx, func(s State) bool { return s.Seq > seen })
+}
+
 // Check reports whether the target can be asked for a model, spelt in any way that
 // Ollama accepts, and returns the model: it can if it lists the model and was not
 // found unreachable. Before Check says no it polls once, in common with everybody who
 // asks at that moment.
 //
 // The error is ErrNotFound, or ErrCloud, if the target answers and lacks the model; it
-// wraps target.ErrUnreachable if the target does not answer, and ErrDegraded, with the cause, if
-// it answers but its models cannot be read and the model was never seen; or it is
-// the cause of ctx.
+// wraps target.ErrUnreachable if the target does not answer, target.ErrLocal if foreman
+// could not poll, and ErrDegraded, with the cause, if the target answers but its models
+// cannot be read and the model was never seen; or it is the cause of ctx.
 func (inv *Inventory) Check(ctx context.Context, asked string) (Model, error) {
 	_, cloud, ok := reference(asked)
 	notFound := ErrNotFound
@@ -134,21 +143,12 @@ func (inv *Inventory) Check(ctx context.Context, asked string) (Model, error) {
 	if !ok {
 		return Model{}, notFound // no target can hold it: not worth a poll
 	}
-	state := inv.State()
-	if !state.Holds(asked) || state.Reason == Unreachable {
-		poll := inv.request()
-		if err := inv.await(ctx, poll, State.reachable); err != nil {
-			return Model{}, err
-		}
-		if inv.State().Reason != Unreachable {
-			if err := inv.await(ctx, poll, func(s State) bool { return s.Holds(asked) }); err != nil {
-				return Model{}, err
-			}
-		}
-		state = inv.State()
+	state, err := inv.ask(ctx, func(s State) bool { return s.reachable() && s.Holds(asked) })
+	if err != nil {
+		return Model{}, err
 	}
 	switch model, ok := state.models.find(asked); {
-	case state.Reason == Unreachable:
+	case !state.reachable():
 		return Model{}, fmt.Errorf("last poll: %w", state.err)
 	case ok:
 		return model, nil
@@ -160,39 +160,14 @@ func (inv *Inventory) Check(ctx context.Context, asked string) (Model, error) {
 }
 
 // Reachable reports whether the target can be asked for anything: nil if it was
-// not found unreachable. Before it says no it polls once, as Check does. The error
-// wraps target.ErrUnreachable, or is the cause of ctx.
+// not found unreachable. Before it says no it polls once, as Check does, and its errors
+// are of those of Check.
 func (inv *Inventory) Reachable(ctx context.Context) error {
-	if inv.State().Reason != Unreachable {
-		return nil
+	state, err := inv.ask(ctx, State.reachable)
+	if err == nil && !state.reachable() {
+		err = fmt.Errorf("last poll: %w", state.err)
 	}
-	if err := inv.await(ctx, inv.request(), State.reachable); err != nil {
-		return err
-	}
-	if state := inv.State(); state.Reason == Unreachable {
-		return fmt.Errorf("last poll: %w", state.err)
-	}
-	return nil
-}
-
-// Refresh requests a poll at once, because a request could not reach the target
-// or the target's models were changed. It does not wait for it. While the target
-// is known to be unreachable the ordinary polls are frequent enough.
-func (inv *Inventory) Refresh() {
-	if inv.State().Reason != Unreachable {
-		inv.request()
-	}
-}
-
-// Suspect requests a poll, as Refresh does, of a target that is silent, unless one
-// began in the last 5 s: many requests may find it silent.
-func (inv *Inventory) Suspect() {
-	inv.mu.Lock()
-	recent := time.Since(inv.begun) < degradedInterval
-	inv.mu.Unlock()
-	if !recent {
-		inv.Refresh()
-	}
+	return err
 }
 
 // Repoll requests a poll and waits for its end: of one that begins after this call, so
@@ -200,90 +175,69 @@ func (inv *Inventory) Suspect() {
 // way share the next one. The error is the cause of ctx, if that ended first, or why
 // foreman could not poll.
 func (inv *Inventory) Repoll(ctx context.Context) error {
-	return inv.await(ctx, inv.request(), func(State) bool { return false })
+	_, err := inv.ask(ctx, func(State) bool { return false })
+	return err
 }
 
-// await waits until the poll has ended, or the state is good enough: the poll before it
-// may be under way, and take long. The error is the cause of ctx, if that ended first, or
-// why foreman could not poll.
-func (inv *Inventory) await(ctx context.Context, poll *poll, enough func(State) bool) error {
-	for {
-		inv.mu.Lock()
-		state, changed := inv.state, inv.changed
-		inv.mu.Unlock()
-		if enough(state) {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-poll.done:
-			return poll.err
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+// ask returns the state if that will do. Else it requests a poll, and waits until that has
+// ended or the state will do: the poll before it may be under way, and take long. The
+// error is the cause of ctx, if that ended first, or why foreman could not poll.
+func (inv *Inventory) ask(ctx context.Context, willDo func(State) bool) (State, error) {
+	if state := inv.State(); willDo(state) {
+		return state, nil
 	}
+	poll := inv.request()
+	state, err := inv.until(ctx, func(s State) bool { return willDo(s) || s.ended >= poll })
+	if err == nil && !willDo(state) {
+		err = state.local
+	}
+	return state, err
 }
 
-// request requests a poll, and returns it.
-func (inv *Inventory) request() *poll {
+// request requests the poll after the one that is under way or was the last, and returns
+// its number.
+func (inv *Inventory) request() (poll int) {
 	inv.mu.Lock()
-	poll := inv.next // before the token is there: it may be taken at once
-	inv.mu.Unlock()
-	select {
-	case inv.early <- struct{}{}:
-	default: // already requested
+	defer inv.mu.Unlock()
+	if inv.state.requested <= inv.state.begun {
+		inv.state.requested = inv.state.begun + 1
+		inv.wakeLocked()
 	}
-	return poll
+	return inv.state.requested
+}
+
+// Refresh requests a poll at once, because a request could not reach the target
+// or the target's models were changed. It does not wait for it. While the target
+// is known to be unreachable the ordinary polls are frequent enough.
+func (inv *Inventory) Refresh() {
+	if inv.State().reachable() {
+		inv.request()
+	}
+}
+
+// Suspect requests a poll, as Refresh does, of a target that is silent, unless one
+// began in the last 5 s: many requests may find it silent.
+func (inv *Inventory) Suspect() {
+	if time.Since(inv.State().beganAt) >= degradedInterval {
+		inv.Refresh()
+	}
 }
 
 // Run polls until ctx ends.
 func (inv *Inventory) Run(ctx context.Context) {
-	// Nobody waits for what is read after a poll, so the polls must not either.
-	good := make(chan bool, 1) // holds a token after a good poll; true: read the kept paths as well
-	var reader sync.WaitGroup
-	reader.Go(func() { inv.readAfterPolls(ctx, good) })
-	inv.runPolls(ctx, good)
-	reader.Wait()
-	inv.heads.Wait()
-}
-
-// runPolls polls until ctx ends, and puts a token into good after each good poll.
-func (inv *Inventory) runPolls(ctx context.Context, good chan bool) {
-	var began time.Time // when the last poll did
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+	defer inv.beside.Wait()
+	inv.beside.Go(func() { inv.readAfterPolls(ctx) })
 	for {
-		ordinary := true
-		select {
-		case <-timer.C:
-		case <-inv.early:
-			ordinary = false
-			if !pause(ctx, minInterval-time.Since(began)) {
-				return
-			}
-		case <-ctx.Done():
+		due, cancel := context.WithDeadline(ctx, inv.State().NextPoll)
+		state, err := inv.until(due, func(s State) bool { return s.requested > s.begun })
+		cancel()
+		if err == nil { // requested
+			pause(ctx, minInterval-time.Since(state.beganAt))
+		}
+		if ctx.Err() != nil {
 			return
 		}
-		began = time.Now()
-		interval := inv.interval
-		if inv.poll(ctx) {
-			if inv.State().Slow {
-				interval += time.Since(began) // or it would never have done
-			}
-			keep := ordinary
-			select {
-			case before := <-good: // not taken yet
-				keep = keep || before
-			default:
-			}
-			good <- keep
-		} else {
-			interval = min(interval, degradedInterval)
-		}
-		timer.Reset(interval - time.Since(began))
-		inv.mu.Lock()
-		inv.state.NextPoll = began.Add(interval)
-		inv.mu.Unlock()
+		inv.poll(ctx)
 	}
 }
 
@@ -297,159 +251,106 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// poll reads the models of the source once, changes the state accordingly and
-// reports whether the poll was good.
-func (inv *Inventory) poll(ctx context.Context) bool {
-	began := time.Now()
-	inv.mu.Lock()
-	poll := inv.next
-	inv.next, inv.begun = newPoll(), began
-	inv.mu.Unlock()
-
+// poll reads the models of the source once and changes the state accordingly.
+func (inv *Inventory) poll(ctx context.Context) {
+	inv.change(func(s *State) {
+		s.begun++
+		s.beganAt = time.Now()
+	})
 	reading, giveUp := context.WithCancelCause(ctx)
-	asked := began // of what the target has not answered
-	var beside sync.WaitGroup
-	beside.Go(func() { asked = inv.watch(ctx, reading, giveUp) })
+	inv.beside.Go(func() { inv.watch(ctx, reading, giveUp) })
 	tags, err := inv.source.Read(reading, "/api/tags")
 	giveUp(nil)
-	beside.Wait()
 	var held models
 	if err == nil {
 		held, err = readModels(tags)
 	}
-	if err != nil && inv.isCircle(ctx, err) {
+	if reasonFor(err) == BadAnswer && inv.isCircle(ctx) {
 		err = fmt.Errorf("GET /api/version: %w", target.ErrLoop)
 	}
 	if ctx.Err() != nil {
-		return false // foreman is stopping: that says nothing of the target, and nothing to those who wait
+		return // foreman is stopping: that says nothing of the target, and nothing to those who wait
 	}
-	defer close(poll.done)
-	if errors.Is(err, target.ErrLocal) {
-		if poll.err = err; !inv.lacking {
-			inv.log.Warn("not polled", "err", err)
+	inv.change(func(s *State) {
+		s.endPoll(err)
+		interval := min(inv.interval, degradedInterval)
+		if err == nil {
+			s.Tags, s.models, s.LastPoll = tags, held, time.Now()
+			interval = inv.interval
 		}
-		inv.lacking = true
-		return false
-	}
-	inv.lacking = false
-
-	inv.mu.Lock()
-	before := inv.state
-	after := before.after(err, time.Since(began) >= pollTimeout, asked)
-	if err == nil {
-		after.Tags, after.models, after.LastPoll = tags, held, time.Now()
-	}
-	inv.state = after
-	if err != nil {
-		inv.tellLocked()
-	}
-	inv.mu.Unlock()
-	inv.logChange(before, after, err)
-	return err == nil
+		if s.Slow {
+			interval += time.Since(s.beganAt) // or it would never have done
+		}
+		s.NextPoll = s.beganAt.Add(interval)
+	})
 }
 
-// isCircle reports whether a poll was answered with err because the target is a foreman
-// whose target is this one. Each answers polls from what it has read itself, which is
-// nothing, and passes this.
-func (inv *Inventory) isCircle(ctx context.Context, err error) bool {
-	for _, other := range []error{target.ErrUnreachable, target.ErrUnauthorized, target.ErrLocal, errLate} {
-		if errors.Is(err, other) {
-			return false
-		}
-	}
+// isCircle reports whether the target, which has given a bad answer to a poll, is a
+// foreman whose target is this one. Each answers polls from what it has read itself, which
+// is nothing, and passes this.
+func (inv *Inventory) isCircle(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
-	_, err = inv.source.Read(ctx, "/api/version")
+	_, err := inv.source.Read(ctx, "/api/version")
 	return errors.Is(err, target.ErrLoop)
 }
 
-// watch asks HEAD / beside a poll that takes long: one that is answered late is of a
-// slow target, which may take its time. It gives the poll up when that time is over or
-// nothing is answered, and returns when reading has ended. Asked is when that was asked
-// which the target has not answered.
-func (inv *Inventory) watch(ctx, reading context.Context, giveUp context.CancelCauseFunc) (asked time.Time) {
-	asked = time.Now()
-	end := asked.Add(slowTimeout)
-	after := pollTimeout
-	if inv.State().Reason == Unreachable {
-		after = time.Second // requests wait to hear if it is back
+// watch asks HEAD / beside a poll that takes long, until reading has ended: one that is
+// answered late is of a slow target, which may take its time. It gives the poll up when
+// that time is over or HEAD / is not answered either.
+func (inv *Inventory) watch(ctx, reading context.Context, giveUp context.CancelCauseFunc) {
+	began, patience := time.Now(), pollTimeout
+	if !inv.State().reachable() {
+		patience = time.Second // requests wait to hear if it is back
 	}
-	for pause(reading, after) {
-		if time.Now().After(end) {
-			giveUp(errLate)
-			break
-		}
-		now := time.Now()
-		err := inv.head(ctx, reading)
-		if reading.Err() != nil {
-			break
-		}
-		if err != nil {
-			giveUp(fmt.Errorf("no answer, nor to %w", err))
-			break
-		}
-		asked = now
-		inv.mu.Lock()
-		before := inv.state
-		inv.state = before.alive()
-		if inv.state.Reason != before.Reason {
-			inv.tellLocked()
-		}
-		after := inv.state
-		inv.mu.Unlock()
-		inv.logChange(before, after, errLate)
-	}
-	return asked
-}
-
-// head asks the source if it is alive, for 4 s or until enough ends. An answer that comes
-// later is a sign of life nevertheless.
-func (inv *Inventory) head(ctx, enough context.Context) error {
-	answer := make(chan error, 1)
-	inv.heads.Go(func() {
-		limited, cancel := context.WithTimeout(ctx, slowTimeout)
-		defer cancel()
-		err := inv.source.Alive(limited)
-		if err == nil {
-			inv.mu.Lock()
-			inv.state.unanswered, inv.state.unconnected = time.Time{}, 0
-			inv.mu.Unlock()
-		}
-		answer <- err
-	})
-	select {
-	case err := <-answer:
-		return err
-	case <-time.After(pollTimeout):
-		return fmt.Errorf("HEAD /: %w: no answer within %v", target.ErrUnreachable, pollTimeout)
-	case <-enough.Done():
-		return nil
-	}
-}
-
-// tellLocked lets Next return the state.
-func (inv *Inventory) tellLocked() {
-	inv.state.Seq++
-	close(inv.changed)
-	inv.changed = make(chan struct{})
-}
-
-// readAfterPolls reads, for each token in good, what is of use after a good poll,
-// until ctx ends.
-func (inv *Inventory) readAfterPolls(ctx context.Context, good <-chan bool) {
-	for {
+	for pause(reading, patience) && time.Since(began) < slowTimeout {
+		answered := make(chan error, 1)
+		inv.beside.Go(func() { answered <- inv.head(ctx, reading) })
 		select {
-		case keep := <-good:
-			state := inv.State()
-			if state.Degraded() {
-				continue // since the token came; the next good poll brings another
+		case err := <-answered:
+			if err != nil {
+				giveUp(fmt.Errorf("no answer, nor to %w", err))
 			}
-			inv.readResident(ctx, state.Since)
-			if keep {
-				inv.readKept(ctx)
+		case <-time.After(pollTimeout):
+			giveUp(fmt.Errorf("no answer, nor to HEAD /: %w: no answer within %v", target.ErrUnreachable, pollTimeout))
+		case <-reading.Done():
+		}
+	}
+	giveUp(errLate)
+}
+
+// head asks the source if it is alive, while a poll is read. An answer that comes later
+// than that is a sign of life nevertheless.
+func (inv *Inventory) head(ctx, reading context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, slowTimeout)
+	defer cancel()
+	err := inv.source.Alive(limited)
+	if err == nil {
+		inv.change(func(s *State) {
+			s.answered()
+			if reading.Err() == nil { // or what the poll has found stands, or is about to
+				s.becomeSlow()
 			}
-		case <-ctx.Done():
+		})
+	}
+	return err
+}
+
+// readAfterPolls reads what is of use after a good poll, until ctx ends. Nobody waits for
+// that, so the polls must not either.
+func (inv *Inventory) readAfterPolls(ctx context.Context) {
+	var after uint64   // how many good polls the last reading was
+	var kept time.Time // when the kept paths were read
+	for {
+		state, err := inv.until(ctx, func(s State) bool { return s.Polls.OK > after && !s.Degraded() })
+		if err != nil {
 			return
+		}
+		after = state.Polls.OK
+		inv.readResident(ctx, state.Since)
+		if time.Since(kept) >= inv.interval/2 { // polls before their time may be many
+			kept = time.Now()
+			inv.readKept(ctx)
 		}
 	}
 }
@@ -473,22 +374,17 @@ func (inv *Inventory) readResident(ctx context.Context, since time.Time) {
 	} else {
 		inv.log.Debug("resident models not read", "err", err)
 	}
-
-	inv.mu.Lock()
-	defer inv.mu.Unlock()
-	if !inv.state.Since.Equal(since) {
-		return // an outage began meanwhile; after it they are read anew
-	}
-	inv.state.Resident, inv.state.ResidentRead = resident, read
-	inv.tellLocked()
+	inv.change(func(s *State) {
+		if s.Since.Equal(since) { // else an outage began meanwhile; after it they are read anew
+			s.Resident, s.ResidentRead = resident, read
+			s.Seq++
+		}
+	})
 }
 
 // readKept reads the kept paths. What cannot be read now, and older versions of
 // Ollama lack some, stays as it was.
 func (inv *Inventory) readKept(ctx context.Context) {
-	if len(inv.keep) == 0 {
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
 	kept := make(map[string]Answer)
@@ -498,17 +394,15 @@ func (inv *Inventory) readKept(ctx context.Context) {
 			kept[path] = Answer{body, time.Now()}
 		}
 	}
-	inv.mu.Lock()
-	defer inv.mu.Unlock()
-	inv.state.Kept = kept
+	inv.change(func(s *State) { s.Kept = kept })
 }
 
-// logChange writes one record when the reason to be degraded changes.
-func (inv *Inventory) logChange(before, after State, err error) {
+// logChange writes a record of what has changed for those who run foreman.
+func (inv *Inventory) logChange(before, after State) {
 	switch {
 	case before.Reason == after.Reason && errors.Is(before.err, target.ErrLoop) == errors.Is(after.err, target.ErrLoop):
 	case after.Degraded():
-		inv.log.Warn("target degraded", "reason", after.Reason, "err", err, "models_kept", after.Len())
+		inv.log.Warn("target degraded", "reason", after.Reason, "err", after.err, "models_kept", after.Len())
 	case before.Reason == Starting:
 		inv.log.Info("target ready", "models", after.Len())
 	default:
@@ -520,5 +414,8 @@ func (inv *Inventory) logChange(before, after State, err error) {
 		inv.log.Warn("target slow to tell its models", "models_kept", after.Len())
 	case !after.Degraded():
 		inv.log.Info("target slow no more")
+	}
+	if before.local == nil && after.local != nil {
+		inv.log.Warn("not polled", "err", after.local)
 	}
 }

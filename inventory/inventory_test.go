@@ -350,6 +350,24 @@ func TestLateAnswersAreSignsOfLife(t *testing.T) {
 	})
 }
 
+// A target that falls asleep while it is slow was heard until then.
+func TestSlowAndThenSilent(t *testing.T) {
+	inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
+		b.hang("/api/tags")
+		b.answer("/", 0, "", nil)
+		sleep(60 * second)
+		b.hang("/")
+		sleep(37 * second)
+		if state := b.State(); state.Reason != Unreachable || state.Asleep() {
+			t.Errorf("reason %q, asleep %t after 37 s; want %q and not asleep yet", state.Reason, state.Asleep(), Unreachable)
+		}
+		sleep(10 * second)
+		if !b.State().Asleep() {
+			t.Error("not asleep after 47 s")
+		}
+	})
+}
+
 // What foreman itself has not got says nothing of the target, and is no answer to who asks
 // for another model.
 func TestPollsThatForemanCannotMake(t *testing.T) {

@@ -1,7 +1,6 @@
 package inventory
 
 import (
-	"cmp"
 	"errors"
 	"net"
 	"slices"
@@ -39,9 +38,14 @@ type State struct {
 
 	models      models
 	err         error     // of the last poll
+	local       error     // why foreman could not make the last poll; nil: it could
 	unanswered  time.Time // since when nothing that the target was asked was answered; zero: the last was
 	unconnected int       // polls in a row that could not connect; those within 4 s of each other count once
 	counted     time.Time // when unconnected last grew
+
+	// Polls are numbered from 1.
+	requested, begun, ended int       // the last one that was
+	beganAt                 time.Time // when the last one began
 }
 
 // An Answer is a body that the target sent, and when it was read.
@@ -106,43 +110,74 @@ func (s State) Expires(model string) (at time.Time, resident bool) {
 	return s.Resident[i].ExpiresAt, true
 }
 
-// after returns s as a poll changes it that ended with err. It is slow if it took 4 s or
-// longer. The target has said nothing since it was asked at a time. What a good poll has
-// read is left to the caller.
-func (s State) after(err error, slow bool, asked time.Time) State {
-	unanswered, unconnected, reason := time.Time{}, 0, ""
+// reasonFor returns why a state is degraded whose last poll ended with err.
+func reasonFor(err error) string {
 	switch {
 	case err == nil:
-		s.Polls.OK++
+		return ""
 	case errors.Is(err, target.ErrUnreachable):
-		reason = Unreachable
-		s.Polls.Unreachable++
-		// If foreman itself was stopped meanwhile, the target need not have been.
-		if oldest := time.Now().Add(-2 * pollTimeout); asked.Before(oldest) {
-			asked = oldest
-		}
-		unanswered = cmp.Or(s.unanswered, asked)
-		if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
-			// Many requests at one moment cause several polls, which fail for one reason.
-			if unconnected = s.unconnected; unconnected == 0 || time.Since(s.counted) >= pollTimeout {
-				unconnected, s.counted = unconnected+1, time.Now()
-			}
-		}
+		return Unreachable
 	case errors.Is(err, target.ErrUnauthorized):
-		reason = Unauthorized
-		s.Polls.Unauthorized++
+		return Unauthorized
 	default:
-		reason = BadAnswer
-		s.Polls.BadAnswer++
+		return BadAnswer
 	}
-	s.unanswered, s.unconnected, s.err = unanswered, unconnected, err
-	return s.become(reason, err == nil && slow)
 }
 
-// alive returns s as it is changed by a target that has answered HEAD / and not yet a
-// poll that began 4 s ago or longer.
-func (s State) alive() State {
-	s.unanswered, s.unconnected = time.Time{}, 0
+// endPoll notes that the poll under way has ended with err. What a good poll has read is
+// left to the caller.
+func (s *State) endPoll(err error) {
+	s.ended = s.begun
+	s.local = nil
+	if errors.Is(err, target.ErrLocal) {
+		s.local = err
+		return
+	}
+	s.err = err
+	reason := reasonFor(err)
+	s.become(reason, err == nil && time.Since(s.beganAt) >= pollTimeout)
+	if err != nil {
+		s.Seq++
+	}
+	switch reason {
+	case "":
+		s.Polls.OK++
+	case Unreachable:
+		s.Polls.Unreachable++
+	case Unauthorized:
+		s.Polls.Unauthorized++
+	case BadAnswer:
+		s.Polls.BadAnswer++
+	}
+	if reason == Unreachable {
+		s.unansweredPoll()
+	} else {
+		s.answered()
+	}
+}
+
+// unansweredPoll notes that the last poll was not answered.
+func (s *State) unansweredPoll() {
+	now := time.Now()
+	if s.unanswered.IsZero() {
+		// If HEAD / was answered meanwhile, that was in the time of one HEAD / and the pause
+		// before it; and if foreman itself was stopped, the target need not have been.
+		s.unanswered = now.Add(-min(now.Sub(s.beganAt), 2*pollTimeout))
+	}
+	op, ok := errors.AsType[*net.OpError](s.err)
+	switch {
+	case !ok || op.Op != "dial":
+		s.unconnected = 0
+	case s.unconnected == 0 || now.Sub(s.counted) >= pollTimeout: // or several requests at one moment have caused several polls
+		s.unconnected, s.counted = s.unconnected+1, now
+	}
+}
+
+// answered notes that the target has answered something.
+func (s *State) answered() { s.unanswered, s.unconnected = time.Time{}, 0 }
+
+// becomeSlow notes that the target has answered HEAD / and not yet a poll that takes long.
+func (s *State) becomeSlow() {
 	reason := s.Reason
 	switch {
 	case reason == Unreachable && s.Tags == nil:
@@ -150,11 +185,14 @@ func (s State) alive() State {
 	case reason == Unreachable:
 		reason = ""
 	}
-	return s.become(reason, reason == "")
+	if reason != s.Reason {
+		s.Seq++
+	}
+	s.become(reason, reason == "")
 }
 
-// become returns s with another reason, or the same.
-func (s State) become(reason string, slow bool) State {
+// become changes the reason to be degraded, or keeps it.
+func (s *State) become(reason string, slow bool) {
 	if (reason != "") != s.Degraded() {
 		s.Since = time.Now()
 	}
@@ -162,5 +200,4 @@ func (s State) become(reason string, slow bool) State {
 	if s.Degraded() {
 		s.Resident, s.ResidentRead = nil, time.Time{}
 	}
-	return s
 }
