@@ -53,46 +53,34 @@ type Listener struct {
 	limits Limits
 	log    *slog.Logger
 
-	mu        sync.Mutex // guards what follows
-	strangers list.List  // of *conn, the oldest first
-	addresses map[netip.Prefix]*address
-	known     int       // connections, idle ones among them
-	idle      list.List // of *conn, known and without a request, the one that is so for longest first
-	warned    time.Time // when it was last said that strangers are closed
+	mu        sync.Mutex           // guards what follows
+	strangers list.List            // of *conn, the oldest first
+	byAddress map[netip.Prefix]int // strangers
+	known     int                  // connections, idle ones among them
+	idle      list.List            // of *conn, known and without a request, the one that is so for longest first
+	warned    time.Time            // when it was last said that strangers are closed
 
 	changed chan struct{} // receives when a stranger has left or may be closed
-}
-
-// An address is what one client has for itself: an address of IPv4, or the /64 out of
-// which a client of IPv6 takes its addresses.
-type address struct {
-	prefix    netip.Prefix
-	strangers int
 }
 
 // A conn is the connection of a client.
 type conn struct {
 	*net.TCPConn
 	listener *Listener
-	from     *address
-
 	raw      syscall.RawConn
-	stranger atomic.Bool // as known has it
-	waits    atomic.Bool // whoever serves it waits for bytes; only of a stranger
-	spare    atomic.Bool // see [Spare]
+	address  netip.Prefix // see addressOf
+	waits    atomic.Bool  // whoever serves it waits for bytes; only of a stranger
+	known    atomic.Bool  // changes under the listener's mu
 
-	// The listener's mu guards what follows.
-	known  bool
+	// The listener's mu guards what follows. It must not be held in Read: Close waits for that.
+	spare  bool          // see [Spare]
 	active bool          // a request is being answered
 	place  *list.Element // in strangers or idle; nil: in none
 }
 
 // Limit returns a listener on ln, of TCP, that has no more connections than limits say.
 func Limit(ln net.Listener, limits Limits, log *slog.Logger) *Listener {
-	return &Listener{
-		Listener: ln, limits: limits, log: log,
-		addresses: map[netip.Prefix]*address{}, changed: make(chan struct{}, 1),
-	}
+	return &Listener{Listener: ln, limits: limits, log: log, byAddress: map[netip.Prefix]int{}, changed: make(chan struct{}, 1)}
 }
 
 // Accept returns the next connection. If that is one stranger too many, another one is
@@ -102,12 +90,11 @@ func (l *Listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{TCPConn: accepted.(*net.TCPConn), listener: l}
+	c := &conn{TCPConn: accepted.(*net.TCPConn), listener: l, address: addressOf(accepted.RemoteAddr())}
 	if c.raw, err = c.SyscallConn(); err != nil {
 		c.Close()
 		return nil, err
 	}
-	c.stranger.Store(true)
 	for !l.enter(c) {
 		<-l.changed
 	}
@@ -119,7 +106,7 @@ func (l *Listener) enter(c *conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.strangers.Len() >= l.limits.Strangers {
-		oldest := l.crowdedLocked()
+		oldest := l.crowdingLocked()
 		if oldest == nil {
 			return false
 		}
@@ -131,21 +118,16 @@ func (l *Listener) enter(c *conn) bool {
 		l.removeLocked(oldest)
 		oldest.Close()
 	}
-	prefix := prefixOf(c.RemoteAddr())
-	if c.from = l.addresses[prefix]; c.from == nil {
-		c.from = &address{prefix: prefix}
-		l.addresses[prefix] = c.from
-	}
-	c.from.strangers++
 	c.place = l.strangers.PushBack(c)
+	l.byAddress[c.address]++
 	return true
 }
 
-// crowdedLocked returns the oldest stranger of the address that has most, of those that
+// crowdingLocked returns the oldest stranger of the address that has most, of those that
 // may be closed; nil: none may.
-func (l *Listener) crowdedLocked() (oldest *conn) {
+func (l *Listener) crowdingLocked() (oldest *conn) {
 	for e := l.strangers.Front(); e != nil; e = e.Next() {
-		if c := e.Value.(*conn); (oldest == nil || c.from.strangers > oldest.from.strangers) && c.mayGoLocked() {
+		if c := e.Value.(*conn); (oldest == nil || l.byAddress[c.address] > l.byAddress[oldest.address]) && c.mayGoLocked() {
 			oldest = c
 		}
 	}
@@ -154,9 +136,9 @@ func (l *Listener) crowdedLocked() (oldest *conn) {
 
 // mayGoLocked reports whether a stranger may be closed: what it has sent is read and
 // answered first, however busy the machine is. Whoever reads from it stops to wait before
-// that, and a request becomes active under the lock, before it is answered.
+// that, and a request becomes active before it is answered.
 func (c *conn) mayGoLocked() bool {
-	if c.spare.Load() {
+	if c.spare {
 		return true
 	}
 	nothing := false
@@ -164,43 +146,43 @@ func (c *conn) mayGoLocked() bool {
 	return nothing && c.waits.Load() && !c.active
 }
 
-func prefixOf(a net.Addr) netip.Prefix {
+// addressOf returns what one client has for itself: an address of IPv4, or the /64 out of
+// which a client of IPv6 takes its addresses.
+func addressOf(a net.Addr) netip.Prefix {
 	addr := a.(*net.TCPAddr).AddrPort().Addr().Unmap().WithZone("")
 	prefix, _ := addr.Prefix(min(addr.BitLen(), 64)) // which is none too long
 	return prefix
 }
 
-// removeLocked takes the place from a connection.
+// removeLocked takes its place from a connection, which is then neither a stranger nor
+// known.
 func (l *Listener) removeLocked(c *conn) {
 	switch {
-	case c.known && c.place != nil:
-		l.idle.Remove(c.place)
+	case c.known.Swap(false):
+		l.known--
+		l.stopIdlingLocked(c)
 	case c.place != nil:
 		l.strangers.Remove(c.place)
-		if c.from.strangers--; c.from.strangers == 0 {
-			delete(l.addresses, c.from.prefix)
+		c.place = nil
+		if l.byAddress[c.address]--; l.byAddress[c.address] == 0 {
+			delete(l.byAddress, c.address)
 		}
 		l.tell()
 	}
-	c.place = nil
-	if c.known {
-		c.known = false
-		l.known--
-	}
 }
 
-// tell has a stranger that waits for a place look again.
-func (l *Listener) tell() {
-	select {
-	case l.changed <- struct{}{}:
-	default: // it will anyway
+// stopIdlingLocked notes that a known connection is not idle.
+func (l *Listener) stopIdlingLocked(c *conn) {
+	if c.place != nil {
+		l.idle.Remove(c.place)
+		c.place = nil
 	}
 }
 
 // Read says of a stranger that it waits while there is nothing to read, and never when
 // something has been read.
 func (c *conn) Read(b []byte) (int, error) {
-	if c.stranger.Load() {
+	if !c.known.Load() {
 		c.raw.Read(func(fd uintptr) (done bool) {
 			nothing := isEmpty(fd)
 			if c.waits.Store(nothing); nothing {
@@ -213,6 +195,14 @@ func (c *conn) Read(b []byte) (int, error) {
 	return c.TCPConn.Read(b)
 }
 
+// tell has a stranger that waits for a place look again.
+func (l *Listener) tell() {
+	select {
+	case l.changed <- struct{}{}:
+	default: // it will anyway
+	}
+}
+
 // CloseWrite is how net/http ends a connection from which more may come, half a second
 // before it closes it.
 func (c *conn) CloseWrite() error {
@@ -221,7 +211,9 @@ func (c *conn) CloseWrite() error {
 }
 
 func (c *conn) setSpare() {
-	c.spare.Store(true)
+	c.listener.mu.Lock()
+	defer c.listener.mu.Unlock()
+	c.spare = true
 	c.listener.tell()
 }
 
@@ -251,7 +243,7 @@ func Spare(ctx context.Context) {
 func (l *Listener) admit(c *conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if c.known || c.place == nil { // or it is closed, as the request will find out
+	if c.known.Load() || c.place == nil { // or it is closed, as the request will find out
 		return true
 	}
 	if l.known >= l.limits.Known {
@@ -264,8 +256,7 @@ func (l *Listener) admit(c *conn) bool {
 		idle.Close()
 	}
 	l.removeLocked(c)
-	c.known = true
-	c.stranger.Store(false)
+	c.known.Store(true)
 	l.known++
 	return true
 }
@@ -280,16 +271,15 @@ func (l *Listener) ConnState(served net.Conn, state http.ConnState) {
 		l.removeLocked(c)
 	case http.StateActive:
 		c.active = true
-		if c.known && c.place != nil {
-			l.idle.Remove(c.place)
-			c.place = nil
+		if c.known.Load() {
+			l.stopIdlingLocked(c)
 		}
 	case http.StateIdle:
-		c.active = false
-		c.spare.Store(false)
-		if c.known {
+		c.active, c.spare = false, false
+		if c.known.Load() {
 			c.place = l.idle.PushBack(c)
+		} else {
+			l.tell()
 		}
-		l.tell()
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -192,16 +193,15 @@ func TestStrangers(t *testing.T) {
 // TestStrangersOldestFirst: of strangers who may go, those of the address that has most,
 // and of them the oldest.
 func TestStrangersOldestFirst(t *testing.T) {
-	l := new(Listener)
-	few, most := &address{strangers: 1}, &address{strangers: 2}
+	few, most := netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("192.0.2.2/32")
+	l := &Listener{byAddress: map[netip.Prefix]int{few: 1, most: 2}}
 	var all []*conn
-	for _, from := range []*address{few, most, most, few} {
-		c := &conn{listener: l, from: from}
-		c.spare.Store(true)
+	for _, from := range []netip.Prefix{few, most, most, few} {
+		c := &conn{listener: l, address: from, spare: true}
 		l.strangers.PushBack(c)
 		all = append(all, c)
 	}
-	if got := l.crowdedLocked(); got != all[1] {
+	if got := l.crowdingLocked(); got != all[1] {
 		t.Errorf("got %p of %p", got, all)
 	}
 }
@@ -241,7 +241,7 @@ func TestGiven(t *testing.T) {
 	}
 }
 
-func TestPrefixOf(t *testing.T) {
+func TestAddressOf(t *testing.T) {
 	for addr, want := range map[string]string{
 		"192.0.2.1:80": "192.0.2.1/32", "[::ffff:192.0.2.1]:80": "192.0.2.1/32", "[2001:db8:1:2:3:4:5:6]:80": "2001:db8:1:2::/64", "[fe80::1%7]:80": "fe80::/64",
 	} {
@@ -249,7 +249,7 @@ func TestPrefixOf(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := prefixOf(tcp).String(); got != want {
+		if got := addressOf(tcp).String(); got != want {
 			t.Errorf("%s: got %s; want %s", addr, got, want)
 		}
 	}
