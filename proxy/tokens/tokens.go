@@ -50,17 +50,11 @@ type File struct {
 
 	// These are for Open, and then for the goroutine of Run alone.
 	spare *os.File // whose descriptor is for the file when there is no other; nil: there was none for it either
-	seen  look     // the last one
-	done  look     // the last one that came to something: other tokens, or an error in the log
+	seen  string   // what was last found at path: the digest of the content, or the error
+	done  string   // what last came to something: other tokens, or an error in the log
 
 	mu    sync.Mutex // guards valid
 	valid tokens
-}
-
-// A look is what was found at the file's path.
-type look struct {
-	digest [sha256.Size]byte // of the content
-	err    string            // why it could not be read; empty: it could
 }
 
 // Open reads a file of tokens: a line each, name and token, with white space between;
@@ -69,14 +63,14 @@ type look struct {
 // line.
 func Open(path string, log *slog.Logger) (*File, error) {
 	f := &File{path: path, log: log}
-	content, err := f.read()
+	content, found, err := f.look()
 	if err == nil {
 		f.valid, err = parse(path, content)
 	}
 	if err != nil {
 		return nil, err
 	}
-	f.done = look{digest: sha256.Sum256(content)}
+	f.done = found
 	return f, nil
 }
 
@@ -107,17 +101,13 @@ func (f *File) Run(ctx context.Context, every time.Duration) {
 // reload looks at the file. It compares the content: a file may change and be as long and
 // as old as before.
 func (f *File) reload() {
-	content, err := f.read()
-	seen := look{digest: sha256.Sum256(content)}
-	if err != nil {
-		seen = look{err: err.Error()}
-	}
-	settled := seen == f.seen
-	f.seen = seen
-	if !settled || seen == f.done {
+	content, found, err := f.look()
+	settled := found == f.seen
+	f.seen = found
+	if !settled || found == f.done {
 		return
 	}
-	f.done = seen
+	f.done = found
 	var now tokens
 	if err == nil {
 		now, err = parse(f.path, content)
@@ -140,6 +130,14 @@ func (f *File) reload() {
 		t.revoke()
 	}
 	f.log.Info("tokens file read again", "tokens", len(now), "removed", len(before))
+}
+
+// look reads the file. What it has found is the digest of the content, or the error.
+func (f *File) look() (content []byte, found string, err error) {
+	if content, err = f.read(); err != nil {
+		return nil, err.Error(), err
+	}
+	return content, fmt.Sprintf("%x", sha256.Sum256(content)), nil
 }
 
 // read returns what is in the file. It works where the process has no descriptor left:

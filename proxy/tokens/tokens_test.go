@@ -24,6 +24,24 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
+// open opens a file with this content.
+func open(t *testing.T, content string) (f *File, path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "F")
+	write(t, path, content)
+	f, err := Open(path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, path
+}
+
+// reloadTwice reloads a file as often as it takes to notice a change.
+func reloadTwice(f *File) {
+	f.reload()
+	f.reload()
+}
+
 func TestParse(t *testing.T) {
 	many := func(n int) string {
 		var b strings.Builder
@@ -93,12 +111,7 @@ func TestNoFile(t *testing.T) {
 }
 
 func TestFind(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "F")
-	write(t, path, "ann sesame-1\nbob sesame-2\n")
-	f, err := Open(path, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	f, _ := open(t, "ann sesame-1\nbob sesame-2\n")
 	for sent, want := range map[string]string{"sesame-1": "ann", "sesame-2": "bob", "sesame-3": "", "": "", "ann": "", "sesame-1 ": ""} {
 		got := ""
 		if token := f.Find(sent); token != nil {
@@ -113,18 +126,14 @@ func TestFind(t *testing.T) {
 // A file that changes is read again; one with a mistake changes nothing. A token that is
 // in it no more, or is another client's now, is revoked.
 func TestReload(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "F")
-	write(t, path, "ann sesame-1\nbob sesame-2\n")
+	f, path := open(t, "ann sesame-1\nbob sesame-2\n")
 	var log bytes.Buffer
-	f, err := Open(path, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+	f.log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey {
 			return slog.Attr{}
 		}
 		return a
-	}})))
-	if err != nil {
-		t.Fatal(err)
-	}
+	}}))
 	ann, bob := f.Find("sesame-1"), f.Find("sesame-2")
 	want := func(when, logged string, annRevoked, bobRevoked bool) {
 		t.Helper()
@@ -139,29 +148,28 @@ func TestReload(t *testing.T) {
 			t.Errorf("%s: bob's token revoked: %v; want %v", when, got, bobRevoked)
 		}
 	}
-	look := func() { f.reload(); f.reload() }
-	look()
+	reloadTwice(f)
 	want("unchanged", "", false, false)
 	write(t, path, "ann sesame-1\nann\n")
-	look()
+	reloadTwice(f)
 	want("a mistake", `level=ERROR msg="tokens file not usable: the tokens from before stay valid" err="F:2: expected a name and a token, with a space between; got 1 words"`+"\n", false, false)
-	look()
+	reloadTwice(f)
 	want("the same mistake", "", false, false)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	look()
+	reloadTwice(f)
 	want("gone", `level=ERROR msg="tokens file not usable: the tokens from before stay valid" err="open F: no such file or directory"`+"\n", false, false)
-	look()
+	reloadTwice(f)
 	want("still gone", "", false, false)
 	write(t, path, "eve sesame-3\nann sesame-1\n")
-	look()
+	reloadTwice(f)
 	want("bob removed", `level=INFO msg="tokens file read again" tokens=2 removed=1`+"\n", false, true)
 	if f.Find("sesame-2") != nil || f.Find("sesame-1") != ann || f.Find("sesame-3") == nil {
 		t.Error("got other tokens than those in the file")
 	}
 	write(t, path, "eve sesame-3\nbob sesame-1\n")
-	look()
+	reloadTwice(f)
 	want("renamed", `level=INFO msg="tokens file read again" tokens=2 removed=1`+"\n", true, true)
 	if got := f.Find("sesame-1"); got == nil || got.Name != "bob" {
 		t.Errorf("got %v; want the new name", got)
@@ -207,8 +215,7 @@ func TestReloadThroughLinks(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(dir, "..1")); err != nil {
 		t.Fatal(err)
 	}
-	f.reload()
-	f.reload()
+	reloadTwice(f)
 	if got := f.Find("sesame-2"); got == nil || got.Name != "bob" {
 		t.Errorf("got %v; want bob, whose token is in the new file", got)
 	}
@@ -220,17 +227,16 @@ func TestReloadThroughLinks(t *testing.T) {
 // A file that is being written in place changes nothing until it is whole, wherever the
 // writer stops to think: at the end of a line or within a token.
 func TestReloadOfAFileBeingWritten(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "F")
 	const whole = "ann sesame-1\nbob sesame-2-long\neve sesame-3\n"
-	write(t, path, whole)
-	f, err := Open(path, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	f, path := open(t, whole)
 	bob := f.Find("sesame-2-long")
+	day := time.Date(2026, time.January, 1, 0, 0, 0, 0, time.UTC)
 	inPlace := func(content string) {
 		t.Helper()
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, day, day); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -244,48 +250,24 @@ func TestReloadOfAFileBeingWritten(t *testing.T) {
 		}
 	}
 	inPlace("ann sesame-1\nbob sesame-2")
-	f.reload()
-	f.reload()
+	reloadTwice(f)
 	if bob.Revoked().Err() != nil || f.Find("sesame-2") != nil {
 		t.Error("a token is valid that was cut short")
 	}
-}
 
-// A file may change and be as long and as old as before: two writes within a tick of the
-// file system's clock, or a tool that keeps times.
-func TestReloadOfTheSameSizeAndTime(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "F")
-	day := time.Date(2026, time.January, 1, 0, 0, 0, 0, time.UTC)
-	inPlace := func(content string) {
-		t.Helper()
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chtimes(path, day, day); err != nil {
-			t.Fatal(err)
-		}
-	}
-	inPlace("ann sesame-1\n")
-	f, err := Open(path, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ann := f.Find("sesame-1")
-	inPlace("ann sesame-2\n")
-	f.reload()
-	f.reload()
-	if ann.Revoked().Err() == nil || f.Find("sesame-2") == nil {
+	// A file may change and be as long and as old as before: two writes within a tick of
+	// the file system's clock, or a tool that keeps times.
+	inPlace(whole)
+	reloadTwice(f)
+	inPlace(strings.Replace(whole, "2-long", "2-last", 1))
+	reloadTwice(f)
+	if bob.Revoked().Err() == nil || f.Find("sesame-2-last") == nil {
 		t.Error("the token in the file is not valid, or the one before is")
 	}
 }
 
 func TestRun(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "F")
-	write(t, path, "ann sesame-1\n")
-	f, err := Open(path, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	f, path := open(t, "ann sesame-1\n")
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { defer close(ended); f.Run(ctx, time.Millisecond) }()
