@@ -6,6 +6,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -105,7 +106,7 @@ func Usage(w io.Writer, getenv func(string) string, environ []string) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, row, "VARIABLE", "IN FORCE", "DEFAULT")
 	for i, v := range variables {
-		fmt.Fprintf(&b, row, v.name, orDash(c.inForce[i]), orDash(v.fallback))
+		fmt.Fprintf(&b, row, v.name, cmp.Or(c.inForce[i], "-"), cmp.Or(v.fallback, "-"))
 		writeWrapped(&b, v.meaning)
 	}
 	if len(problems) > 0 {
@@ -126,13 +127,6 @@ func Usage(w io.Writer, getenv func(string) string, environ []string) error {
 
 // row is a line of Usage: 80 columns hold it, unless a value in force is long.
 const row = "%-21s  %-22s  %s\n"
-
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
 
 // writeWrapped writes text indented, broken between words where a line would have
 // more than 80 columns.

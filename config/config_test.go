@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"log/slog"
 	"os"
@@ -394,7 +395,8 @@ func TestUsageIsWhole(t *testing.T) {
 	}
 	got := strings.Join(strings.Fields(b.String()), " ")
 	for _, v := range variables {
-		want := v.name + " " + orDash(v.fallback) + " " + orDash(v.fallback) + " " + v.meaning
+		fallback := cmp.Or(v.fallback, "-")
+		want := v.name + " " + fallback + " " + fallback + " " + v.meaning
 		if !strings.Contains(got, want) {
 			t.Errorf("got\n%s\nwant in it\n%s", got, want)
 		}

@@ -142,20 +142,6 @@ func (h *hall) wantErrors(want error, got ...error) {
 	}
 }
 
-// Turns come in the order of arrival.
-func TestOrderOfArrival(t *testing.T) {
-	inHall(t, 10, 0, func(t *testing.T, h *hall) {
-		h.arrive(t.Context(), "0a 1b 2a 3b 4a", "0a in")
-		h.wantLine("0a | 1b* 2a 3b 4a")
-		h.leave("0a", "1b in")
-		h.leave("1b", "2a in")
-		h.leave("2a", "3b in")
-		h.leave("3b", "4a in")
-		h.leave("4a", "")
-		h.wantLine("nobody |")
-	})
-}
-
 // Whoever leaves and comes back at once is not in before one who has yet to wake.
 func TestNobodyOvertakes(t *testing.T) {
 	inHall(t, 1, 0, func(t *testing.T, h *hall) {
@@ -163,22 +149,6 @@ func TestNobodyOvertakes(t *testing.T) {
 		h.turn("0a").Leave()
 		h.join("2a")
 		h.wantLine("1a | 2a*")
-	})
-}
-
-func TestLimit(t *testing.T) {
-	inHall(t, 2, 0, func(t *testing.T, h *hall) {
-		ctx, cancel := context.WithCancelCause(t.Context())
-		h.arrive(t.Context(), "0a 1a", "0a in")
-		h.arrive(ctx, "2a", "")
-		h.arrive(t.Context(), "3a", "3a the line is full")
-		cancel(errLeft)
-		h.wantNews("2a the caller left")
-		h.arrive(t.Context(), "4a 5a", "5a the line is full")
-		h.wantLine("0a | 1a* 4a")
-	})
-	inHall(t, 0, 0, func(t *testing.T, h *hall) {
-		h.arrive(t.Context(), "0a 1a", "0a in,1a the line is full")
 	})
 }
 

@@ -18,7 +18,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -42,16 +41,16 @@ type Target struct {
 	// the first request, as tests do.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	limit   int // the largest answer that the small client reads, in bytes
-	url     *url.URL
-	bearer  string          // value of the Authorization field; empty: none
-	via     string          // value of the Via field, which names this process
-	fresh   *http.Transport // a new connection for each request
-	retries atomic.Uint64
+	limit  int // the largest answer that the small client reads, in bytes
+	url    *url.URL
+	bearer string          // value of the Authorization field; empty: none
+	via    string          // value of the Via field, which names this process
+	fresh  *http.Transport // a new connection for each request
 
-	mu     sync.Mutex // guards what follows
-	pooled *http.Transport
-	remote string // the address that the small client found the host at last; empty: it never did
+	mu      sync.Mutex // guards what follows
+	pooled  *http.Transport
+	retries uint64
+	remote  string // the address that the small client found the host at last; empty: it never did
 }
 
 // New returns the way to the Ollama host at u, whose path, if any, is put before
@@ -126,7 +125,11 @@ func (t *Target) Limit(n int) { t.pooled.MaxConnsPerHost = n }
 func (t *Target) CloseIdleConnections() { t.pool().CloseIdleConnections() }
 
 // Retries returns how many requests were sent once more, since the start.
-func (t *Target) Retries() uint64 { return t.retries.Load() }
+func (t *Target) Retries() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.retries
+}
 
 // Address turns a request into one for the same path and query on the target, in
 // foreman's name. It writes over r.URL, Host and the fields Authorization, if there
@@ -158,7 +161,9 @@ func (t *Target) RoundTrip(r *http.Request) (resp *http.Response, sent time.Time
 	var first attempt
 	resp, err = first.send(t.pool(), r)
 	if err != nil && first.mayBeRepeated(r) {
-		t.retries.Add(1)
+		t.mu.Lock()
+		t.retries++
+		t.mu.Unlock()
 		resp, err = new(attempt).send(t.fresh, r)
 	}
 	if err != nil {
