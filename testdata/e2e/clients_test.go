@@ -160,8 +160,8 @@ func TestOfficialClient(t *testing.T) {
 			return err
 		})
 	}
-	if err := newClient(t, foreman.URL, "").Heartbeat(ctx); err == nil {
-		t.Error("heartbeat without the token: got no error; want one")
+	if _, err := newClient(t, foreman.URL, "").List(ctx); err == nil {
+		t.Error("list without the token: got no error; want one")
 	}
 }
 
