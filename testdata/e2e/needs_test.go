@@ -13,16 +13,19 @@ import (
 	"testing"
 )
 
-// others are the tests that need most of their time for programs that are neither
+// others are the tests that take most of their time, as a rule for programs that are neither
 // foreman nor the Ollama in front of which it stands, as patterns of their names.
 var others = []string{
 	"TestBenchShort", "TestBenchEnds", // what measures, and HAProxy beside it
 	"TestCompose", "TestKubernetes.*", // their validation: 750 MB in Go's caches
-	"TestFailover", "TestFront", "TestFrontBrowser", "TestFrontPassesWordByWord", // nginx, Caddy, HAProxy
-	"TestHosts.*",       // two hosts behind HAProxy
-	"TestImage",         // buildah
-	"TestPromQL",        // Prometheus
-	"TestRealInference", // an Ollama with llama.cpp
+	"TestFailover", "TestFront", "TestFrontBrowser", "TestFrontStops", "TestFrontPassesWordByWord", // nginx, Caddy, HAProxy
+	"TestHosts.*",                   // two hosts behind HAProxy
+	"TestImage",                     // buildah
+	"TestPromQL",                    // Prometheus
+	"TestRealInference",             // an Ollama with llama.cpp
+	"TestJavaScript", "TestBeats.*", // npm
+	"TestStatusPage.*", "TestStopButtonHoldsStill", "TestPageAborts", // Chromium
+	"TestSoak", "TestInstall", "TestDemoLeavesNothing", // they take their time
 }
 
 var onlyOthers = flag.Bool("others", false, "run the tests of other programs, and only those")
