@@ -200,7 +200,11 @@ func TestFailover(t *testing.T) {
 	t.Run("after a heartbeat", func(t *testing.T) {
 		_, foreman, _, _, waiting := begin(t, 200, "FOREMAN_HEARTBEAT=1s")
 		<-waiting.opened
-		go foreman.Stop()
+		stopped := make(chan error, 1)
+		go func() { stopped <- foreman.Stop() }()
 		endsAtFirst(t, "in line", <-waiting.ended, "first 200", "foreman is shutting down")
+		if err := <-stopped; err != nil { // a second signal, at the test's end, would kill it
+			t.Error(err)
+		}
 	})
 }
