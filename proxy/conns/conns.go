@@ -68,6 +68,7 @@ type conn struct {
 	*net.TCPConn
 	listener *Listener
 	raw      syscall.RawConn
+	opened   time.Time
 	address  netip.Prefix // see addressOf
 	waits    atomic.Bool  // whoever serves it waits for bytes; only of a stranger
 	known    atomic.Bool  // changes under the listener's mu
@@ -90,13 +91,16 @@ func (l *Listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{TCPConn: accepted.(*net.TCPConn), listener: l, address: addressOf(accepted.RemoteAddr())}
+	c := &conn{TCPConn: accepted.(*net.TCPConn), listener: l, opened: time.Now(), address: addressOf(accepted.RemoteAddr())}
 	if c.raw, err = c.SyscallConn(); err != nil {
 		c.Close()
 		return nil, err
 	}
 	for !l.enter(c) {
-		<-l.changed
+		select {
+		case <-l.changed:
+		case <-time.After(grace):
+		}
 	}
 	return c, nil
 }
@@ -107,7 +111,7 @@ func (l *Listener) enter(c *conn) bool {
 	defer l.mu.Unlock()
 	if l.strangers.Len() >= l.limits.Strangers {
 		oldest := l.crowdingLocked()
-		if oldest == nil {
+		if oldest == nil || !oldest.spare && time.Since(oldest.opened) < grace {
 			return false
 		}
 		if now := time.Now(); now.Sub(l.warned) > time.Minute {
@@ -133,6 +137,10 @@ func (l *Listener) crowdingLocked() (oldest *conn) {
 	}
 	return oldest
 }
+
+// grace is how long a stranger has to send something: of many who come at once, each does
+// so a little later than it connects.
+const grace = 200 * time.Millisecond
 
 // mayGoLocked reports whether a stranger may be closed: what it has sent is read and
 // answered first, however busy the machine is. Whoever reads from it stops to wait before
