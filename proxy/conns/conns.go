@@ -51,6 +51,7 @@ func LimitsFor(descriptors uint64, queue int) Limits {
 type Listener struct {
 	net.Listener
 	limits Limits
+	grace  time.Duration // see [grace]
 	log    *slog.Logger
 
 	mu        sync.Mutex           // guards what follows
@@ -81,7 +82,7 @@ type conn struct {
 
 // Limit returns a listener on ln, of TCP, that has no more connections than limits say.
 func Limit(ln net.Listener, limits Limits, log *slog.Logger) *Listener {
-	return &Listener{Listener: ln, limits: limits, log: log, byAddress: map[netip.Prefix]int{}, changed: make(chan struct{}, 1)}
+	return &Listener{Listener: ln, limits: limits, grace: grace, log: log, byAddress: map[netip.Prefix]int{}, changed: make(chan struct{}, 1)}
 }
 
 // Accept returns the next connection. If that is one stranger too many, another one is
@@ -99,7 +100,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	for !l.enter(c) {
 		select {
 		case <-l.changed:
-		case <-time.After(grace):
+		case <-time.After(l.grace):
 		}
 	}
 	return c, nil
@@ -111,7 +112,7 @@ func (l *Listener) enter(c *conn) bool {
 	defer l.mu.Unlock()
 	if l.strangers.Len() >= l.limits.Strangers {
 		oldest := l.crowdingLocked()
-		if oldest == nil || !oldest.spare && time.Since(oldest.opened) < grace {
+		if oldest == nil || !oldest.spare && time.Since(oldest.opened) < l.grace {
 			return false
 		}
 		if now := time.Now(); now.Sub(l.warned) > time.Minute {

@@ -54,12 +54,19 @@ type server struct {
 
 func serve(t *testing.T, limits Limits) *server {
 	t.Helper()
+	return serveAfter(t, limits, grace)
+}
+
+// serveAfter serves with another [grace].
+func serveAfter(t *testing.T, limits Limits, grace time.Duration) *server {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &server{addr: ln.Addr().String(), hold: make(chan struct{}), idle: make(chan string, 1000)}
 	l := Limit(ln, limits, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	l.grace = grace
 	state := func(c net.Conn, state http.ConnState) {
 		l.ConnState(c, state)
 		if state == http.StateIdle {
@@ -188,6 +195,56 @@ func TestStrangers(t *testing.T) {
 	}
 	other.want(t, "/out", 200)
 	known.want(t, "/in", 200)
+}
+
+// TestStrangersAtOnce: of many who connect at once and send a moment later, none is closed.
+func TestStrangersAtOnce(t *testing.T) {
+	const many = 100
+	s := serveAfter(t, Limits{Strangers: 4, Known: many}, time.Hour)
+	var clients []*client
+	for range many {
+		clients = append(clients, s.connect(t, "127.0.0.1"))
+	}
+	for _, c := range clients {
+		c.want(t, "/in", 200)
+	}
+}
+
+// TestReadWithoutLock: a stranger that reads does not wait for the listener, whose mutex
+// is held while it closes one.
+func TestReadWithoutLock(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	l := Limit(ln, Limits{Strangers: 1}, slog.New(slog.DiscardHandler))
+	served, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer served.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	got := make(chan error, 1)
+	go func() {
+		_, err := served.Read(make([]byte, 1))
+		got <- err
+	}()
+	fmt.Fprint(client, "x")
+	select {
+	case err := <-got:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("Read waits for the listener's mutex")
+	}
 }
 
 // TestStrangersOldestFirst: of strangers who may go, those of the address that has most,
