@@ -4,12 +4,15 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"foreman/proxy/target"
 )
 
 // asks are the fields of a preflight.
@@ -20,7 +23,11 @@ var asks = []string{"Origin", "http://page.example", "Access-Control-Request-Met
 func TestFaultPreflightWithMore(t *testing.T) {
 	stub := newStub(t)
 	seen := observe(stub)
-	f := newFront(t, stub.URL, func(o *Options) { o.Token = clientToken })
+	u, err := url.Parse(stub.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFront(t, stub.URL, func(o *Options) { o.Token, o.Target = clientToken, target.New(u, targetToken) })
 	a := f.do(t, "OPTIONS", "/v1/models/a/b:c?x=y", "", append([]string{"Cookie", "a=b", "X-Odd", "1", "User-Agent", "odd", "Authorization", "Basic eDp5", "Content-Type", "text/plain"}, asks...)...)
 	got := <-seen
 	names := make([]string, 0, len(got.header))
