@@ -210,25 +210,31 @@ func TestStrangersAtOnce(t *testing.T) {
 	}
 }
 
-// TestReadWithoutLock: a stranger that reads does not wait for the listener, whose mutex
-// is held while it closes one.
-func TestReadWithoutLock(t *testing.T) {
+// accepted returns a listener with one stranger, and the client's end of that.
+func accepted(t *testing.T) (l *Listener, served *conn, client net.Conn) {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	client, err := net.Dial("tcp", ln.Addr().String())
+	t.Cleanup(func() { ln.Close() })
+	if client, err = net.Dial("tcp", ln.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	l = Limit(ln, Limits{Strangers: 1}, slog.New(slog.DiscardHandler))
+	c, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Close()
-	l := Limit(ln, Limits{Strangers: 1}, slog.New(slog.DiscardHandler))
-	served, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer served.Close()
+	t.Cleanup(func() { c.Close() })
+	return l, c.(*conn), client
+}
+
+// TestReadWithoutLock: a stranger that reads does not wait for the listener, whose mutex
+// is held while it closes one.
+func TestReadWithoutLock(t *testing.T) {
+	l, served, client := accepted(t)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	got := make(chan error, 1)
@@ -244,6 +250,36 @@ func TestReadWithoutLock(t *testing.T) {
 		}
 	case <-time.After(time.Minute):
 		t.Error("Read waits for the listener's mutex")
+	}
+}
+
+// TestStrangersWithRequests: only a stranger that waits for bytes, of which there are none,
+// and that has no request, may be closed.
+func TestStrangersWithRequests(t *testing.T) {
+	l, served, client := accepted(t)
+	for _, tt := range []struct {
+		name          string
+		waits, active bool
+		want          *conn
+	}{
+		{"not served yet", false, false, nil},
+		{"waits", true, false, served},
+		{"has a request", true, true, nil},
+	} {
+		served.waits.Store(tt.waits)
+		served.active = tt.active
+		if got := l.crowdingLocked(); got != tt.want {
+			t.Errorf("%s: got %p; want %p", tt.name, got, tt.want)
+		}
+	}
+	fmt.Fprint(client, "x")
+	served.active = false
+	if err := served.raw.Read(func(fd uintptr) bool { return !isEmpty(fd) }); err != nil {
+		t.Fatal(err)
+	}
+	served.waits.Store(true)
+	if got := l.crowdingLocked(); got != nil {
+		t.Error("one with a byte to read may go")
 	}
 }
 
