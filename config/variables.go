@@ -80,7 +80,7 @@ var variables = []variable{
 		set:      func(c *Config, s string) bool { c.Token = s; return isToken(s) },
 		mask:     mask,
 	}, {
-		name: "FOREMAN_TOKENS_FILE", meaning: "file with a name and a bearer token in each line, read again within 5s of the last change; # begins a comment",
+		name: "FOREMAN_TOKENS_FILE", meaning: "file with a line a client: name token [weight=N] [background] [models=a,b*] [owner], read again within 5s of the last change; # begins a comment",
 		expected: "a file's path",
 		set:      func(c *Config, s string) bool { c.TokensFile = s; return strings.TrimSpace(s) != "" },
 	}, {

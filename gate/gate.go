@@ -80,10 +80,12 @@ type Kind struct {
 
 // A Request is what the gate and those who look at the line know of a request.
 type Request struct {
-	Kind   Kind
-	Client string // who asks; see [Gate.Fair]
-	ID     string // identifies the request
-	Value  any    // what the caller knows of the request; the gate does not look at it
+	Kind       Kind
+	Client     string // who asks; see [Gate.Fair]
+	Weight     int    // of the client; 0: 1
+	Background bool   // it can wait
+	ID         string // identifies the request
+	Value      any    // what the caller knows of the request; the gate does not look at it
 }
 
 // A Turn is a request's place in the line and, from when Wait returns nil, its turn.

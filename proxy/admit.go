@@ -131,9 +131,9 @@ func (a *admission) tokenOf(r *http.Request, browser bool) (token *tokens.Token,
 			sent = append(sent, password)
 		}
 	}
-	for _, s := range sent {
+	for _, s := range slices.Compact(sent) {
 		switch found, right := a.tokenFor(s); {
-		case right && ok && found != token:
+		case right && ok:
 			return nil, false
 		case right:
 			token, ok = found, true

@@ -41,17 +41,19 @@ type chats struct {
 // that the target holds. What is exported is data: a persistent queue could keep it, and
 // run it later, into any exchange.
 type chat struct {
-	ID      string // X-Request-Id
-	Client  string // who asks
-	Agent   string // User-Agent
-	Arrived time.Time
-	Model   string // its name as the target spells it
-	Asked   ask.Ask
-	Host    string // that the client asked
-	Path    string
-	Query   string
-	Header  http.Header
-	Body    []byte
+	ID         string // X-Request-Id
+	Client     string // who asks
+	Agent      string // User-Agent
+	Arrived    time.Time
+	Model      string // its name as the target spells it
+	Asked      ask.Ask
+	Weight     int    // of its client; 0: 1
+	Background string // what says that it can wait: file, header or tier; empty: nothing does
+	Host       string // that the client asked
+	Path       string
+	Query      string
+	Header     http.Header
+	Body       []byte
 
 	room     *room         // of Body
 	token    *tokens.Token // that the request has; nil: none with a name
@@ -82,8 +84,15 @@ func (h *chats) serve(x *exchange, r *http.Request, token *tokens.Token, cancel 
 		return modelRefused(asked.Model, err)
 	}
 	x.Model, x.Ungated = model.Name, ungated(model, asked)
+	if token != nil {
+		x.Weight = token.Weight
+		if token.Background {
+			x.Background = "file"
+		}
+	}
 	return h.run(r.Context(), x, &chat{
 		ID: x.ID, Client: x.Client, Agent: x.Agent, Arrived: x.Began, Model: model.Name, Asked: asked,
+		Weight: x.Weight, Background: x.Background,
 		Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery, Header: r.Header, Body: body,
 		room: room, token: token, cancel: cancel,
 	})
@@ -128,7 +137,9 @@ func (h *chats) run(ctx context.Context, x *exchange, c *chat) (err error) {
 	c.upstream = upstream{x: x, stall: h.stall, isChat: true, ended: c.leave}
 	if x.Ungated == "" {
 		kind := gate.Kind{Model: c.Model, Options: c.Asked.Options}
-		c.turn, err = h.gate.Join(gate.Request{Kind: kind, Client: c.Client, ID: rand.Text(), Value: c})
+		c.turn, err = h.gate.Join(gate.Request{
+			Kind: kind, Client: c.Client, Weight: c.Weight, Background: c.Background != "", ID: rand.Text(), Value: c,
+		})
 		if err != nil {
 			return h.turnedAway(err)
 		}

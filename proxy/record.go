@@ -50,7 +50,7 @@ func logRecord(log *slog.Logger, rec *status.Record, class class) {
 	if !log.Enabled(ctx, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 22)
+	attrs := make([]slog.Attr, 0, 24)
 	attrs = append(attrs,
 		slog.String("method", rec.Method),
 		slog.String("route", rec.Route),
@@ -62,6 +62,8 @@ func logRecord(log *slog.Logger, rec *status.Record, class class) {
 			slog.String("model", fmt.Sprintf("%.200s", rec.Model)),
 			slog.Float64("queue_ms", milliseconds(rec.Queued)),
 			unlessZero("ungated", rec.Ungated),
+			unlessZero("weight", rec.Weight),
+			unlessZero("background", rec.Background),
 			unlessZero("load_ms", milliseconds(rec.Usage.Load)),
 			unlessZero("prompt_ms", milliseconds(rec.Usage.Prompt)),
 			unlessZero("prompt_tokens", rec.Usage.PromptTokens),

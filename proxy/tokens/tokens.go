@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,15 +23,21 @@ const (
 	maxBytes    = 1 << 20 // of the file
 	minTokenLen = 8       // bytes
 	maxNameLen  = 64      // bytes
-	maxProblems = 20      // that an error tells
+	maxWeight   = 100
+	maxProblems = 20 // that an error tells
 )
 
 // Other is what metrics call all clients without a name, and so is no name.
 const Other = "other"
 
-// A Token is that of one client.
+// A Token is that of one client. What changes in its line makes another of it; requests
+// that have come keep what they came with.
 type Token struct {
-	Name string
+	Name       string
+	Weight     int      // of its share of the host's time, from 1; 0: Background
+	Background bool     // all that it asks for can wait
+	Models     []string // what it may ask for, in lower case: names, or their beginnings with * behind; nil: any
+	Owner      bool     // the machine is its
 
 	revoked context.Context // ends when the token is no longer in the file
 	revoke  context.CancelFunc
@@ -57,10 +64,12 @@ type File struct {
 	valid tokens
 }
 
-// Open reads a file of tokens: a line each, name and token, with white space between;
-// empty lines and lines that begin with # say nothing. The last line ends in a line
-// break, too: one without may be cut short. The error tells all that is wrong, line by
-// line.
+// Open reads a file of tokens: a line each, name and token, with white space between, and
+// behind them in any order what the client may and is worth: weight=N, from 1 to 100,
+// without which it is 1, or background; models=a,b*; owner. Empty lines say nothing, nor
+// does what stands behind a # that begins a line or one of these words. The last line ends
+// in a line break, too: one without may be cut short. The error tells all that is wrong,
+// line by line.
 func Open(path string, log *slog.Logger) (*File, error) {
 	f := &File{path: path, log: log}
 	content, found, err := f.look()
@@ -121,7 +130,7 @@ func (f *File) reload() {
 	f.valid = now
 	for digest, t := range now {
 		if old := before[digest]; old != nil && old.Name == t.Name {
-			now[digest] = old
+			t.revoked, t.revoke = old.revoked, old.revoke
 			delete(before, digest)
 		}
 	}
@@ -190,8 +199,8 @@ func parse(path string, content []byte) (tokens, error) {
 		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
 			continue
 		}
-		if len(fields) != 2 {
-			problem("expected a name and a token, with a space between; got %d words", len(fields))
+		if len(fields) < 2 {
+			problem("expected a name and a token, with a space between; got one word")
 			continue
 		}
 		name, token := fields[0], fields[1]
@@ -206,6 +215,9 @@ func parse(path string, content []byte) (tokens, error) {
 		}
 		names[name], digests[digest] = line, line
 		t := &Token{Name: name}
+		for _, wrong := range t.set(fields[2:]) {
+			problem("%s", wrong)
+		}
 		t.revoked, t.revoke = context.WithCancel(context.Background())
 		found[digest] = t
 	}
@@ -218,6 +230,48 @@ func parse(path string, content []byte) (tokens, error) {
 		problems = append(problems, fmt.Errorf("%s has %d tokens: expected at most %d", path, len(found), maxTokens))
 	}
 	return found, errors.Join(problems...)
+}
+
+// set reads the words behind a token, and returns what is wrong with them.
+func (t *Token) set(words []string) (wrong []string) {
+	given := map[string]bool{}
+	for _, word := range words {
+		if strings.HasPrefix(word, "#") {
+			break
+		}
+		key, value, hasValue := strings.Cut(word, "=")
+		if given[key] {
+			wrong = append(wrong, fmt.Sprintf("%s stands twice behind the token of %s", key, t.Name))
+		}
+		given[key] = true
+		switch {
+		case key == "weight" && hasValue:
+			n, err := strconv.ParseUint(value, 10, 0)
+			if t.Weight = int(n); err != nil || n < 1 || n > maxWeight {
+				wrong = append(wrong, fmt.Sprintf("expected the weight of %s to be a whole number from 1 to %d; got %.60q", t.Name, maxWeight, value))
+			}
+		case word == "background":
+			t.Background = true
+		case key == "models" && hasValue:
+			t.Models = strings.Split(strings.ToLower(value), ",")
+			for _, pattern := range t.Models {
+				if pattern == "" || strings.Contains(pattern[:len(pattern)-1], "*") {
+					wrong = append(wrong, fmt.Sprintf("expected the models of %s to be names with commas between and no space, * at the end of one at most; got %.60q", t.Name, pattern))
+				}
+			}
+		case word == "owner":
+			t.Owner = true
+		default:
+			wrong = append(wrong, fmt.Sprintf("expected weight=N, background, models=a,b* or owner behind the token of %s; got %.60q", t.Name, word))
+		}
+	}
+	switch {
+	case !t.Background && !given["weight"]:
+		t.Weight = 1
+	case t.Background && given["weight"]:
+		wrong = append(wrong, fmt.Sprintf("expected weight or background behind the token of %s, not both: what can wait has no weight", t.Name))
+	}
+	return wrong
 }
 
 // isTokenName reports whether a token may have the name s: not that of all who have none,

@@ -50,7 +50,14 @@ func TestParse(t *testing.T) {
 		}
 		return b.String()
 	}
-	const word = "expected a name and a token, with a space between; got "
+	const word = "expected a name and a token, with a space between; got one word"
+	const words = "expected weight=N, background, models=a,b* or owner behind the token of "
+	weight := func(name, got string) string {
+		return fmt.Sprintf("expected the weight of %s to be a whole number from 1 to 100; got %q", name, got)
+	}
+	models := func(name, got string) string {
+		return fmt.Sprintf("expected the models of %s to be names with commas between and no space, * at the end of one at most; got %q", name, got)
+	}
 	const name = "expected a name of at most 64 printable ASCII characters, that is no address and not other"
 	for _, test := range []struct{ name, content, want, err string }{
 		{"two", "bob sesame-2\n# nobody\n\n  ann\tsesame-1  \n", "ann bob", ""},
@@ -58,8 +65,13 @@ func TestParse(t *testing.T) {
 		{"as many as may be", many(1000), "client0", ""},
 		{"empty", "", "", "F has no token: expected lines with a name and a token"},
 		{"comments alone", "# ann sesame-1\n", "", "F has no token: expected lines with a name and a token"},
-		{"no name", "sesame-1\n", "", "F:1: " + word + "1 words"},
-		{"a word more", "ann sesame-1 # mine\n", "", "F:1: " + word + "4 words"},
+		{"no name", "sesame-1\n", "", "F:1: " + word},
+		{"unknown words", "ann sesame-1 Owner\nbob sesame-2 background=yes weight\n", "", "F:1: " + words + `ann; got "Owner"` + "\n" +
+			"F:2: " + words + `bob; got "background=yes"` + "\nF:2: " + words + `bob; got "weight"`},
+		{"words twice", "ann sesame-1 weight=3 weight=3 owner owner\n", "", "F:1: weight stands twice behind the token of ann\nF:1: owner stands twice behind the token of ann"},
+		{"weights", "ann sesame-1 weight=0\nbob sesame-2 weight=101\neve sesame-3 weight=+3\n", "", "F:1: " + weight("ann", "0") + "\nF:2: " + weight("bob", "101") + "\nF:3: " + weight("eve", "+3")},
+		{"weight and background", "ann sesame-1 weight=3 background\n", "", "F:1: expected weight or background behind the token of ann, not both: what can wait has no weight"},
+		{"patterns", "ann sesame-1 models=a,*b,,l*a*\nbob sesame-2 models=\n", "", "F:1: " + models("ann", "*b") + "\nF:1: " + models("ann", "") + "\nF:1: " + models("ann", "l*a*") + "\nF:2: " + models("bob", "")},
 		{"name twice", "ann sesame-1\nbob sesame-2\nann sesame-3\n", "", "F:3: the name or the token of ann stands in line 1 already"},
 		{"name of others", "other sesame-1\n", "", "F:1: " + name},
 		{"an address", "192.0.2.7 sesame-1\n", "", "F:1: " + name},
@@ -70,11 +82,11 @@ func TestParse(t *testing.T) {
 		{"token with more than ASCII", "ann sesamé-12345\n", "", "F:1: expected the token of ann to have at least 8 characters, all of them visible ASCII"},
 		{"long name", strings.Repeat("x", 65) + " sesame-1\n", "", "F:1: " + name},
 		{"cut short", "ann sesame-1\nbob sesame-2", "", "F:2: expected a line break at the end: the file may be cut short"},
-		{"all that is wrong", "ann\nbob x\nann sesame-1\nann sesame-1\n", "", "F:1: " + word + "1 words\n" +
+		{"all that is wrong", "ann\nbob x\nann sesame-1\nann sesame-1\n", "", "F:1: " + word + "\n" +
 			"F:2: expected the token of bob to have at least 8 characters, all of them visible ASCII\nF:4: the name or the token of ann stands in line 3 already"},
 		{"too many", many(1001), "", "F has 1001 tokens: expected at most 1000"},
 		{"100,000 lines", many(100_000), "", "F is larger than 1 MiB: expected at most 1000 tokens"},
-		{"a line of a megabyte", strings.Repeat("x", 1<<20-1) + "\n", "", "F:1: " + word + "1 words"},
+		{"a line of a megabyte", strings.Repeat("x", 1<<20-1) + "\n", "", "F:1: " + word},
 		{"nonsense", strings.Repeat("x\n", 100), "", "and 80 problems more"},
 	} {
 		path := filepath.Join(t.TempDir(), "F")
@@ -94,6 +106,24 @@ func TestParse(t *testing.T) {
 		slices.Sort(names)
 		if got := strings.Join(names, " "); test.err != "" || !strings.HasPrefix(got, test.want) {
 			t.Errorf("%s: got %.60s; want %s, %s", test.name, got, test.want, test.err)
+		}
+	}
+}
+
+// What stands behind a token, in any order.
+func TestWords(t *testing.T) {
+	for line, want := range map[string]Token{
+		"":                               {Weight: 1},
+		" # weight=x":                    {Weight: 1},
+		" weight=100":                    {Weight: 100},
+		" background\t#not owner":        {Background: true},
+		" owner models=Qwen3:8b,llama3*": {Weight: 1, Owner: true, Models: []string{"qwen3:8b", "llama3*"}},
+		" models=* weight=3":             {Weight: 3, Models: []string{"*"}},
+	} {
+		f, _ := open(t, "ann sesame-1"+line+"\n")
+		got := f.Find("sesame-1")
+		if got.Weight != want.Weight || got.Background != want.Background || got.Owner != want.Owner || !slices.Equal(got.Models, want.Models) {
+			t.Errorf("%q: got %+v; want %+v", line, got, want)
 		}
 	}
 }
@@ -152,7 +182,7 @@ func TestReload(t *testing.T) {
 	want("unchanged", "", false, false)
 	write(t, path, "ann sesame-1\nann\n")
 	reloadTwice(f)
-	want("a mistake", `level=ERROR msg="tokens file not usable: the tokens from before stay valid" err="F:2: expected a name and a token, with a space between; got 1 words"`+"\n", false, false)
+	want("a mistake", `level=ERROR msg="tokens file not usable: the tokens from before stay valid" err="F:2: expected a name and a token, with a space between; got one word"`+"\n", false, false)
 	reloadTwice(f)
 	want("the same mistake", "", false, false)
 	if err := os.Remove(path); err != nil {
@@ -165,8 +195,14 @@ func TestReload(t *testing.T) {
 	write(t, path, "eve sesame-3\nann sesame-1\n")
 	reloadTwice(f)
 	want("bob removed", `level=INFO msg="tokens file read again" tokens=2 removed=1`+"\n", false, true)
-	if f.Find("sesame-2") != nil || f.Find("sesame-1") != ann || f.Find("sesame-3") == nil {
+	if f.Find("sesame-2") != nil || f.Find("sesame-1").Revoked() != ann.Revoked() || f.Find("sesame-3") == nil {
 		t.Error("got other tokens than those in the file")
+	}
+	write(t, path, "eve sesame-3\nann sesame-1 weight=7\n")
+	reloadTwice(f)
+	want("another weight", `level=INFO msg="tokens file read again" tokens=2 removed=0`+"\n", false, true)
+	if got := f.Find("sesame-1").Weight; got != 7 || ann.Weight != 1 {
+		t.Errorf("got weights %d, and %d before; want 7, and 1", got, ann.Weight)
 	}
 	write(t, path, "eve sesame-3\nbob sesame-1\n")
 	reloadTwice(f)
