@@ -48,24 +48,24 @@ type image struct {
 	}
 }
 
-// TestImage builds the image as the README says: for this machine without a word more,
+// TestImage builds the image as the READMEs say: for this machine without a word more,
 // and for each platform of its command for releases, with its arguments. Images for
 // this machine are run from their layers.
 func TestImage(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
+	readme, err := os.ReadFile("../deploy/README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	command := regexp.MustCompile(`docker buildx build --platform (\S+) (?:.*\\\n)*.* --push \.\n`).FindSubmatch(readme)
 	if command == nil {
-		t.Fatal("the README has no command for images of several platforms")
+		t.Fatal("testdata/deploy/README.md has no command for images of several platforms")
 	}
 	var args []string
 	for _, match := range regexp.MustCompile(`--build-arg (\w+)=`).FindAllSubmatch(command[0], -1) {
 		name := string(match[1])
 		value, ok := map[string]string{"VERSION": imageVersion, "COMMIT": imageCommit}[name]
 		if !ok {
-			t.Fatalf("the README has the build argument %s; want VERSION and COMMIT", name)
+			t.Fatalf("testdata/deploy/README.md has the build argument %s; want VERSION and COMMIT", name)
 		}
 		args = append(args, "--build-arg="+name+"="+value)
 	}
