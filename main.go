@@ -141,6 +141,7 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 		Heartbeat:    cfg.Heartbeat,
 		StallTimeout: cfg.StallTimeout,
 		MaxTurn:      cfg.MaxTurn,
+		Embeds:       cfg.Embeds,
 		EmbedModel:   cfg.EmbedModel,
 	})
 

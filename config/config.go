@@ -37,6 +37,7 @@ type Config struct {
 	Heartbeat    time.Duration // how long the client of a stream hears nothing while it waits; 0: for ever
 	StallTimeout time.Duration // longest silence in an answer that has begun, of a target that is otherwise alive
 	MaxTurn      time.Duration // longest turn of a chat; 0: as long as it takes
+	Embeds       int           // embeddings at the target at once; 0: any number
 	DrainTimeout time.Duration // how long the running chat may go on after SIGTERM
 	LogLevel     slog.Level
 	LogJSON      bool

@@ -80,6 +80,7 @@ var good = []struct {
 	{"FOREMAN_MANAGE", "false", func(c Config) any { return c.Manage }, false},
 	{"FOREMAN_MAX_QUEUE", "0", func(c Config) any { return c.MaxQueue }, 0},
 	{"FOREMAN_MAX_QUEUE", "1000000", func(c Config) any { return c.MaxQueue }, 1_000_000},
+	{"FOREMAN_EMBEDS", "1000", func(c Config) any { return c.Embeds }, 1000},
 
 	{"FOREMAN_FAIR", "true", func(c Config) any { return c.Fair }, true},
 	{"FOREMAN_FAIR", "false", func(c Config) any { return c.Fair }, false},
@@ -146,6 +147,7 @@ var bad = []struct {
 		",", "a,", ",a", "a,,b", "a:80", "http://a", "a b", "*.lan", "[::1]", "bücher.example",
 	}},
 	{"FOREMAN_MANAGE", "true or false", []string{"1", "0", "yes", "True", "true "}},
+	{"FOREMAN_EMBEDS", "a whole number from 0 to 1000", []string{"-1", "1001", "2.0", "all"}},
 	{"FOREMAN_MAX_QUEUE", "a whole number from 0 to 1000000", []string{"-1", "1000001", "1.5", "many", "1e3", "9999999999999999999"}},
 	{"FOREMAN_FAIR", "true or false", []string{"1", "no", "TRUE"}},
 	{"FOREMAN_AFFINITY", "a duration such as 30s, or 0", []string{"-1s", "30", "long"}},

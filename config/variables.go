@@ -157,6 +157,14 @@ var variables = []variable{
 			return duration(0, func(c *Config) *time.Duration { return &c.MaxTurn })(c, s) && (c.MaxTurn == 0 || c.MaxTurn >= time.Second)
 		},
 	}, {
+		name: "FOREMAN_EMBEDS", fallback: "0", meaning: "embeddings at the host at once; of more, clients take turns; 0: any number",
+		expected: "a whole number from 0 to 1000",
+		set: func(c *Config, s string) bool {
+			n, err := strconv.Atoi(s)
+			c.Embeds = n
+			return err == nil && 0 <= n && n <= 1000
+		},
+	}, {
 		name: "FOREMAN_DRAIN_TIMEOUT", fallback: "30s", meaning: "how long the running chat may go on after SIGTERM",
 		expected: "a duration such as 30s, or 0",
 		set:      duration(0, func(c *Config) *time.Duration { return &c.DrainTimeout }),

@@ -273,6 +273,11 @@ func (f *front) expectIdle(t testing.TB) {
 	if waiting, busy := f.Gate.Len(); waiting != 0 || busy {
 		t.Errorf("gate: %d waiting, busy %v; want nobody", waiting, busy)
 	}
+	if f.embeds != nil {
+		if atHost, waiting := f.embeds.count(); atHost != 0 || waiting != 0 {
+			t.Errorf("embeddings: %d at the target, %d waiting; want none", atHost, waiting)
+		}
+	}
 	if got := f.held(); got != 0 {
 		t.Errorf("%d bytes of bodies held; want 0", got)
 	}

@@ -41,7 +41,7 @@ const (
 
 // newInstruments returns the metrics of a proxy. Series whose labels are known
 // beforehand stand at 0 from the start, so that their first increase is one.
-func newInstruments(o Options, recent *status.Recent) *instruments {
+func newInstruments(o Options, recent *status.Recent, embeds *embeds) *instruments {
 	s := new(metrics.Set)
 	m := &instruments{
 		set:       s,
@@ -96,6 +96,16 @@ func newInstruments(o Options, recent *status.Recent) *instruments {
 		_, busy := o.Gate.Len()
 		return boolToFloat(busy)
 	})
+	if embeds != nil {
+		s.Gauge("foreman_embeds_in_flight", "Embeddings at the target, at most FOREMAN_EMBEDS; without that they are not counted.", func() float64 {
+			atHost, _ := embeds.count()
+			return float64(atHost)
+		})
+		s.Gauge("foreman_embeds_waiting", "Embeddings that wait until fewer than FOREMAN_EMBEDS are at the target.", func() float64 {
+			_, waiting := embeds.count()
+			return float64(waiting)
+		})
+	}
 	s.Gauge("foreman_target_up", "Whether the last poll of the target was good.", func() float64 {
 		return boolToFloat(!o.Inventory.State().Degraded())
 	})

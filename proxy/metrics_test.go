@@ -163,7 +163,7 @@ func TestREADME(t *testing.T) {
 		want[match[1]] = true
 	}
 	got := map[string]bool{}
-	f := newFront(t, newStub(t).URL, nil)
+	f := newFront(t, newStub(t).URL, func(o *Options) { o.Embeds = 1 })
 	_, page := get(t, f.URL+"/metrics", nil)
 	for _, match := range regexp.MustCompile(`(?m)^# TYPE (foreman_\w+) `).FindAllStringSubmatch(page, -1) {
 		got[match[1]] = true

@@ -22,6 +22,7 @@ const residentStale = 5 * time.Second
 // A page answers /status: with a page or, for a program that asks for it, JSON.
 type page struct {
 	bodies    *bodies
+	embeds    *embeds // nil: nothing limits them
 	inventory *inventory.Inventory
 	gate      *gate.Gate
 	recent    *status.Recent
@@ -80,6 +81,10 @@ func (h *page) read() *status.Page {
 		ResidentUnknown: state.ResidentRead.IsZero(),
 	}
 	page.Chats, page.Others = h.recent.Latest()
+	if h.embeds != nil {
+		page.Embeds = new(status.Embeds)
+		page.Embeds.AtHost, page.Embeds.Waiting = h.embeds.count()
+	}
 	holder, waiting := h.gate.Line()
 	turn := h.gate.MeanTurn()
 	if holder != nil {

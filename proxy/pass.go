@@ -22,6 +22,7 @@ import (
 // is read, and what changes the target's models.
 type passes struct {
 	bodies    *bodies
+	embeds    *embeds // nil: any number of embeddings passes at once
 	inventory *inventory.Inventory
 	forwarder *forwarder
 	cors      *cors.Memory
@@ -69,10 +70,28 @@ func (h *passes) serveEmbed(x *exchange, r *http.Request, cancel context.CancelC
 	if err == ask.ErrModels { // of what else is wrong with it the target tells in its own words
 		return err
 	}
+	if h.embeds != nil {
+		if err := h.await(x, r); err != nil {
+			return err
+		}
+		defer h.embeds.leave()
+	}
 	room.keep()
 	err = h.send(x, r, body)
 	if h.warmer != nil && x.Status == http.StatusOK && asked.Model != "" {
 		h.warmer.Embedded(asked.Model, asked.OptionsJSON())
+	}
+	return err
+}
+
+// await waits until an embedding may go to the target. Where that has gone away meanwhile,
+// the whole line gets its answer at once, as chats do: each would ask if it is back.
+func (h *passes) await(x *exchange, r *http.Request) error {
+	waited, err := h.embeds.enter(r.Context(), x.Client)
+	x.Queued = waited
+	if err == nil && waited > 0 && h.inventory.State().Asleep() {
+		h.embeds.leave()
+		err = target.ErrUnreachable
 	}
 	return err
 }

@@ -15,7 +15,7 @@
 //	exchange.go   all go out through the ResponseWriter, which notes them in the record
 //	record.go     log, metrics and page have that record
 //
-// What does not wait goes by pass.go instead, foreman's own answers are in own.go and
+// What is no chat goes by pass.go instead, embeddings a few at a time if embeds.go limits them; foreman's own answers are in own.go and
 // page.go. The tables and verdicts (routes.go, admit.go, errors.go) know nobody. A file
 // uses only what stands below it here.
 package proxy
@@ -58,6 +58,7 @@ type Options struct {
 	Heartbeat    time.Duration // how long the client of a stream may hear nothing while it waits; 0: for ever
 	StallTimeout time.Duration // longest silence in a chat's answer that has begun, of a target that is otherwise alive
 	MaxTurn      time.Duration // longest turn of a chat; 0: as long as it takes
+	Embeds       int           // embeddings at the target at once; 0: any number
 	EmbedModel   string        // the embedder that is kept resident; empty: none
 }
 
@@ -69,6 +70,7 @@ type Proxy struct {
 	page      *page
 	health    *health
 	gate      *gate.Gate
+	embeds    *embeds // nil: nothing limits them
 	metrics   *instruments
 	recent    *status.Recent
 	cors      *cors.Memory
@@ -78,7 +80,7 @@ type Proxy struct {
 
 // New returns a handler.
 func New(o Options) *Proxy {
-	memory, recent := new(cors.Memory), new(status.Recent)
+	memory, recent, embeds := new(cors.Memory), new(status.Recent), newEmbeds(o.Embeds)
 	admission := &admission{target: o.Target, token: o.Token, tokens: o.Tokens, clientHeader: o.ClientHeader, hosts: o.Hosts, log: o.Log}
 	forwarder := newForwarder(o.Target, o.Inventory, admission, memory, o.Log)
 	waiting := newBodies(o.MaxBody, max(4*o.MaxBody, 256<<20))
@@ -89,14 +91,15 @@ func New(o Options) *Proxy {
 			bodies: waiting, inventory: o.Inventory, gate: o.Gate, forwarder: forwarder, cors: memory, log: o.Log,
 			queueTimeout: o.QueueTimeout, heartbeat: o.Heartbeat, stall: o.StallTimeout, maxTurn: o.MaxTurn, loaded: map[string]*loadOptions{},
 		},
-		passes: &passes{bodies: passing, inventory: o.Inventory, forwarder: forwarder, cors: memory, warmer: o.Warmer, manage: o.Manage, preflights: make(chan struct{}, maxPreflights)},
+		passes: &passes{bodies: passing, embeds: embeds, inventory: o.Inventory, forwarder: forwarder, cors: memory, warmer: o.Warmer, manage: o.Manage, preflights: make(chan struct{}, maxPreflights)},
 		page: &page{
-			bodies: passing, inventory: o.Inventory, gate: o.Gate, recent: recent, log: o.Log,
+			bodies: passing, embeds: embeds, inventory: o.Inventory, gate: o.Gate, recent: recent, log: o.Log,
 			target: o.Target.String(), embedder: o.EmbedModel, version: o.Version,
 		},
 		health:  &health{inventory: o.Inventory, gate: o.Gate, cors: memory, version: o.Version},
 		gate:    o.Gate,
-		metrics: newInstruments(o, recent),
+		embeds:  embeds,
+		metrics: newInstruments(o, recent, embeds),
 		recent:  recent,
 		cors:    memory,
 		log:     o.Log,
@@ -213,10 +216,13 @@ func (p *Proxy) end(x *exchange) {
 	}
 }
 
-// Close turns away the chats that wait, and from now on whoever asks for something
-// that the target would do: with 503, so that a load balancer asks another foreman.
-// /readyz is 503 too. What the target does already goes on.
-func (p *Proxy) Close() { p.gate.Close() }
+// Close turns away the chats and embeddings that wait, and from now on whoever asks for
+// something that the target would do: with 503, so that a load balancer asks another
+// foreman. /readyz is 503 too. What the target does already goes on.
+func (p *Proxy) Close() {
+	p.gate.Close()
+	p.embeds.close()
+}
 
 // AwaitBalancer gives a load balancer, if one has asked for /readyz lately, the time to
 // find out that the proxy is closed. Until then it opens connections, and whoever closes

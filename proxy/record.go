@@ -70,6 +70,8 @@ func logRecord(log *slog.Logger, rec *status.Record, class class) {
 			unlessZero("completion_tokens", rec.Usage.CompletionTokens),
 			unlessZero("tokens_per_s", math.Round(rec.Usage.TokensPerSecond()*10)/10),
 		)
+	} else {
+		attrs = append(attrs, unlessZero("queue_ms", milliseconds(rec.Queued)))
 	}
 	attrs = append(attrs,
 		slog.Float64("first_byte_ms", milliseconds(rec.FirstByte)),

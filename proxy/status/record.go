@@ -36,7 +36,7 @@ type Record struct {
 	Ended     time.Time     `json:"-"` // as the clock says then: not Began and Duration, if it was set meanwhile
 	Arriving  time.Duration `json:"-"` // from Began until a chat joined the line: its body came and its model was looked up
 	WasQueued bool          `json:"-"` // a chat stood in line until its turn came or it left
-	Queued    time.Duration `json:"-"` // a chat's wait for its turn, from then on
+	Queued    time.Duration `json:"-"` // a chat's wait for its turn, from then on; an embedding's until fewer were at the target
 	Held      time.Duration `json:"-"` // how long it had its turn; 0: it had none
 	Idle      time.Duration `json:"-"` // from when it had its turn until it was sent: the target had nothing to do
 	FirstByte time.Duration `json:"-"` // from Began to the answer's header; 0: there was none

@@ -38,8 +38,9 @@ type Page struct {
 	Version string    `json:"version"`
 	Now     time.Time `json:"now"`
 	Host    Host      `json:"host"`
-	Running *Chat     `json:"running"` // nil: no chat has the turn
-	Waiting []Chat    `json:"waiting"` // in order of arrival
+	Running *Chat     `json:"running"`          // nil: no chat has the turn
+	Waiting []Chat    `json:"waiting"`          // in order of arrival
+	Embeds  *Embeds   `json:"embeds,omitempty"` // nil: nothing limits them, and nobody counts
 	Models  []Model   `json:"models"`
 	Day
 	Chats  []Record `json:"recent"` // that have ended, latest first
@@ -78,6 +79,12 @@ type Chat struct {
 	// Estimate is how long it will still wait, if turns take as long as they did
 	// lately; nil: it has the turn, or none has ended yet.
 	Estimate *Span `json:"estimate_ms,omitempty"`
+}
+
+// Embeds counts embeddings, of which no more than FOREMAN_EMBEDS are at the host.
+type Embeds struct {
+	AtHost  int `json:"at_host"`
+	Waiting int `json:"waiting"`
 }
 
 // A Model is one that the target holds.
