@@ -480,10 +480,10 @@ func TestShareOfClients(t *testing.T) {
 			t.Errorf("got %q; want %q", order, want)
 		}
 		synctest.Wait()
-		if got := f.recent.Today(time.Now()).Shares; len(got) != 2 || got[0] != (status.Share{Client: "batch (header)", Chats: 4, Held: status.Span(4 * time.Second)}) || got[1].Client != "question (header)" {
+		if got := f.recent.Today(time.Now()).Shares; len(got) != 2 || got[0] != (status.Share{Client: "batch (header)", Sum: status.Sum{Chats: 4, Held: status.Span(4 * time.Second)}}) || got[1].Client != "question (header)" {
 			t.Errorf("today: got %v; want 4 s of the batch, and the question", got)
 		}
-		if got := f.recent.Held(); len(got) != 1 || got[""] != 5*time.Second {
+		if got := f.recent.Named(); len(got) != 1 || got[""].Held != status.Span(5*time.Second) {
 			t.Errorf("in all: got %v; want 5 s of clients without a token of their own", got)
 		}
 	})

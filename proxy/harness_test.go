@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +25,7 @@ import (
 	"foreman/inventory"
 	"foreman/proxy/status"
 	"foreman/proxy/target"
+	"foreman/proxy/tokens"
 )
 
 // secret is a part of every token and every prompt in these tests. It must not
@@ -180,6 +182,20 @@ func newFrontOn(t testing.TB, ln net.Listener, rawURL string, change func(*Optio
 		t.Fatal(err)
 	}
 	return f
+}
+
+// tokensOf returns a file of tokens with these lines.
+func tokensOf(t testing.TB, lines string) *tokens.File {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "tokens")
+	if err := os.WriteFile(path, []byte(lines), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := tokens.Open(path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // start runs a loop until the test ends.

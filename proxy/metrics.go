@@ -36,6 +36,7 @@ type instruments struct {
 // Values of the label kind.
 const (
 	promptTokens     = "prompt"
+	cachedTokens     = "cached"
 	completionTokens = "completion"
 )
 
@@ -81,8 +82,18 @@ func newInstruments(o Options, recent *status.Recent, embeds *embeds) *instrumen
 	})
 	s.Func(metrics.CounterKind, "foreman_chat_seconds_total", "Time for which chats had their turn, by the name of the client's token; other: without one.", []string{"client"}, func(emit func(float64, ...string)) {
 		emit(0, tokens.Other) // until there is more
-		for client, held := range recent.Held() {
-			emit(held.Seconds(), cmp.Or(client, tokens.Other))
+		for client, sum := range recent.Named() {
+			emit(time.Duration(sum.Held).Seconds(), cmp.Or(client, tokens.Other))
+		}
+	})
+	s.Func(metrics.CounterKind, "foreman_client_tokens_total", "Tokens of chats by the name of the client's token, as the target says where it does: prompt, those of them that it had read before (cached), and completion.", []string{"client", "kind"}, func(emit func(float64, ...string)) {
+		for client, sum := range recent.Named() {
+			if client == "" {
+				continue
+			}
+			emit(float64(sum.PromptTokens), client, promptTokens)
+			emit(float64(sum.CachedTokens), client, cachedTokens)
+			emit(float64(sum.CompletionTokens), client, completionTokens)
 		}
 	})
 	s.Func(metrics.CounterKind, "foreman_retries_total", "Requests sent once more because the target had closed the kept-alive connection.", nil, func(emit func(float64, ...string)) {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"foreman/inventory"
+	"foreman/proxy/status"
 	"foreman/proxy/target"
 	"foreman/warm"
 )
@@ -164,6 +165,7 @@ func TestREADME(t *testing.T) {
 	}
 	got := map[string]bool{}
 	f := newFront(t, newStub(t).URL, func(o *Options) { o.Embeds = 1 })
+	f.recent.Add(status.Record{IsChat: true, Client: "ann", Named: true, Held: 1})
 	_, page := get(t, f.URL+"/metrics", nil)
 	for _, match := range regexp.MustCompile(`(?m)^# TYPE (foreman_\w+) `).FindAllStringSubmatch(page, -1) {
 		got[match[1]] = true

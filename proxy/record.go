@@ -67,6 +67,7 @@ func logRecord(log *slog.Logger, rec *status.Record, class class) {
 			unlessZero("load_ms", milliseconds(rec.Usage.Load)),
 			unlessZero("prompt_ms", milliseconds(rec.Usage.Prompt)),
 			unlessZero("prompt_tokens", rec.Usage.PromptTokens),
+			unlessZero("cached_tokens", rec.Usage.CachedTokens),
 			unlessZero("completion_tokens", rec.Usage.CompletionTokens),
 			unlessZero("tokens_per_s", math.Round(rec.Usage.TokensPerSecond()*10)/10),
 		)

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strconv"
@@ -19,7 +20,7 @@ import (
 // the row for the page, for chats whose answer came to its end; and no byte of the answer
 // differs.
 func TestUsage(t *testing.T) {
-	native := string(fixture(t, "chat.ndjson"))
+	native := strings.Replace(string(fixture(t, "chat.ndjson")), `"prompt_eval_count":26`, `"prompt_eval_count":26,"prompt_eval_cached_count":20`, 1)
 	openAI := "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":6}}\n\ndata: [DONE]\n\n"
 	for _, test := range []struct {
 		name, path, body, answer string
@@ -27,7 +28,7 @@ func TestUsage(t *testing.T) {
 		want                     usage.Usage
 	}{
 		{"native", "/api/chat", chatBody, native, 0, usage.Usage{
-			PromptTokens: 26, CompletionTokens: 4, Load: 1334875, Prompt: 342546000, Completion: 4535599000,
+			PromptTokens: 26, CachedTokens: 20, CompletionTokens: 4, Load: 1334875, Prompt: 342546000, Completion: 4535599000,
 		}},
 		{"of 10 MB", "/api/chat", chatBody, `{"message":{"content":"` + strings.Repeat("x", 10<<20) + `"},"done":true,"total_duration":9,"load_duration":8000,"eval_count":7,"eval_duration":6}`, 0, usage.Usage{CompletionTokens: 7, Load: 8000, Completion: 6}},
 		{"no last chunk", "/api/chat", chatBody, strings.SplitAfter(native, "\n")[0], 0, usage.Usage{}},
@@ -62,6 +63,7 @@ func TestUsage(t *testing.T) {
 				t.Errorf("got %+v; want %+v", got, test.want)
 			}
 			wantField(t, record, "prompt_tokens", float64(test.want.PromptTokens))
+			wantField(t, record, "cached_tokens", float64(test.want.CachedTokens))
 			wantField(t, record, "completion_tokens", float64(test.want.CompletionTokens))
 			wantField(t, record, "load_ms", milliseconds(test.want.Load))
 			loads := "0"
@@ -74,6 +76,31 @@ func TestUsage(t *testing.T) {
 				`foreman_model_load_seconds_count`:        loads,
 			})
 		})
+	}
+}
+
+// TestTokensOfClients: those with a token of their own have their tokens in the metrics, and
+// nobody else, for clients without one are without number.
+func TestTokensOfClients(t *testing.T) {
+	stub := newStub(t)
+	stub.chat = answerWith("application/json", `{"done":true,"prompt_eval_count":26,"prompt_eval_cached_count":20,"eval_count":4}`)
+	f := newFront(t, stub.URL, func(o *Options) { o.Token, o.Tokens = clientToken, tokensOf(t, "ann "+secret+"-of-ann\n") })
+	for _, token := range []string{secret + "-of-ann", secret + "-of-ann", clientToken} {
+		f.do(t, "POST", "/api/chat", chatBody, "X-Api-Key", token)
+	}
+	got := map[string]string{}
+	for line := range strings.Lines(f.do(t, "GET", "/metrics", "", "X-Api-Key", clientToken).body) {
+		if name, value, _ := strings.Cut(strings.TrimSpace(line), " "); strings.HasPrefix(name, "foreman_client_tokens_total") {
+			got[name] = value
+		}
+	}
+	want := map[string]string{
+		`foreman_client_tokens_total{client="ann",kind="prompt"}`:     "52",
+		`foreman_client_tokens_total{client="ann",kind="cached"}`:     "40",
+		`foreman_client_tokens_total{client="ann",kind="completion"}`: "8",
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v; want %v", got, want)
 	}
 }
 

@@ -2,7 +2,6 @@ package status
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"time"
 )
@@ -13,20 +12,33 @@ type Day struct {
 	Totals Totals  `json:"totals"`
 }
 
-// A Share is what a client has had of the host's time in a day.
+// A Sum is what chats come to.
+type Sum struct {
+	Chats            int64 `json:"chats"` // that have had their turn
+	Held             Span  `json:"held_ms"`
+	PromptTokens     int64 `json:"prompt_tokens"` // as far as the target said, as all tokens
+	CachedTokens     int64 `json:"cached_tokens"` // of those of prompts: the target had read them before
+	CompletionTokens int64 `json:"completion_tokens"`
+}
+
+func (s *Sum) add(more Sum) {
+	s.Chats += more.Chats
+	s.Held += more.Held
+	s.PromptTokens += more.PromptTokens
+	s.CachedTokens += more.CachedTokens
+	s.CompletionTokens += more.CompletionTokens
+}
+
+// A Share is what a client's chats come to in a day.
 type Share struct {
 	Client string `json:"client"`
-	Chats  int64  `json:"chats"`
-	Held   Span   `json:"held_ms"`
+	Sum
 }
 
 // Totals are what all requests of a day come to.
 type Totals struct {
-	Chats            int64 `json:"chats"` // that have had their turn
-	Held             Span  `json:"held_ms"`
-	PromptTokens     int64 `json:"prompt_tokens"` // as far as the target said
-	CompletionTokens int64 `json:"completion_tokens"`
-	Others           int64 `json:"others"` // requests that were no chats
+	Sum
+	Others int64 `json:"others"` // requests that were no chats
 }
 
 const (
@@ -40,7 +52,7 @@ const (
 type day struct {
 	date   string
 	totals Totals
-	shares map[string]*Share
+	shares map[string]*Sum // by client
 }
 
 // dayLocked returns the day that a time is in, and begins it if it is a new one. The day
@@ -51,7 +63,7 @@ func (r *Recent) dayLocked(at time.Time) *day {
 		r.today, r.before = r.before, r.today
 	}
 	if r.today.date != date {
-		r.today = day{date: date, shares: map[string]*Share{}}
+		r.today = day{date: date, shares: map[string]*Sum{}}
 	}
 	return &r.today
 }
@@ -63,28 +75,35 @@ func (r *Recent) countLocked(record Record) {
 		day.totals.Others++
 		return
 	}
-	day.totals.PromptTokens += record.Usage.PromptTokens
-	day.totals.CompletionTokens += record.Usage.CompletionTokens
-	if record.Held == 0 {
+	took := Sum{
+		Held:         Span(record.Held),
+		PromptTokens: record.Usage.PromptTokens, CachedTokens: record.Usage.CachedTokens, CompletionTokens: record.Usage.CompletionTokens,
+	}
+	if record.Held > 0 {
+		took.Chats = 1
+	}
+	if took == (Sum{}) {
 		return
 	}
-	day.totals.Chats++
-	day.totals.Held += Span(record.Held)
+	day.totals.add(took)
 	client, name := record.Client, ""
 	if record.Named {
 		name = record.Client
 	} else if day.shares[client] == nil && len(day.shares) >= sharesLimit {
 		client = others
 	}
-	if day.shares[client] == nil {
-		day.shares[client] = &Share{Client: client}
+	if r.named == nil {
+		r.named = map[string]*Sum{}
 	}
-	day.shares[client].Chats++
-	day.shares[client].Held += Span(record.Held)
-	if r.held == nil {
-		r.held = map[string]time.Duration{}
+	addTo(day.shares, client, took)
+	addTo(r.named, name, took)
+}
+
+func addTo(sums map[string]*Sum, key string, took Sum) {
+	if sums[key] == nil {
+		sums[key] = new(Sum)
 	}
-	r.held[name] += record.Held
+	sums[key].add(took)
 }
 
 // Today returns what was done today.
@@ -93,8 +112,8 @@ func (r *Recent) Today(now time.Time) Day {
 	defer r.mu.Unlock()
 	today := r.dayLocked(now)
 	var shares []Share
-	for _, share := range today.shares {
-		shares = append(shares, *share)
+	for client, sum := range today.shares {
+		shares = append(shares, Share{client, *sum})
 	}
 	slices.SortFunc(shares, func(a, b Share) int {
 		return cmp.Or(cmp.Compare(b.Held, a.Held), cmp.Compare(a.Client, b.Client))
@@ -102,10 +121,14 @@ func (r *Recent) Today(now time.Time) Day {
 	return Day{shares, today.totals}
 }
 
-// Held returns for how long each client with a name of its own has had the host since the
-// start, and under no name, all others.
-func (r *Recent) Held() map[string]time.Duration {
+// Named returns what the chats of each client with a name of its own come to since the
+// start, and under no name, those of all others.
+func (r *Recent) Named() map[string]Sum {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return maps.Clone(r.held)
+	named := map[string]Sum{}
+	for name, sum := range r.named {
+		named[name] = *sum
+	}
+	return named
 }

@@ -28,12 +28,12 @@ func TestDay(t *testing.T) {
 			t.Errorf("got %v; want %v", got, want)
 		}
 	}
-	want(noon, Share{"192.0.2.1", 1, Span(5 * time.Second)}, Share{"ann", 2, Span(4 * time.Second)})
+	want(noon, Share{"192.0.2.1", Sum{Chats: 1, Held: Span(5 * time.Second)}}, Share{"ann", Sum{Chats: 2, Held: Span(4 * time.Second)}})
 	want(noon.Add(12 * time.Hour)) // midnight
 	add("ann", true, time.Second, noon.Add(13*time.Hour))
-	want(noon.Add(14*time.Hour), Share{"ann", 1, Span(time.Second)})
-	if got, want := r.Held(), (map[string]time.Duration{"ann": 5 * time.Second, "": 5 * time.Second}); !maps.Equal(got, want) {
-		t.Errorf("held: got %v; want %v", got, want)
+	want(noon.Add(14*time.Hour), Share{"ann", Sum{Chats: 1, Held: Span(time.Second)}})
+	if got, want := r.Named(), (map[string]Sum{"ann": {Chats: 3, Held: Span(5 * time.Second)}, "": {Chats: 1, Held: Span(5 * time.Second)}}); !maps.Equal(got, want) {
+		t.Errorf("since the start: got %v; want %v", got, want)
 	}
 
 	for i := range 2 * sharesLimit { // nobody can fill the memory with addresses
@@ -44,20 +44,24 @@ func TestDay(t *testing.T) {
 	}
 }
 
-// The totals are of all that has ended today, whoever asked.
+// The totals are of all that has ended today, whoever asked; tokens are told of each client,
+// also of chats beside the line.
 func TestDayTotals(t *testing.T) {
 	var r Recent
 	noon := time.Date(2026, 11, 26, 12, 0, 0, 0, time.Local)
 	add := func(isChat bool, held time.Duration, u usage.Usage) {
-		r.Add(Record{IsChat: isChat, Held: held, Usage: u, Ended: noon})
+		r.Add(Record{IsChat: isChat, Client: "ann", Named: true, Held: held, Usage: u, Ended: noon})
 	}
-	add(true, time.Second, usage.Usage{PromptTokens: 20, CompletionTokens: 3})
+	add(true, time.Second, usage.Usage{PromptTokens: 20, CachedTokens: 5, CompletionTokens: 3})
 	add(true, 2*time.Second, usage.Usage{PromptTokens: 20})
 	add(true, 0, usage.Usage{CompletionTokens: 7}) // beside the line
 	add(false, 0, usage.Usage{})
-	got, want := r.Today(noon).Totals, Totals{Chats: 2, Held: Span(3 * time.Second), PromptTokens: 40, CompletionTokens: 10, Others: 1}
-	if got != want {
+	sum := Sum{Chats: 2, Held: Span(3 * time.Second), PromptTokens: 40, CachedTokens: 5, CompletionTokens: 10}
+	if got, want := r.Today(noon), (Day{[]Share{{"ann", sum}}, Totals{sum, 1}}); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v; want %+v", got, want)
+	}
+	if got := r.Named(); len(got) != 1 || got["ann"] != sum {
+		t.Errorf("since the start: got %+v; want %+v", got, sum)
 	}
 	if got := r.Today(noon.Add(12 * time.Hour)); !reflect.DeepEqual(got, Day{}) {
 		t.Errorf("after midnight: got %+v; want nothing", got)

@@ -84,11 +84,12 @@ func (r Record) MarshalJSON() ([]byte, error) {
 		LoadMS           int64     `json:"load_ms,omitempty"`
 		PromptMS         int64     `json:"prompt_ms,omitempty"`
 		PromptTokens     int64     `json:"prompt_tokens,omitempty"`
+		CachedTokens     int64     `json:"cached_tokens,omitempty"`
 		CompletionTokens int64     `json:"completion_tokens,omitempty"`
 		TokensPerS       float64   `json:"tokens_per_s,omitempty"`
 	}{
 		fields(r), r.Why(), r.Ended.UTC(), r.Queued.Milliseconds(), r.FirstByte.Milliseconds(), r.Duration.Milliseconds(),
-		r.Usage.Load.Milliseconds(), r.Usage.Prompt.Milliseconds(), r.Usage.PromptTokens, r.Usage.CompletionTokens,
+		r.Usage.Load.Milliseconds(), r.Usage.Prompt.Milliseconds(), r.Usage.PromptTokens, r.Usage.CachedTokens, r.Usage.CompletionTokens,
 		math.Round(r.Usage.TokensPerSecond()*10) / 10,
 	})
 }

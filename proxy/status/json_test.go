@@ -28,13 +28,13 @@ func TestJSON(t *testing.T) {
 			{Name: "gpt-oss:120b-cloud", Resident: new(false), Remote: true},
 		},
 		Day: Day{
-			Shares: []Share{{"192.0.2.7", 12, Span(3 * time.Minute)}, {"ann", 1, Span(4 * time.Second)}},
-			Totals: Totals{Chats: 13, Held: Span(184 * time.Second), PromptTokens: 20431, CompletionTokens: 3870, Others: 512},
+			Shares: []Share{{"192.0.2.7", Sum{12, Span(3 * time.Minute), 19000, 11000, 3500}}, {"ann", Sum{1, Span(4 * time.Second), 1431, 0, 370}}},
+			Totals: Totals{Sum{13, Span(184 * time.Second), 20431, 11000, 3870}, 512},
 		},
 		Chats: []Record{{
 			ID: "6QQA", Method: "POST", Route: "/api/chat", Model: "llama3.2:latest", Client: "192.0.2.7", Agent: "ollama-js/0.6.4", Status: 200,
 			Ended: at.Add(-25 * time.Second), Queued: 2 * time.Second, FirstByte: 5 * time.Second, Duration: 9 * time.Second,
-			Usage: usage.Usage{PromptTokens: 812, CompletionTokens: 160, Load: 2 * time.Second, Prompt: time.Second, Completion: 4 * time.Second},
+			Usage: usage.Usage{PromptTokens: 812, CachedTokens: 500, CompletionTokens: 160, Load: 2 * time.Second, Prompt: time.Second, Completion: 4 * time.Second},
 		}, {
 			ID: "5MZD", Method: "POST", Route: "/api/chat", Model: "llama3.2:latest", Client: "ann", Status: 503, Early: true, Reason: "queue timeout",
 			Ended: at.Add(-30 * time.Second), Queued: time.Minute, FirstByte: 20 * time.Second, Duration: time.Minute,

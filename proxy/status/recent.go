@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"slices"
 	"sync"
-	"time"
 )
 
 const (
@@ -24,8 +23,8 @@ type Recent struct {
 	chats  []Record   // the latest first
 	others []Record
 	today  day
-	before day                      // another day: the clock may step back to it
-	held   map[string]time.Duration // see Held
+	before day             // another day: the clock may step back to it
+	named  map[string]*Sum // see Named
 }
 
 // Add adds a request that has ended.

@@ -49,8 +49,8 @@ func busyPage() *Page {
 			{ID: "mine", Method: "GET", Route: "/" + strings.Repeat("é", 99), Client: "192.0.2.6:1006", Status: 404, Reason: "path", Ended: now, Duration: time.Microsecond},
 		},
 		Day: Day{
-			Shares: []Share{{"192.0.2.4", 2, Span(90 * time.Second)}, {"ann", 1, Span(30 * time.Second)}},
-			Totals: Totals{Chats: 3, Held: Span(2 * time.Minute), PromptTokens: 20431, CompletionTokens: 3870, Others: 1512},
+			Shares: []Share{{"192.0.2.4", Sum{2, Span(90 * time.Second), 19000, 11000, 3500}}, {"ann", Sum{1, Span(30 * time.Second), 1431, 0, 370}}},
+			Totals: Totals{Sum{3, Span(2 * time.Minute), 20431, 11000, 3870}, 1512},
 		},
 	}
 }
@@ -145,8 +145,8 @@ func TestPageShows(t *testing.T) {
 		{"remote", "models", func(p *Page) { p.Embedder, p.Models = "", []Model{{Name: "cloud", Remote: true}} }, "cloud remote"},
 		{"no models", "models", func(p *Page) { p.Embedder, p.Models = "", nil }, "None known."},
 
-		{"today", "today", nil, "chats 3 of the host 2 min 0 s tokens read 20,431 tokens written 3,870 other requests 1,512 " +
-			"client of the host share chats 192.0.2.4 90 s | 75 % | 2 | ann 30 s | 25 % | 1 |"},
+		{"today", "today", nil, "chats 3 of the host 2 min 0 s tokens read 20,431 11,000 cached tokens written 3,870 other requests 1,512 " +
+			"client of the host share chats tokens 192.0.2.4 90 s | 75 % | 2 | 19,000 read 11,000 cached 3,500 written | ann 30 s | 25 % | 1 | 1,431 read 370 written |"},
 		{"nothing today", "today", func(p *Page) { p.Day = Day{} }, "chats 0 of the host 0 s tokens read 0 tokens written 0 other requests 0 No chat has had its turn."},
 
 		{"chats", "chats", nil, "upload in line load prompt words the host's time, not told apart other full bar = 70 s, half a bar = 17 s " +

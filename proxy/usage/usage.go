@@ -13,6 +13,7 @@ import (
 // Ollama's own API has times.
 type Usage struct {
 	PromptTokens     int64
+	CachedTokens     int64 // of those of the prompt: the host had read them before
 	CompletionTokens int64
 	Load             time.Duration // until the model was loaded; milliseconds where it was resident
 	Prompt           time.Duration // to read the prompt
@@ -136,6 +137,7 @@ func parse(chunk []byte) Usage {
 	var said struct {
 		Load             duration        `json:"load_duration"`
 		PromptTokens     tokens          `json:"prompt_eval_count"`
+		CachedTokens     tokens          `json:"prompt_eval_cached_count"`
 		Prompt           duration        `json:"prompt_eval_duration"`
 		CompletionTokens tokens          `json:"eval_count"`
 		Completion       duration        `json:"eval_duration"`
@@ -153,17 +155,20 @@ func parse(chunk []byte) Usage {
 		said.Usage = response.Usage
 	}
 	var usage struct {
-		PromptTokens     tokens `json:"prompt_tokens"`
-		CompletionTokens tokens `json:"completion_tokens"`
-		InputTokens      tokens `json:"input_tokens"` // OpenAI's responses, and Anthropic
-		CachedTokens     tokens `json:"cache_read_input_tokens"`
-		OutputTokens     tokens `json:"output_tokens"`
+		PromptTokens     tokens  `json:"prompt_tokens"`
+		PromptDetails    details `json:"prompt_tokens_details"`
+		CompletionTokens tokens  `json:"completion_tokens"`
+		InputTokens      tokens  `json:"input_tokens"` // OpenAI's responses, and Anthropic, who leaves out those that are cached
+		InputDetails     details `json:"input_tokens_details"`
+		CacheRead        tokens  `json:"cache_read_input_tokens"`
+		OutputTokens     tokens  `json:"output_tokens"`
 	}
 	if said.Usage != nil && json.Unmarshal(said.Usage, &usage) != nil {
 		return Usage{} // null is an empty one, all else but an object is none
 	}
 	return Usage{
-		PromptTokens:     int64(said.PromptTokens + usage.PromptTokens + usage.InputTokens + usage.CachedTokens),
+		PromptTokens:     int64(said.PromptTokens + usage.PromptTokens + usage.InputTokens + usage.CacheRead),
+		CachedTokens:     int64(said.CachedTokens) + int64(usage.PromptDetails+usage.InputDetails) + int64(usage.CacheRead),
 		CompletionTokens: int64(said.CompletionTokens + usage.CompletionTokens + usage.OutputTokens),
 		Load:             time.Duration(said.Load),
 		Prompt:           time.Duration(said.Prompt),
@@ -179,10 +184,19 @@ const (
 
 type (
 	tokens   int64
+	details  tokens // an object that has the number of those that were cached
 	duration time.Duration
 )
 
 func (n *tokens) UnmarshalJSON(b []byte) error { *n = tokens(count(b, maxTokens)); return nil }
+func (d *details) UnmarshalJSON(b []byte) error {
+	var said struct {
+		Cached tokens `json:"cached_tokens"`
+	}
+	json.Unmarshal(b, &said) // what is no object says nothing
+	*d = details(said.Cached)
+	return nil
+}
 func (d *duration) UnmarshalJSON(b []byte) error {
 	*d = duration(count(b, int64(maxDuration)))
 	return nil

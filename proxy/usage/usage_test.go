@@ -8,17 +8,18 @@ import (
 )
 
 // chat is the end of an answer of Ollama's own API, as today's Ollama writes it.
-const chat = `"done":true,"done_reason":"stop","total_duration":5000000000,"load_duration":2000000000,"prompt_eval_count":26,"prompt_eval_cached_count":0,"prompt_eval_duration":1000000000,"eval_count":50,"eval_duration":2000000000}` + "\n"
+const chat = `"done":true,"done_reason":"stop","total_duration":5000000000,"load_duration":2000000000,"prompt_eval_count":26,"prompt_eval_cached_count":20,"prompt_eval_duration":1000000000,"eval_count":50,"eval_duration":2000000000}` + "\n"
 
-var chatUsage = Usage{26, 50, 2 * time.Second, time.Second, 2 * time.Second}
+var chatUsage = Usage{26, 20, 50, 2 * time.Second, time.Second, 2 * time.Second}
 
 func TestUsage(t *testing.T) {
 	words := strings.Repeat(`{"model":"m","message":{"role":"assistant","content":"a"},"done":false}`+"\n", 2000)
 	text := strings.Repeat(`la \"usage\":{\"prompt_tokens\":7} \"total_duration\":1, `, 200_000) // 10 MB in a string
 	arguments := strings.Repeat(`{"function":{"name":"f","arguments":{"usage":{"prompt_tokens":7},"total_duration":1}}},`, 3) + `{}`
 	delta := `event: message_delta` + "\n" + `data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"input_tokens":20,"cache_read_input_tokens":6,"output_tokens":50}}` + "\n\n"
-	completed := `"tools":[],"usage":{"input_tokens":26,"input_tokens_details":{"cached_tokens":0},"output_tokens":50,"total_tokens":76}},"sequence_number":9,"type":"response.completed"}` + "\n\n"
+	completed := `"tools":[],"usage":{"input_tokens":26,"input_tokens_details":{"cached_tokens":6},"output_tokens":50,"total_tokens":76}},"sequence_number":9,"type":"response.completed"}` + "\n\n"
 	told := Usage{PromptTokens: 26, CompletionTokens: 50}
+	cached := Usage{PromptTokens: 26, CachedTokens: 6, CompletionTokens: 50}
 	for _, test := range []struct {
 		name, answer string
 		want         Usage
@@ -40,21 +41,22 @@ func TestUsage(t *testing.T) {
 
 		{"OpenAI", `{"id":"1","choices":[{"message":{"content":"a"}}],"usage":{"prompt_tokens":26,"completion_tokens":50,"total_tokens":76}}` + "\n", told},
 		{"OpenAI, 10 MB", `{"id":"1","choices":[{"message":{"content":"` + text + `","tool_calls":[` + arguments + `]}}],"usage":{"prompt_tokens":26,"completion_tokens":50}}` + "\n", told},
-		{"OpenAI's stream", "data: " + `{"choices":[{"delta":{"content":"a"}}],"usage":null}` + "\n\ndata: " + `{"choices":[],"usage":{"prompt_tokens":26,"completion_tokens":50}}` + "\n\ndata: [DONE]\n\n", told},
+		{"OpenAI's stream", "data: " + `{"choices":[{"delta":{"content":"a"}}],"usage":null}` + "\n\ndata: " + `{"choices":[],"usage":{"prompt_tokens":26,"prompt_tokens_details":{"cached_tokens":6},"completion_tokens":50}}` + "\n\ndata: [DONE]\n\n", cached},
 		{"OpenAI's stream without usage", strings.Repeat("data: "+`{"choices":[{"delta":{"content":"a"}}]}`+"\n\n", 1000) + "data: [DONE]\n\n", Usage{}},
 		{"usage null", "data: " + `{"choices":[],"usage":null}` + "\n\ndata: [DONE]\n\n", Usage{}},
 		{"usage in an early chunk only", "data: " + `{"choices":[],"usage":{"prompt_tokens":26}}` + "\n\n" + strings.Repeat("data: {}\n\n", 3), Usage{}},
 		{"OpenAI's responses", `{"object":"response","status":"completed","usage":{"input_tokens":26,"output_tokens":50},"metadata":{}}` + "\n", told},
-		{"OpenAI's responses, streamed", "event: response.completed\ndata: " + `{"response":{"id":"1","output":[],` + completed, told},
-		{"OpenAI's responses, streamed, 10 MB", "event: response.completed\ndata: " + `{"response":{"id":"1","output":[{"text":"` + text + `"}],` + completed, told},
+		{"OpenAI's responses, streamed", "event: response.completed\ndata: " + `{"response":{"id":"1","output":[],` + completed, cached},
+		{"OpenAI's responses, streamed, 10 MB", "event: response.completed\ndata: " + `{"response":{"id":"1","output":[{"text":"` + text + `"}],` + completed, cached},
 		{"Anthropic", `{"type":"message","content":[{"type":"text","text":"a"}],"usage":{"input_tokens":26,"output_tokens":50}}` + "\n", told},
-		{"Anthropic's stream", "event: ping\ndata: {}\n\n" + delta + "event: message_stop\ndata: " + `{"type":"message_stop"}` + "\n\n", told},
-		{"CRLF", strings.ReplaceAll(delta, "\n", "\r\n"), told},
+		{"Anthropic's stream", "event: ping\ndata: {}\n\n" + delta + "event: message_stop\ndata: " + `{"type":"message_stop"}` + "\n\n", cached},
+		{"CRLF", strings.ReplaceAll(delta, "\n", "\r\n"), cached},
 
 		{"negative", `{"load_duration":-1,"prompt_eval_count":-5,"eval_count":50,"eval_duration":-2}`, Usage{CompletionTokens: 50}},
 		{"huge", `{"load_duration":1e300,"prompt_eval_count":99999999999999999999,"eval_count":1000000001,"eval_duration":9223372036854775807,"prompt_eval_duration":4}`, Usage{Prompt: 4}},
 		{"strings and others", `{"load_duration":"2","prompt_eval_count":"26","eval_count":null,"eval_duration":[2],"prompt_eval_duration":1.5}`, Usage{}},
 		{"usage is a string", `{"usage":"26","eval_count":50}`, Usage{}},
+		{"details of another kind", `{"usage":{"prompt_tokens":26,"prompt_tokens_details":[6],"input_tokens_details":{"cached_tokens":"6"},"completion_tokens":50}}`, told},
 		{"usage of strings", `{"usage":{"prompt_tokens":"26","completion_tokens":50}}`, Usage{CompletionTokens: 50}},
 		{"a response in a response", strings.Repeat(`{"response":`, 1000) + `{"usage":{"prompt_tokens":26}}` + strings.Repeat("}", 1000), Usage{}},
 		{"the response is no object", `{"response":["usage"],"usage":{"prompt_tokens":26}}`, Usage{PromptTokens: 26}},

@@ -12,7 +12,8 @@ import (
 )
 
 // TestUsage: foreman's log and metrics have of each chat what Ollama told the client of
-// it, in all dialects, streamed and not.
+// it, in all dialects, streamed and not; of today's Ollama also the tokens that it had read
+// before, as all ask the same.
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	own := startOllama(t, lab.Pace{Load: 300 * time.Millisecond, Prompt: 50 * time.Millisecond, Rate: 100}.Env()...)
@@ -43,6 +44,14 @@ func TestUsage(t *testing.T) {
 			record = records[i]
 			return nil
 		})
+		cacheKey := map[bool]string{true: "prompt_eval_cached_count", false: "cached_tokens"}[strings.HasPrefix(test.path, "/api/")]
+		if test.path == "/v1/messages" {
+			cacheKey = "cache_read_input_tokens"
+		}
+		cached := lastNumber(t, said, cacheKey)
+		if got, _ := record["cached_tokens"].(float64); got != cached || standIn && (cached > 0) != (i > 0 && test.promptTokens != "") {
+			t.Errorf("%s: cached_tokens: got %v in the log; Ollama told %v", test.name, record["cached_tokens"], cached)
+		}
 		for name, key := range map[string]string{"prompt_tokens": test.promptTokens, "completion_tokens": test.completionTokens} {
 			want := 0.
 			if key != "" {
@@ -50,6 +59,9 @@ func TestUsage(t *testing.T) {
 				if want == 0 {
 					t.Fatalf("%s: Ollama did not tell %s: %s", test.name, key, said)
 				}
+			}
+			if key == "input_tokens" && test.path == "/v1/messages" { // there those that are cached are apart
+				want += cached
 			}
 			if got, _ := record[name].(float64); got != want {
 				t.Errorf("%s: %s: got %v in the log; Ollama told %v", test.name, name, record[name], want)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -19,6 +20,9 @@ type server struct {
 	pace  pace
 	ready time.Time     // when the model is loaded
 	slots chan struct{} // one for each request that is worked on
+
+	mu   sync.Mutex // guards last
+	last string     // prompt that was read
 }
 
 func newServer(model string, p pace, slots int) http.Handler {
@@ -165,6 +169,7 @@ func (s *server) say(w http.ResponseWriter, r *http.Request, p prompt, limit *in
 		return
 	}
 	defer s.free()
+	cached := s.cached(p)
 	words, whole := play(s.model, p.text)
 	if !whole {
 		n := defaultWords
@@ -217,9 +222,22 @@ func (s *server) say(w http.ResponseWriter, r *http.Request, p prompt, limit *in
 		return
 	}
 	send(end(whole, timings{
-		PromptN: p.tokens, PromptMS: milliseconds(first.Sub(started)),
+		CacheN: cached, PromptN: p.tokens - cached, PromptMS: milliseconds(first.Sub(started)),
 		PredictedN: said, PredictedMS: milliseconds(time.Since(first)),
 	}))
+}
+
+// cached returns how many tokens of a prompt need not be read, for the last one began with
+// them: all but one at most.
+func (s *server) cached(p prompt) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	same := 0
+	for same < min(len(s.last), len(p.text), p.tokens-1) && s.last[same] == p.text[same] {
+		same++
+	}
+	s.last = p.text
+	return same
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
