@@ -235,15 +235,11 @@ func parse(path string, content []byte) (tokens, error) {
 // set reads the words behind a token, and returns what is wrong with them.
 func (t *Token) set(words []string) (wrong []string) {
 	given := map[string]bool{}
-	for _, word := range words {
+	for i, word := range words {
 		if strings.HasPrefix(word, "#") {
 			break
 		}
 		key, value, hasValue := strings.Cut(word, "=")
-		if given[key] {
-			wrong = append(wrong, fmt.Sprintf("%s stands twice behind the token of %s", key, t.Name))
-		}
-		given[key] = true
 		switch {
 		case key == "weight" && hasValue:
 			n, err := strconv.ParseUint(value, 10, 0)
@@ -261,9 +257,14 @@ func (t *Token) set(words []string) (wrong []string) {
 			}
 		case word == "owner":
 			t.Owner = true
-		default:
-			wrong = append(wrong, fmt.Sprintf("expected weight=N, background, models=a,b* or owner behind the token of %s; got %.60q", t.Name, word))
+		default: // perhaps a token, behind a name of two words: it must not be told
+			wrong = append(wrong, fmt.Sprintf("expected weight=N, background, models=a,b* or owner as word %d, behind the token of %s", i+3, t.Name))
+			continue
 		}
+		if given[key] {
+			wrong = append(wrong, fmt.Sprintf("%s stands twice behind the token of %s", key, t.Name))
+		}
+		given[key] = true
 	}
 	switch {
 	case !t.Background && !given["weight"]:

@@ -51,7 +51,9 @@ func TestParse(t *testing.T) {
 		return b.String()
 	}
 	const word = "expected a name and a token, with a space between; got one word"
-	const words = "expected weight=N, background, models=a,b* or owner behind the token of "
+	words := func(name string, number int) string {
+		return fmt.Sprintf("expected weight=N, background, models=a,b* or owner as word %d, behind the token of %s", number, name)
+	}
 	weight := func(name, got string) string {
 		return fmt.Sprintf("expected the weight of %s to be a whole number from 1 to 100; got %q", name, got)
 	}
@@ -66,8 +68,9 @@ func TestParse(t *testing.T) {
 		{"empty", "", "", "F has no token: expected lines with a name and a token"},
 		{"comments alone", "# ann sesame-1\n", "", "F has no token: expected lines with a name and a token"},
 		{"no name", "sesame-1\n", "", "F:1: " + word},
-		{"unknown words", "ann sesame-1 Owner\nbob sesame-2 background=yes weight\n", "", "F:1: " + words + `ann; got "Owner"` + "\n" +
-			"F:2: " + words + `bob; got "background=yes"` + "\nF:2: " + words + `bob; got "weight"`},
+		{"unknown words", "ann sesame-1 Owner\nbob sesame-2 background=yes weight\n", "", "F:1: " + words("ann", 3) + "\n" +
+			"F:2: " + words("bob", 3) + "\nF:2: " + words("bob", 4)},
+		{"a name of two words", "ann smithers sesame-1 sesame-1\n", "", "F:1: " + words("ann", 3) + "\nF:1: " + words("ann", 4)},
 		{"words twice", "ann sesame-1 weight=3 weight=3 owner owner\n", "", "F:1: weight stands twice behind the token of ann\nF:1: owner stands twice behind the token of ann"},
 		{"weights", "ann sesame-1 weight=0\nbob sesame-2 weight=101\neve sesame-3 weight=+3\n", "", "F:1: " + weight("ann", "0") + "\nF:2: " + weight("bob", "101") + "\nF:3: " + weight("eve", "+3")},
 		{"weight and background", "ann sesame-1 weight=3 background\n", "", "F:1: expected weight or background behind the token of ann, not both: what can wait has no weight"},
