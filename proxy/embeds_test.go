@@ -101,6 +101,7 @@ func (e embedding) ask(t *testing.T, client, path string) (answers <-chan answer
 	ctx, leave := context.WithCancel(t.Context())
 	c := make(chan answer, 1)
 	go func() {
+		defer close(c)
 		r, err := http.NewRequestWithContext(ctx, "POST", e.URL+path, strings.NewReader(embedBody))
 		if err != nil {
 			t.Error(err)
@@ -171,6 +172,7 @@ func TestEmbedsAtOnce(t *testing.T) {
 				t.Errorf("embedding %d: %d %s, %v; want 200", i, a.status, a.body, a.err)
 			}
 		}
+		e.expectIdle(t)
 		waited := 0
 		for _, record := range e.log.access(t, 9) {
 			if record["queue_ms"] == 3000. {
@@ -180,7 +182,6 @@ func TestEmbedsAtOnce(t *testing.T) {
 		if waited != 5 { // and not the two that went at once
 			t.Errorf("the log has %d that waited for 3 s; want 5", waited)
 		}
-		e.expectIdle(t)
 	})
 }
 
