@@ -80,7 +80,6 @@ var good = []struct {
 	{"FOREMAN_MANAGE", "false", func(c Config) any { return c.Manage }, false},
 	{"FOREMAN_MAX_QUEUE", "0", func(c Config) any { return c.MaxQueue }, 0},
 	{"FOREMAN_MAX_QUEUE", "1000000", func(c Config) any { return c.MaxQueue }, 1_000_000},
-	{"FOREMAN_EMBEDS", "1000", func(c Config) any { return c.Embeds }, 1000},
 
 	{"FOREMAN_FAIR", "true", func(c Config) any { return c.Fair }, true},
 	{"FOREMAN_FAIR", "false", func(c Config) any { return c.Fair }, false},
@@ -103,6 +102,7 @@ var good = []struct {
 	{"FOREMAN_STALL_TIMEOUT", "1s", func(c Config) any { return c.StallTimeout }, time.Second},
 	{"FOREMAN_MAX_TURN", "0", func(c Config) any { return c.MaxTurn }, time.Duration(0)},
 	{"FOREMAN_MAX_TURN", "1s", func(c Config) any { return c.MaxTurn }, time.Second},
+	{"FOREMAN_EMBEDS", "1000", func(c Config) any { return c.Embeds }, 1000},
 	{"FOREMAN_DRAIN_TIMEOUT", "0", func(c Config) any { return c.DrainTimeout }, time.Duration(0)},
 	{"FOREMAN_DRAIN_TIMEOUT", "2m", func(c Config) any { return c.DrainTimeout }, 2 * time.Minute},
 	{"FOREMAN_LOG_LEVEL", "debug", level, slog.LevelDebug},
@@ -147,7 +147,6 @@ var bad = []struct {
 		",", "a,", ",a", "a,,b", "a:80", "http://a", "a b", "*.lan", "[::1]", "bücher.example",
 	}},
 	{"FOREMAN_MANAGE", "true or false", []string{"1", "0", "yes", "True", "true "}},
-	{"FOREMAN_EMBEDS", "a whole number from 0 to 1000", []string{"-1", "1001", "2.0", "all"}},
 	{"FOREMAN_MAX_QUEUE", "a whole number from 0 to 1000000", []string{"-1", "1000001", "1.5", "many", "1e3", "9999999999999999999"}},
 	{"FOREMAN_FAIR", "true or false", []string{"1", "no", "TRUE"}},
 	{"FOREMAN_AFFINITY", "a duration such as 30s, or 0", []string{"-1s", "30", "long"}},
@@ -158,6 +157,7 @@ var bad = []struct {
 	}},
 	{"FOREMAN_STALL_TIMEOUT", "a duration of at least 1s, such as 10m", []string{"0", "999ms", "-1s", "10"}},
 	{"FOREMAN_MAX_TURN", "a duration of at least 1s, such as 1h, or 0", []string{"999ms", "-1s", "60", "never"}},
+	{"FOREMAN_EMBEDS", "a whole number from 0 to 1000", []string{"-1", "1001", "2.0", "all"}},
 	{"FOREMAN_DRAIN_TIMEOUT", "a duration such as 30s, or 0", []string{"30", "-1s", "x"}},
 	{"FOREMAN_LOG_LEVEL", "debug, info, warn or error", []string{"trace", "warning", "info ", "4", "info+1", "debug-4"}},
 	{"FOREMAN_LOG_FORMAT", "text or json", []string{"JSON", "xml", "text "}},
@@ -444,7 +444,7 @@ func TestLogValue(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "[addr=:8080 ollama_url=http://mac.lan/ poll_interval=30s token=(set) hosts=a,b manage=false max_queue=512 fair=true affinity=30s " +
-		"queue_timeout=0 heartbeat=20s max_body=64MiB stall_timeout=10m max_turn=1h drain_timeout=30s log_level=info log_format=text]"
+		"queue_timeout=0 heartbeat=20s max_body=64MiB stall_timeout=10m max_turn=1h embeds=0 drain_timeout=30s log_level=info log_format=text]"
 	if got := c.LogValue().String(); got != want {
 		t.Errorf("got\n%s; want\n%s", got, want)
 	}

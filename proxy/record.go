@@ -71,7 +71,7 @@ func logRecord(log *slog.Logger, rec *status.Record, class class) {
 			unlessZero("completion_tokens", rec.Usage.CompletionTokens),
 			unlessZero("tokens_per_s", math.Round(rec.Usage.TokensPerSecond()*10)/10),
 		)
-	} else {
+	} else if class == embed {
 		attrs = append(attrs, unlessZero("queue_ms", milliseconds(rec.Queued)))
 	}
 	attrs = append(attrs,

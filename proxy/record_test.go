@@ -160,7 +160,7 @@ func TestRecordInTheLog(t *testing.T) {
 		{worker, func(r *status.Record) { r.Cut, r.Err = true, io.ErrUnexpectedEOF }, "level=WARN msg=request method=POST route=/api/chat status=200 model=m queue_ms=1.5 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=ann addr=[fe80::1]:7 id=id cut=true err=\"unexpected EOF\""},
 		{worker, func(r *status.Record) { r.Status, r.Cut, r.Err = 499, true, context.Canceled }, "level=INFO msg=request method=POST route=/api/chat status=499 model=m queue_ms=1.5 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=ann addr=[fe80::1]:7 id=id cut=true err=\"context canceled\""},
 		{refused, func(r *status.Record) { r.Route, r.Path, r.Status, r.Reason = "other", "/api/x", 404, "path" }, "level=INFO msg=request method=POST route=other path=/api/x status=404 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=ann addr=[fe80::1]:7 id=id"},
-		{embed, func(r *status.Record) { r.Status, r.Reason = 503, "unreachable" }, "level=WARN msg=request method=POST route=/api/chat status=503 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=ann addr=[fe80::1]:7 id=id"},
+		{embed, func(r *status.Record) { r.Status, r.Reason = 503, "unreachable" }, "level=WARN msg=request method=POST route=/api/chat status=503 queue_ms=1.5 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=ann addr=[fe80::1]:7 id=id"},
 		{own, func(*status.Record) {}, ""},
 		{own, func(r *status.Record) { r.Status = 503 }, ""},
 		{own, func(r *status.Record) { r.Status, r.Reason = 401, "token" }, "level=INFO msg=request method=POST route=/api/chat status=401 first_byte_ms=2000 ms=60000 bytes=1099511627776 client=ann addr=[fe80::1]:7 id=id"},
