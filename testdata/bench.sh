@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Measures what foreman costs, and what it costs when it grows: testdata/bench.sh -h
+# Measures what foreman costs, and what it gives to those who share a host: testdata/bench.sh -h
 set -euo pipefail
 
 usage() {
 	cat <<'END'
-usage: testdata/bench.sh [-short]
+usage: testdata/bench.sh [-short | -workload [FLAG...]]
 
 Measures what foreman costs, and prints it in Markdown, beside a bare
 httputil.ReverseProxy, a foreman whose main reserves no heap, and HAProxy, nginx
@@ -27,19 +27,39 @@ Takes seven minutes on two cores with all fronts.
 
   -short  measure too little to tell anything, in 40 seconds, to see that it works
   -h      print this
+
+With -workload it compares what people, agents and a batch that share a host make of
+it without a front, and behind HAProxy, llama-swap and foreman: an hour of work, sixty
+times as fast, on hosts that load a model in 3, 8 and 30 s, and then twenty minutes of
+it, thirty times as fast, with a real Ollama whose runner is a stand-in. It takes 20
+minutes, prints tables in Markdown, and leaves pictures in a folder that it names.
+With flags it is testdata/bench/workload with these flags, for a part of it (which its
+-h tells, and testdata/bench/README.md), and -ollama is a flag without a value.
+
+Both wait until the machine is quiet, for ten minutes at most, and tell its load.
+BENCH_WAIT=0 in the environment has them begin at once.
 END
 }
 short=()
-case "$#:${1-}" in
-0:) ;;
-1:-short) short=(-short) ;;
-1:-h | 1:-help | 1:--help)
-	usage
-	exit
+workload=
+case "${1-}" in
+-workload)
+	workload=true
+	shift
 	;;
 *)
-	echo "testdata/bench.sh: unexpected arguments: $*; expected none, or -short, or -h for help" >&2
-	exit 2
+	case "$#:${1-}" in
+	0:) ;;
+	1:-short) short=(-short) ;;
+	1:-h | 1:-help | 1:--help)
+		usage
+		exit
+		;;
+	*)
+		echo "testdata/bench.sh: unexpected arguments: $*; expected none, or -short, or -h for help, or -workload" >&2
+		exit 2
+		;;
+	esac
 	;;
 esac
 
@@ -48,8 +68,62 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 ulimit -n "$(ulimit -Hn)"
 
+# quiet waits until the machine has nothing else to do.
+quiet() {
+	local load until=$((SECONDS + ${BENCH_WAIT:-600}))
+	while read -r load _ </proc/loadavg && [[ $SECONDS -lt $until && 10#${load/./} -ge 50 ]]; do
+		echo "waiting for a quiet machine: its load is $load" >&2
+		sleep 15
+	done
+}
+
 echo 'building foreman and testdata/bench' >&2
 go build -o "$scratch/foreman" .
+
+if [ -n "$workload" ]; then
+	go build -o "$scratch/workload" ./testdata/bench/workload
+	swap=$(command -v llama-swap) || {
+		swap=$scratch/llama-swap
+		go -C testdata/bench/llama-swap build -o "$swap" github.com/mostlygeek/llama-swap || true # then it is left out
+	}
+	host() { # builds the real Ollama
+		go -C testdata/e2e build -o "$scratch/host" ./host
+		binary=$("$scratch/host" -build "$scratch/ollama")
+		printf '#!/bin/sh\nexec %s %s\n' "$scratch/host" "$binary" >"$scratch/host.sh"
+		chmod +x "$scratch/host.sh"
+	}
+	measure() { "$scratch/workload" -foreman "$scratch/foreman" -llama-swap "$swap" "$@"; }
+	machine() {
+		quiet
+		printf '%s, %s cores, %s, foreman at %s\n\n' "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)" \
+			"$(go env GOVERSION)" "$(git rev-parse --short HEAD 2>/dev/null || echo '?')"
+	}
+	if [ "$#" -gt 0 ]; then
+		flags=()
+		for flag in "$@"; do
+			flags+=("$flag")
+			if [ "$flag" = -ollama ]; then
+				host
+				flags+=("$scratch/host.sh")
+			fi
+		done
+		case " $* " in
+		*' -simulate '* | *' -from '* | *' -resources '* | *' -h '*) ;; # nothing is measured
+		*) machine ;;
+		esac
+		measure "${flags[@]}"
+		exit
+	fi
+	out=$(mktemp -d -t workload.XXXX)
+	host
+	machine
+	measure -seeds 1,2 -out "$out"
+	echo
+	measure -ollama "$scratch/host.sh" -loads 8 -scale 30 -horizon 1200 -out "$out/ollama"
+	echo "pictures and runs are in $out" >&2
+	exit
+fi
+
 go build -o "$scratch/bench" ./testdata/bench
 
 # The foreman that reserves nothing has another main.go.
@@ -132,6 +206,7 @@ command -v nginx >/dev/null && fronts+=("nginx=sh $scratch/nginx.sh")
 command -v caddy >/dev/null && fronts+=("Caddy=sh $scratch/caddy.sh")
 fronts+=("foreman, no heap reserved=sh $scratch/unreserved.sh")
 
+[ "${#short[@]}" -gt 0 ] || quiet
 printf '%s, %s cores, load %s at the start, %s, foreman at %s\n\n' \
 	"$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)" "$(cut -d ' ' -f 1 /proc/loadavg)" \
 	"$(go env GOVERSION)" "$(git rev-parse --short HEAD 2>/dev/null || echo '?')"

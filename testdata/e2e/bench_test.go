@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -44,7 +45,7 @@ func TestBenchHelp(t *testing.T) {
 	if status != 0 || told != "" {
 		t.Errorf("bench.sh -h: got status %d, stderr %q; want 0 and nothing", status, told)
 	}
-	for _, want := range []string{"usage: testdata/bench.sh [-short]\n", "Measures ", "Needs Linux and Go.", "Takes ", " minutes", "\n  -short  ", "\n  -h "} {
+	for _, want := range []string{"usage: testdata/bench.sh [-short | -workload [FLAG...]]\n", "Measures ", "Needs Linux and Go.", "Takes ", " minutes", "\n  -short  ", "\n  -h "} {
 		if !strings.Contains(out, want) {
 			t.Errorf("bench.sh -h: got %s; want %q in it", out, want)
 		}
@@ -150,6 +151,31 @@ func TestBenchShort(t *testing.T) {
 	}
 	if strings.Contains(told, "\x1b") || strings.Contains(told, "\r") {
 		t.Errorf("stderr is no terminal, and has %q; want plain lines", told)
+	}
+}
+
+// TestBenchWorkload sees that two fronts are compared, in a work too short to tell anything.
+func TestBenchWorkload(t *testing.T) {
+	t.Setenv("BENCH_WAIT", "0")
+	dir := t.TempDir()
+	out, told, status := bench(t, "-workload", "-loads", "3", "-fronts", "none,foreman", "-horizon", "120", "-patience", "60", "-out", dir)
+	t.Logf("bench.sh -workload:\n%s%s", told, out)
+	if status != 0 {
+		t.Fatalf("bench.sh -workload: got status %d; want 0", status)
+	}
+	for _, want := range []string{
+		`, foreman at [0-9a-f?]+\n\n\*\*loads in 3 s\*\*: 1 runs of 2 minutes for each front, at 1:60.\n\n\| front \|`,
+		`\n\| foreman \| \d+ \|`,
+		`\n\| model loads in 100 chats: at most 10 \| \d+\.\d\d (pass|\*\*fail\*\*) \|\n`,
+	} {
+		if !regexp.MustCompile(want).MatchString(out) {
+			t.Errorf("stdout has no %s", want)
+		}
+	}
+	for _, name := range []string{"waits", "turns", "resources"} {
+		if _, err := os.Stat(filepath.Join(dir, name+"-loads-in-3-s.svg")); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

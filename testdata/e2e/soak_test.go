@@ -3,10 +3,12 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,7 +18,10 @@ import (
 	"foreman/e2e/lab"
 )
 
-var soakTime = flag.Duration("soak", 10*time.Second, "how long the soak goes on")
+var (
+	soakTime    = flag.Duration("soak", 10*time.Second, "how long the soak goes on")
+	soakSamples = flag.String("samples", "", "`file` for what foreman takes of the machine during the soak, for testdata/bench.sh -workload -resources")
+)
 
 // TestSoak has clients chat and embed, and leave at random, while Ollama is
 // killed and started again twice. Every answer is whole or seen to be cut, no two
@@ -33,6 +38,7 @@ func TestSoak(t *testing.T) {
 	foreman := startForeman(t, watch.server.URL, "FOREMAN_POLL_INTERVAL=500ms")
 	eventually(t, func() error { return resident(t.Context(), own.Client, lab.EmbedModel) })
 	before := restingAt(t, foreman.URL)
+	sample(t, foreman.URL)
 
 	transport := &http.Transport{MaxIdleConnsPerHost: chatting + embedding}
 	s := &soakers{t: t, base: foreman.URL, watch: watch, client: &http.Client{Transport: transport}, counts: map[string]int{}}
@@ -103,6 +109,31 @@ func TestSoak(t *testing.T) {
 	fmt.Printf("%d asked in %v:\n%s", s.sum(""), *soakTime, s)
 	fmt.Printf("Ollama killed and started again: 2 times; chats that reached it: %d; open at once: %d\n", total, most)
 	fmt.Printf("at rest before, and not more after: %v\n", before)
+}
+
+// sample writes each second what foreman takes of the machine, to the file that -samples names.
+func sample(t *testing.T, base string) {
+	if *soakSamples == "" {
+		return
+	}
+	file, err := os.Create(*soakSamples)
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	t.Cleanup(func() { cancel(); all.Wait(); file.Close() })
+	all.Go(func() {
+		for tick := time.Tick(time.Second); ctx.Err() == nil; <-tick {
+			if now, err := metricsOf(base); err == nil { // foreman may be stopped, as it may be asleep
+				json.NewEncoder(file).Encode(map[string]any{
+					"At": time.Since(began).Seconds(), "MB": now["process_resident_memory_bytes"] / (1 << 20),
+					"Goroutines": now["go_goroutines"], "Descriptors": now["process_open_fds"],
+				})
+			}
+		}
+	})
 }
 
 // restingAt returns what a foreman without work has of goroutines and file

@@ -124,6 +124,11 @@ func (o *Ollama) AddModel(name string, seed uint64) error {
 	return store(o.Models()).addModel(name, seed, nil)
 }
 
+// AddLongModel does so with one of whose prompts nothing is left out, up to 64 KB.
+func (o *Ollama) AddLongModel(name string, seed uint64) error {
+	return store(o.Models()).addModel(name, seed, map[string]any{"llama.context_length": uint32(64 << 10)})
+}
+
 // AddCloudModel adds a model that runs elsewhere: a request for it goes to the
 // server at host, under the name of remote. Ollama lists it with remote_host. It
 // refuses to go to a host whose name is not in OLLAMA_REMOTES, or with

@@ -11,6 +11,9 @@
 //	STANDIN_RATE=20    words per second; 0: as fast as it can
 //	STANDIN_PAUSE=1s   how long it is silent before the last word of an answer
 //	STANDIN_CRASH=5    it exits instead of the fifth word of an answer
+//	STANDIN_READ=2000  tokens of a prompt per second, besides STANDIN_PROMPT; 0: no time
+//	STANDIN_KEEP=4     how many prompts it keeps, see cache.go; by default one
+//	STANDIN_LOG=FILE   where it appends what it did, see log.go
 package main
 
 import (
@@ -69,7 +72,10 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) er
 	if err != nil {
 		return err
 	}
-	return http.Serve(l, newServer(filepath.Base(*model), pace, max(*slots, 1)))
+	s := newServer(filepath.Base(*model), pace, max(*slots, 1))
+	s.log = diary{file: getenv("STANDIN_LOG"), model: filepath.Base(*model)}
+	s.log.loads(s.ready.Add(-pace.load), s.ready)
+	return http.Serve(l, s)
 }
 
 // known returns those arguments that are among the flags, with their values.
@@ -119,10 +125,13 @@ type pace struct {
 	load, prompt time.Duration
 	pause        time.Duration // before the last word
 	rate         float64       // words per second; 0: no limit
+	read         float64       // tokens of a prompt per second; 0: no limit
+	keep         int           // prompts
 	crash        int           // the word that is not said any more; 0: none
 }
 
 func readPace(getenv func(string) string) (p pace, err error) {
+	p.keep = 1
 	duration := func(name string, into *time.Duration) {
 		if text := getenv(name); text != "" && err == nil {
 			if *into, err = time.ParseDuration(text); err != nil {
@@ -133,16 +142,24 @@ func readPace(getenv func(string) string) (p pace, err error) {
 	duration("STANDIN_LOAD", &p.load)
 	duration("STANDIN_PROMPT", &p.prompt)
 	duration("STANDIN_PAUSE", &p.pause)
-	if text := getenv("STANDIN_RATE"); text != "" && err == nil {
-		if p.rate, err = strconv.ParseFloat(text, 64); err != nil || p.rate < 0 {
-			err = fmt.Errorf("STANDIN_RATE: %q is no number of words per second", text)
+	number := func(name, what string, into *float64) {
+		if text := getenv(name); text != "" && err == nil {
+			if *into, err = strconv.ParseFloat(text, 64); err != nil || *into < 0 {
+				err = fmt.Errorf("%s: %q is no number of %s per second", name, text, what)
+			}
 		}
 	}
-	if text := getenv("STANDIN_CRASH"); text != "" && err == nil {
-		if p.crash, err = strconv.Atoi(text); err != nil {
-			err = fmt.Errorf("STANDIN_CRASH: %w", err)
+	number("STANDIN_RATE", "words", &p.rate)
+	number("STANDIN_READ", "tokens", &p.read)
+	count := func(name string, into *int) {
+		if text := getenv(name); text != "" && err == nil {
+			if *into, err = strconv.Atoi(text); err != nil {
+				err = fmt.Errorf("%s: %w", name, err)
+			}
 		}
 	}
+	count("STANDIN_CRASH", &p.crash)
+	count("STANDIN_KEEP", &p.keep)
 	return p, err
 }
 

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -20,14 +19,14 @@ type server struct {
 	pace  pace
 	ready time.Time     // when the model is loaded
 	slots chan struct{} // one for each request that is worked on
-
-	mu   sync.Mutex // guards last
-	last string     // prompt that was read
+	cache cache
+	log   diary
+	mux   *http.ServeMux
 }
 
-func newServer(model string, p pace, slots int) http.Handler {
-	s := &server{model: model, pace: p, ready: time.Now().Add(p.load), slots: make(chan struct{}, slots)}
+func newServer(model string, p pace, slots int) *server {
 	mux := http.NewServeMux()
+	s := &server{model: model, pace: p, ready: time.Now().Add(p.load), slots: make(chan struct{}, slots), cache: cache{keep: p.keep}, mux: mux}
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, map[string]string{"status": "ok"})
 	})
@@ -38,13 +37,15 @@ func newServer(model string, p pace, slots int) http.Handler {
 	mux.HandleFunc("POST /tokenize", s.tokenize)
 	mux.HandleFunc("POST /detokenize", s.detokenize)
 	mux.HandleFunc("POST /apply-template", s.applyTemplate)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if time.Now().Before(s.ready) {
-			fail(w, http.StatusServiceUnavailable, "unavailable_error", "Loading model")
-			return
-		}
-		mux.ServeHTTP(w, r)
-	})
+	return s
+}
+
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if time.Now().Before(s.ready) {
+		fail(w, http.StatusServiceUnavailable, "unavailable_error", "Loading model")
+		return
+	}
+	s.mux.ServeHTTP(w, r)
 }
 
 // A prompt is what the words of an answer are made from.
@@ -169,7 +170,6 @@ func (s *server) say(w http.ResponseWriter, r *http.Request, p prompt, limit *in
 		return
 	}
 	defer s.free()
-	cached := s.cached(p)
 	words, whole := play(s.model, p.text)
 	if !whole {
 		n := defaultWords
@@ -179,9 +179,19 @@ func (s *server) say(w http.ResponseWriter, r *http.Request, p prompt, limit *in
 		words = newVoice(s.model, p.text).words(n)
 	}
 	started := time.Now()
-	if sleepUntil(r.Context(), started.Add(s.pace.prompt)) != nil {
+	said, cached := 0, s.cache.find(p.text, p.tokens)
+	defer func() { s.log.answers(started, p, cached, said) }()
+	reading := s.pace.prompt
+	if s.pace.read > 0 {
+		reading += time.Duration(float64(p.tokens-cached) / s.pace.read * float64(time.Second))
+	}
+	kept := p.text[:min(cached, len(p.text))] // what is kept of a prompt that nobody waits for
+	var answer strings.Builder
+	defer func() { s.cache.keepFirst(kept + answer.String()) }()
+	if sleepUntil(r.Context(), started.Add(reading)) != nil {
 		return
 	}
+	kept = p.text
 	w.Header().Set("Content-Type", "text/event-stream")
 	flusher := http.NewResponseController(w)
 	send := func(event any) bool {
@@ -196,7 +206,6 @@ func (s *server) say(w http.ResponseWriter, r *http.Request, p prompt, limit *in
 		return
 	}
 	first := time.Now()
-	said := 0
 	next := func(text string, pause time.Duration) bool {
 		if said+1 == s.pace.crash {
 			os.Exit(1)
@@ -209,6 +218,7 @@ func (s *server) say(w http.ResponseWriter, r *http.Request, p prompt, limit *in
 			return false
 		}
 		said++
+		answer.WriteString(text)
 		return true
 	}
 	last := ""
@@ -225,19 +235,6 @@ func (s *server) say(w http.ResponseWriter, r *http.Request, p prompt, limit *in
 		CacheN: cached, PromptN: p.tokens - cached, PromptMS: milliseconds(first.Sub(started)),
 		PredictedN: said, PredictedMS: milliseconds(time.Since(first)),
 	}))
-}
-
-// cached returns how many tokens of a prompt need not be read, for the last one began with
-// them: all but one at most.
-func (s *server) cached(p prompt) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	same := 0
-	for same < min(len(s.last), len(p.text), p.tokens-1) && s.last[same] == p.text[same] {
-		same++
-	}
-	s.last = p.text
-	return same
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
