@@ -128,7 +128,7 @@ func (b *heartbeats) write(now time.Time) error {
 	x, d := b.x, dialect.Of(b.x.Route)
 	beat := dialect.Beat{
 		Path: x.Route, Model: x.Model, Now: now, First: !b.begun,
-		Events: dialect.CountsEvents(x.request.Header), Waited: now.Sub(b.since), Position: b.position(),
+		Events: dialect.CountsEvents(x.request.Header), FirstID: dialect.KeepsFirstID(x.request.Header), Waited: now.Sub(b.since), Position: b.position(),
 	}
 	if b.answer != nil {
 		last, ok := b.answer.LastChunk(d.Separator())

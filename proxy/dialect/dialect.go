@@ -114,6 +114,7 @@ type Beat struct {
 	Now      time.Time // when it is told
 	First    bool      // it is the first of its answer
 	Events   bool      // the client goes by events, and not by comments and pings; see [CountsEvents]
+	FirstID  bool      // the client keeps the first id, if it is empty too; see [KeepsFirstID]
 	Position int       // in line; 1: next, 0: it waits for the target
 	Waited   time.Duration
 }
@@ -127,17 +128,25 @@ func CountsEvents(h http.Header) bool {
 		strings.HasPrefix(agent, "claude-cli/")
 }
 
+// KeepsFirstID tells by the fields of a request whether its client names an answer by the
+// first id that it sees, an empty one too, and so mistakes two answers for one. LangChain
+// for JavaScript does: LangGraph then puts the second in the place of the first.
+func KeepsFirstID(h http.Header) bool {
+	return strings.HasPrefix(strings.ToLower(h.Get("User-Agent")), "langchainjs-")
+}
+
 // Heartbeat returns a piece of a stream that has nothing in it but that the request is
 // alive: a chunk as the API itself has it, with nothing said and no key that it does not
 // have, for strict clients fail on one; or an event that the API has for this. OpenAI's
-// clients put together the chunks of one id, and take an empty one before the first.
+// clients put together the chunks of one id, and take an empty one before the first; some
+// fail on a chunk without any, and so only who keeps the first gets none.
 // The events of its responses begin with one that is the target's to send: a client of
 // these gets a comment (https://html.spec.whatwg.org/multipage/server-sent-events.html)
 // without an empty line behind it, for that makes an event of it to some, and only who
 // goes by events gets one of a type that nobody knows. It is nil behind the chunk that is
 // the stream's last, as its clients see it, or an error, or nothing that the API has.
 func (d Dialect) Heartbeat(b Beat) []byte {
-	last := said{Created: b.Now.Unix(), Model: b.Model}
+	last := said{Created: b.Now.Unix(), Model: b.Model, noID: b.FirstID}
 	if len(b.Last) > 0 && !last.read(d, b.Last) {
 		return nil
 	}
@@ -218,6 +227,7 @@ type said struct {
 	Type     string
 	Sequence int64 `json:"sequence_number"`
 	Error    any
+	noID     bool // an empty one is left out
 }
 
 // read reads the target's last chunk, and reports whether more of its stream is to come.
@@ -243,13 +253,17 @@ var lastEvents = []string{"error", "message_stop", "response.completed", "respon
 
 // chunk is one of OpenAI's, with one choice, that belongs to the last.
 func (s *said) chunk(object string, choice any) []byte {
+	id := &s.ID
+	if s.noID && s.ID == "" {
+		id = nil
+	}
 	return event("", line(struct {
-		ID      string `json:"id"`
-		Object  string `json:"object"`
-		Created int64  `json:"created"`
-		Model   string `json:"model"`
-		Choices []any  `json:"choices"`
-	}{s.ID, object, s.Created, s.Model, []any{choice}}))
+		ID      *string `json:"id,omitempty"`
+		Object  string  `json:"object"`
+		Created int64   `json:"created"`
+		Model   string  `json:"model"`
+		Choices []any   `json:"choices"`
+	}{id, object, s.Created, s.Model, []any{choice}}))
 }
 
 // An openAIInner is the shape of https://platform.openai.com/docs/guides/error-codes.

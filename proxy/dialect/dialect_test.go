@@ -2,6 +2,7 @@ package dialect
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 )
@@ -80,8 +81,24 @@ func TestHeartbeats(t *testing.T) {
 			Path: test.path, Model: `a"b`, Now: time.Date(2026, 11, 26, 23, 0, 0, 0, time.FixedZone("", 3600)),
 			First: test.first, Events: test.events, Position: 3, Waited: 1500 * time.Millisecond,
 		}
+		anyID := b
+		anyID.FirstID = true
+		if got, want := string(Of(test.path).Heartbeat(anyID)), strings.Replace(test.want, `"id":"",`, "", 1); got != want {
+			t.Errorf("%s, who keeps the first id: got %s; want %s", test.path, got, want)
+		}
 		if got := string(Of(test.path).Heartbeat(b)); got != test.want || Of(test.path).ContentType() != test.contentType {
 			t.Errorf("%s, first %v, events %v: got %s %s; want %s %s", test.path, test.first, test.events, Of(test.path).ContentType(), got, test.contentType, test.want)
+		}
+	}
+}
+
+func TestKeepsFirstID(t *testing.T) {
+	for agent, want := range map[string]bool{
+		"langchainjs-openai/1.0.0 (node/v20.20.2; linux; x64)": true, "LangChainJS-azure-openai/1.0.0": true,
+		"": false, "OpenAI/JS 6.49.0": false, "my-langchainjs-openai/1": false,
+	} {
+		if got := KeepsFirstID(http.Header{"User-Agent": {agent}}); got != want {
+			t.Errorf("%q: got %v", agent, got)
 		}
 	}
 }
