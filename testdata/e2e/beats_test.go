@@ -28,18 +28,22 @@ import (
 	"github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/responses"
 	"github.com/openai/openai-go/v3/shared"
+	goopenai "github.com/sashabaranov/go-openai"
 	"github.com/tmc/langchaingo/llms"
 	langchain "github.com/tmc/langchaingo/llms/ollama"
 
 	"foreman/e2e/lab"
 )
 
-const (
-	beatsQuestion = "Who are you?"
-	beatsTask     = "Write the line hello to the file greeting.txt and say so." // for a tool
-)
+const beatsQuestion = "Who are you?"
 
-// writeFile is the tool for beatsTask. What the model calls it with is writeCall.
+// beatsTasks have the model call a tool, behind some words and before any.
+var beatsTasks = []string{
+	"Write the line hello to the file greeting.txt and say so.",
+	"Without a word, write the line hello to the file greeting.txt and say so.",
+}
+
+// writeFile is the tool for beatsTasks. What the model calls it with is writeCall.
 var writeFile = map[string]any{
 	"type": "object", "required": []string{"path", "content"},
 	"properties": map[string]any{"path": map[string]string{"type": "string"}, "content": map[string]string{"type": "string"}},
@@ -51,7 +55,7 @@ const writeCall = `write_file {"content":"hello\n","path":"greeting.txt"}`
 // name says.
 type beatsEndings struct {
 	plain                string // an answer with no heartbeat
-	slow                 string // the same, also to beatsTask, by and by
+	slow                 string // the same, also to beatsTasks, by and by
 	answer, failure, cut *tap
 	odd                  map[string]*tap // by the text of an error of the host's that has none for most readers
 }
@@ -240,20 +244,19 @@ var (
 )
 
 // middle returns what stands between the first word of a stream and its end, or between
-// its last word and its call of a tool.
+// its last word, if it has any, and its call of a tool.
 func middle(answer string) string {
-	first := aWord.FindStringIndex(answer)
-	if first == nil {
-		return ""
-	}
-	answer = answer[first[0]:]
-	call := toolCall.FindStringIndex(answer)
-	if call == nil {
+	if call := toolCall.FindStringIndex(answer); call != nil {
+		answer = answer[:call[0]]
+		if words := aWord.FindAllStringIndex(answer, -1); words != nil {
+			answer = answer[words[len(words)-1][0]:]
+		}
 		return answer
 	}
-	answer = answer[:call[0]]
-	words := aWord.FindAllStringIndex(answer, -1)
-	return answer[words[len(words)-1][0]:]
+	if first := aWord.FindStringIndex(answer); first != nil {
+		return answer[first[0]:]
+	}
+	return ""
 }
 
 // countBeats returns how many heartbeats there are in a piece of a stream. An answer of
@@ -348,12 +351,12 @@ func TestBeats(t *testing.T) {
 		said, err := oldOpenAI(ctx, base, lab.ChatModel, beatsQuestion)
 		return []string{said}, err
 	}
-	callOld := func(ctx context.Context, base string) (string, error) {
+	callOld := func(ctx context.Context, base, task string) (string, error) {
 		parameters, err := json.Marshal(writeFile)
 		if err != nil {
 			return "", err
 		}
-		said, err := oldOpenAI(ctx, base, agentModel, beatsTask, string(parameters))
+		said, err := oldOpenAI(ctx, base, agentModel, task, string(parameters))
 		_, call, _ := strings.Cut(said, "\n\n")
 		name, arguments, _ := strings.Cut(strings.TrimSpace(call), " ")
 		return callText(name, arguments), err
@@ -362,8 +365,8 @@ func TestBeats(t *testing.T) {
 		name string
 		// ask returns the pieces of text that the client hands to its user.
 		ask func(ctx context.Context, base string) ([]string, error)
-		// call returns the call of a tool that comes of beatsTask; nil: the client knows no tools.
-		call    func(ctx context.Context, base string) (string, error)
+		// call returns the call of a tool that comes of a task; nil: the client knows no tools.
+		call    func(ctx context.Context, base, task string) (string, error)
 		empty   bool   // a heartbeat is a piece of no text
 		failure string // part of the error that ends beatsEndings.failure
 		cut     string // the same for beatsEndings.cut
@@ -372,6 +375,7 @@ func TestBeats(t *testing.T) {
 		{name: "openai-go chat", ask: askOpenAI, call: callOpenAI, empty: true, failure: "waited too long for a turn", cut: "unexpected EOF"},
 		{name: "openai-go responses", ask: askOpenAIResponses, call: callOpenAIResponses, failure: "waited too long for a turn", cut: "unexpected EOF"},
 		{name: "openai-go v3.37.0", ask: old, call: callOld, failure: "waited too long for a turn", cut: "unexpected EOF"},
+		{name: "go-openai", ask: askGoOpenAI, call: callGoOpenAI, empty: true, failure: "waited too long for a turn", cut: "unexpected EOF"},
 		{name: "langchaingo", ask: askLangchain, empty: true, failure: "waited too long for a turn", cut: errNoAnswer.Error()},
 	} {
 		t.Run(client.name, func(t *testing.T) {
@@ -388,12 +392,14 @@ func TestBeats(t *testing.T) {
 				t.Errorf("answer: got %d pieces more than without heartbeats; want one for each: %v", more, client.empty)
 			}
 			t.Logf("answer: %d pieces, %d more", len(got), more)
-			for _, base := range []string{endings.slow, endings.answer.URL} {
-				if client.call == nil {
-					break
-				}
-				if got, err := client.call(t.Context(), base); err != nil || got != writeCall {
-					t.Errorf("a tool: got %s, %v; want %s", got, err, writeCall)
+			for _, task := range beatsTasks {
+				for _, base := range []string{endings.slow, endings.answer.URL} {
+					if client.call == nil {
+						break
+					}
+					if got, err := client.call(t.Context(), base, task); err != nil || got != writeCall {
+						t.Errorf("%s: got %s, %v; want %s", task, got, err, writeCall)
+					}
 				}
 			}
 			got, err = client.ask(t.Context(), endings.failure.URL)
@@ -514,7 +520,7 @@ func buildOldOpenAI(t *testing.T) func(ctx context.Context, base string, args ..
 	}
 }
 
-func callOllama(ctx context.Context, base string) (call string, err error) {
+func callOllama(ctx context.Context, base, task string) (call string, err error) {
 	u, err := url.Parse(base)
 	if err != nil {
 		return "", err
@@ -529,7 +535,7 @@ func callOllama(ctx context.Context, base string) (call string, err error) {
 	}
 	err = api.NewClient(u, http.DefaultClient).Chat(ctx, &api.ChatRequest{
 		Model:    agentModel,
-		Messages: []api.Message{{Role: "user", Content: beatsTask}},
+		Messages: []api.Message{{Role: "user", Content: task}},
 		Tools:    api.Tools{tool},
 	}, func(r api.ChatResponse) error {
 		for _, made := range r.Message.ToolCalls {
@@ -553,11 +559,11 @@ func callText(name, arguments string) string {
 	return name + " " + string(sorted)
 }
 
-func callOpenAI(ctx context.Context, base string) (call string, err error) {
+func callOpenAI(ctx context.Context, base, task string) (call string, err error) {
 	client := newOpenAI(base, "any")
 	stream := client.Chat.Completions.NewStreaming(ctx, openai.ChatCompletionNewParams{
 		Model:    agentModel,
-		Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage(beatsTask)},
+		Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage(task)},
 		Tools:    []openai.ChatCompletionToolUnionParam{openai.ChatCompletionFunctionTool(shared.FunctionDefinitionParam{Name: "write_file", Parameters: writeFile})},
 	})
 	defer stream.Close()
@@ -576,11 +582,11 @@ func callOpenAI(ctx context.Context, base string) (call string, err error) {
 	return call, nil
 }
 
-func callOpenAIResponses(ctx context.Context, base string) (call string, err error) {
+func callOpenAIResponses(ctx context.Context, base, task string) (call string, err error) {
 	client := newOpenAI(base, "any")
 	stream := client.Responses.NewStreaming(ctx, responses.ResponseNewParams{
 		Model: agentModel,
-		Input: responses.ResponseNewParamsInputUnion{OfString: openai.String(beatsTask)},
+		Input: responses.ResponseNewParamsInputUnion{OfString: openai.String(task)},
 		Tools: []responses.ToolUnionParam{responses.ToolParamOfFunction("write_file", writeFile, false)},
 	})
 	defer stream.Close()
@@ -593,6 +599,50 @@ func callOpenAIResponses(ctx context.Context, base string) (call string, err err
 		}
 	}
 	return call, stream.Err()
+}
+
+func askGoOpenAI(ctx context.Context, base string) (pieces []string, err error) {
+	err = eachGoOpenAI(ctx, base, goopenai.ChatCompletionRequest{
+		Model:    lab.ChatModel,
+		Messages: []goopenai.ChatCompletionMessage{{Role: "user", Content: beatsQuestion}},
+	}, func(delta goopenai.ChatCompletionStreamChoiceDelta) { pieces = append(pieces, delta.Content) })
+	return pieces, err
+}
+
+func callGoOpenAI(ctx context.Context, base, task string) (call string, err error) {
+	err = eachGoOpenAI(ctx, base, goopenai.ChatCompletionRequest{
+		Model:    agentModel,
+		Messages: []goopenai.ChatCompletionMessage{{Role: "user", Content: task}},
+		Tools:    []goopenai.Tool{{Type: "function", Function: &goopenai.FunctionDefinition{Name: "write_file", Parameters: writeFile}}},
+	}, func(delta goopenai.ChatCompletionStreamChoiceDelta) {
+		for _, made := range delta.ToolCalls {
+			call += callText(made.Function.Name, made.Function.Arguments)
+		}
+	})
+	return call, err
+}
+
+// eachGoOpenAI hands each piece of a streamed answer to piece.
+func eachGoOpenAI(ctx context.Context, base string, ask goopenai.ChatCompletionRequest, piece func(goopenai.ChatCompletionStreamChoiceDelta)) error {
+	config := goopenai.DefaultConfig("any")
+	config.BaseURL = base + "/v1"
+	stream, err := goopenai.NewClientWithConfig(config).CreateChatCompletionStream(ctx, ask)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	for {
+		chunk, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, choice := range chunk.Choices {
+			piece(choice.Delta)
+		}
+	}
 }
 
 // TestBeatsCurl looks at what curl prints, and how it ends.
@@ -646,7 +696,7 @@ func TestBeatsJavaScript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, client := range []string{"ollama", "openai", "anthropic", "langchain", "ai-sdk"} {
+	for _, client := range []string{"ollama", "openai", "anthropic", "langchain", "langchain-openai", "ai-sdk"} {
 		t.Run(client, func(t *testing.T) {
 			run(t, client+".test.js",
 				"PLAIN_URL="+endings.plain,
@@ -662,15 +712,22 @@ func TestBeatsJavaScript(t *testing.T) {
 }
 
 // TestBeatsKeepClientsInLine has clients whose patience ends after two seconds wait for
-// ten, with and without heartbeats.
+// ten in line, with and without heartbeats, and for five in the middle of an answer.
 func TestBeatsKeepClientsInLine(t *testing.T) {
 	t.Parallel()
 	run := installBeats(t)
 	line, release := holdTurn(t, "FOREMAN_HEARTBEAT=500ms")
 	silent, releaseSilent := holdTurn(t, "FOREMAN_HEARTBEAT=0")
+	pace := testPace
+	pace.Pause = 5 * time.Second
+	pausing := startOllama(t, pace.Env()...).URL
+	env := []string{
+		"LINE_URL=" + line, "PAUSE_URL=" + startForeman(t, pausing, "FOREMAN_HEARTBEAT=500ms").URL,
+		"SILENT_URL=" + silent, "SILENT_PAUSE_URL=" + startForeman(t, pausing, "FOREMAN_HEARTBEAT=0").URL,
+	}
 	var clients sync.WaitGroup
 	t.Cleanup(clients.Wait)
-	clients.Go(func() { run(t, "line.test.js", "LINE_URL="+line, "SILENT_URL="+silent) })
+	clients.Go(func() { run(t, "line.test.js", env...) })
 	eventually(t, func() error { return wantWaiting(line, 2) })
 	time.Sleep(10 * time.Second) // five times the patience of the clients
 	if err := wantWaiting(line, 2); err != nil {
@@ -708,7 +765,7 @@ func installBeats(t *testing.T) (run func(t *testing.T, file string, env ...stri
 	return func(t *testing.T, file string, env ...string) {
 		t.Helper()
 		// Without --test it has no children. A client that leaves a connection open keeps it from ending.
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, node, "--test-reporter=spec", file)
 		cmd.Dir = dir

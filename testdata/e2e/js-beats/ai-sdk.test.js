@@ -1,7 +1,7 @@
 // Vercel's AI SDK with its provider for Ollama.
 import { jsonSchema, streamText } from 'ai';
 import { createOllama } from 'ai-sdk-ollama';
-import { agentModel, calls, chatModel, endings, question, task, tool } from './lab.js';
+import { agentModel, calls, chatModel, endings, question, tool } from './lab.js';
 
 const ask = (baseURL) =>
   streamText({ model: createOllama({ baseURL })(chatModel), prompt: question, maxRetries: 0, onError: () => {} });
@@ -15,7 +15,7 @@ endings('ai-sdk fullStream', async function* (url) {
 
 endings('ai-sdk textStream', (url) => ask(url).textStream, { cut: /terminated/ });
 
-calls('ai-sdk', async (baseURL) => {
+calls('ai-sdk', async (baseURL, task) => {
   const said = streamText({
     model: createOllama({ baseURL })(agentModel), prompt: task, maxRetries: 0, onError: () => {},
     tools: { [tool.name]: { description: tool.description, inputSchema: jsonSchema(tool.parameters) } },

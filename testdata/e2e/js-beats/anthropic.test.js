@@ -1,6 +1,6 @@
 // Anthropic's own client: the plain stream, and the helper that gathers a message.
 import Anthropic from '@anthropic-ai/sdk';
-import { agentModel, calls, chatModel, endings, messages, taskMessages, tool } from './lab.js';
+import { agentModel, calls, chatModel, endings, messages, tool } from './lab.js';
 
 const connect = (baseURL) => new Anthropic({ baseURL, apiKey: 'any', maxRetries: 0 });
 const ask = { model: chatModel, max_tokens: 32, messages };
@@ -18,10 +18,12 @@ endings('anthropic stream', async function* (url) {
 }, { cut: /terminated/ });
 
 const { parameters, ...named } = tool;
-const toolAsk = { model: agentModel, max_tokens: 200, messages: taskMessages, tools: [{ ...named, input_schema: parameters }] };
+const toolAsk = (task) => ({
+  model: agentModel, max_tokens: 200, messages: [{ role: 'user', content: task }], tools: [{ ...named, input_schema: parameters }],
+});
 
-calls('anthropic create', async (url) => {
-  const stream = await connect(url).messages.create({ ...toolAsk, stream: true });
+calls('anthropic create', async (url, task) => {
+  const stream = await connect(url).messages.create({ ...toolAsk(task), stream: true });
   const said = { text: '', calls: [] };
   let input = '';
   for await (const event of stream) {
@@ -33,8 +35,8 @@ calls('anthropic create', async (url) => {
   return said;
 });
 
-calls('anthropic stream', async (url) => {
-  const { content } = await connect(url).messages.stream(toolAsk).finalMessage();
+calls('anthropic stream', async (url, task) => {
+  const { content } = await connect(url).messages.stream(toolAsk(task)).finalMessage();
   return {
     text: content.filter((block) => block.type === 'text').map((block) => block.text).join(''),
     calls: content.filter((block) => block.type === 'tool_use').map((block) => [block.name, block.input]),

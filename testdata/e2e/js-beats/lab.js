@@ -2,20 +2,18 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-const { PLAIN_URL, SLOW_URL, ANSWER_URL, FAILURE_URL, ODD_URLS, CUT_URL, LINE_URL, SILENT_URL, CHAT_MODEL, AGENT_MODEL } = process.env;
+const { PLAIN_URL, SLOW_URL, ANSWER_URL, FAILURE_URL, ODD_URLS, CUT_URL, CHAT_MODEL, AGENT_MODEL } = process.env;
 
-export const lineURL = LINE_URL; // heartbeats of a client in line for ten seconds
-export const silentURL = SILENT_URL; // the same without heartbeats
 export const chatModel = CHAT_MODEL;
 
 // question has the same answer at each asking: the models are made so.
 export const question = 'Who are you?';
 export const messages = [{ role: 'user', content: question }];
 
-// task has the model call the tool.
+// These tasks have the model call the tool.
+const wordyTask = 'Write the line hello to the file greeting.txt and say so.';
+const wordlessTask = 'Without a word, write the line hello to the file greeting.txt and say so.';
 export const agentModel = AGENT_MODEL;
-export const task = 'Write the line hello to the file greeting.txt and say so.';
-export const taskMessages = [{ role: 'user', content: task }];
 export const tool = {
   name: 'write_file',
   description: 'writes a file',
@@ -91,15 +89,18 @@ export function endings(name, stream, { empty = false, failure = /waited too lon
   });
 }
 
-// calls hears a tool called, without heartbeats and with them. The function returns, of
-// foreman's address, what is called with what, [[name, arguments]], and the text before it.
+// calls hears a tool called behind some words, and before any, without heartbeats and with
+// them. The function returns, of foreman's address and a task, what is called with what,
+// [[name, arguments]], and the text before it.
 export function calls(name, ask) {
-  test(`${name}: a tool`, limit, async () => {
-    const plain = await ask(SLOW_URL);
-    assert.deepEqual(plain.calls, [[tool.name, { path: 'greeting.txt', content: 'hello\n' }]]);
-    assert.notEqual(plain.text, '');
-    assert.deepEqual(await ask(ANSWER_URL), plain);
-  });
+  for (const task of [wordyTask, wordlessTask]) {
+    test(`${name}: ${task}`, limit, async () => {
+      const plain = await ask(SLOW_URL, task);
+      assert.deepEqual(plain.calls, [[tool.name, { path: 'greeting.txt', content: 'hello\n' }]]);
+      assert.equal(Boolean(plain.text), task === wordyTask);
+      assert.deepEqual(await ask(ANSWER_URL, task), plain);
+    });
+  }
 }
 
 const tell = ({ pieces, error }) =>

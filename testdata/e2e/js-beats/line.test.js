@@ -1,9 +1,12 @@
-// Clients that give up when the header of an answer does not come, ten seconds in line.
+// Clients that give up when the header of an answer does not come, ten seconds in line, or
+// the next of its bytes, for five.
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { Ollama } from 'ollama';
 import { Agent } from 'undici';
-import { chatModel, each, limit, lineURL, messages, silentURL } from './lab.js';
+import { chatModel, each, limit, messages } from './lab.js';
+
+const { LINE_URL, SILENT_URL, PAUSE_URL, SILENT_PAUSE_URL } = process.env; // silent: without heartbeats
 
 // Node.js's own fetch waits five minutes for a header, and as long for the next bytes of
 // a body. Here it is two seconds.
@@ -28,20 +31,27 @@ async function cline(url) {
   return each(stream);
 }
 
-const whole = (chunks) => {
+const whole = (chunks, least = 10) => {
   const text = chunks.map((chunk) => chunk.message.content).filter((word) => word);
   assert.equal(text.length, chunks.at(-1).eval_count);
-  assert.ok(chunks.length - text.length > 10, 'few heartbeats');
+  assert.ok(chunks.length - text.length > least, 'few heartbeats');
   assert.ok(chunks.at(-1).done);
 };
 
 describe('in line', { concurrency: true }, () => {
-  test('undici, with heartbeats', limit, async () => whole(await undici(lineURL)));
+  test('undici, with heartbeats', limit, async () => whole(await undici(LINE_URL)));
   test('undici, without', limit, async () => {
-    await assert.rejects(undici(silentURL), (err) => err.cause.code === 'UND_ERR_HEADERS_TIMEOUT');
+    await assert.rejects(undici(SILENT_URL), (err) => err.cause.code === 'UND_ERR_HEADERS_TIMEOUT');
   });
-  test('cline, with heartbeats', limit, async () => whole(await cline(lineURL)));
+  test('cline, with heartbeats', limit, async () => whole(await cline(LINE_URL)));
   test('cline, without', limit, async () => {
-    await assert.rejects(cline(silentURL), /Ollama request timed out/);
+    await assert.rejects(cline(SILENT_URL), /Ollama request timed out/);
   });
+});
+
+describe('in mid-stream', () => {
+  test('undici, without', limit, async () => {
+    await assert.rejects(undici(SILENT_PAUSE_URL), (err) => err.cause.code === 'UND_ERR_BODY_TIMEOUT');
+  });
+  test('undici, with heartbeats', limit, async () => whole(await undici(PAUSE_URL), 5));
 });

@@ -1,6 +1,6 @@
 // Ollama's own JavaScript client.
 import { Ollama } from 'ollama';
-import { agentModel, calls, chatModel, endings, messages, question, taskMessages, tool } from './lab.js';
+import { agentModel, calls, chatModel, endings, messages, question, tool } from './lab.js';
 
 endings('ollama chat', async function* (host) {
   const stream = await new Ollama({ host }).chat({ model: chatModel, messages, stream: true });
@@ -12,9 +12,9 @@ endings('ollama generate', async function* (host) {
   for await (const chunk of stream) yield chunk.response;
 }, { empty: true, cut: /terminated/ });
 
-calls('ollama chat', async (host) => {
+calls('ollama chat', async (host, task) => {
   const tools = [{ type: 'function', function: tool }];
-  const stream = await new Ollama({ host }).chat({ model: agentModel, messages: taskMessages, tools, stream: true });
+  const stream = await new Ollama({ host }).chat({ model: agentModel, messages: [{ role: 'user', content: task }], tools, stream: true });
   const said = { text: '', calls: [] };
   for await (const { message } of stream) {
     said.text += message.content;

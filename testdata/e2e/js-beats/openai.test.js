@@ -1,7 +1,7 @@
 // OpenAI's own JavaScript client.
 import assert from 'node:assert/strict';
 import OpenAI from 'openai';
-import { agentModel, calls, chatModel, endings, messages, question, task, taskMessages, tool } from './lab.js';
+import { agentModel, calls, chatModel, endings, messages, question, tool } from './lab.js';
 
 const connect = (url) => new OpenAI({ baseURL: `${url}/v1`, apiKey: 'any', maxRetries: 0 });
 
@@ -28,10 +28,12 @@ endings('openai responses', async function* (url) {
   for await (const event of stream) if (event.type === 'response.output_text.delta') yield event.delta;
 }, { cut: /terminated/ });
 
-const toolChat = { model: agentModel, messages: taskMessages, tools: [{ type: 'function', function: tool }] };
+const toolChat = (task, more = {}) => ({
+  model: agentModel, messages: [{ role: 'user', content: task }], tools: [{ type: 'function', function: { ...tool, ...more } }],
+});
 
-calls('openai chat', async (url) => {
-  const stream = await connect(url).chat.completions.create({ ...toolChat, stream: true });
+calls('openai chat', async (url, task) => {
+  const stream = await connect(url).chat.completions.create({ ...toolChat(task), stream: true });
   const said = { text: '', calls: [] };
   for await (const { choices: [{ delta }] } of stream) {
     said.text += delta.content ?? '';
@@ -40,13 +42,24 @@ calls('openai chat', async (url) => {
   return said;
 });
 
-calls('openai chat, .stream()', async (url) => {
-  const whole = await connect(url).chat.completions.stream(toolChat).finalChatCompletion();
+calls('openai chat, .stream()', async (url, task) => {
+  const whole = await connect(url).chat.completions.stream(toolChat(task)).finalChatCompletion();
   const { content, tool_calls } = whole.choices[0].message;
+  assert.notEqual(whole.id, '');
   return { text: content, calls: tool_calls.map(({ function: f }) => [f.name, JSON.parse(f.arguments)]) };
 });
 
-calls('openai responses', async (url) => {
+// It calls the tool, and has the model say what it makes of that.
+calls('openai chat, .runTools()', async (url, task) => {
+  const made = [];
+  const runner = connect(url).chat.completions.runTools({
+    ...toolChat(task, { parse: JSON.parse, function: (input) => (made.push([tool.name, input]), 'done') }), stream: true,
+  });
+  assert.match(await runner.finalContent(), /^I wrote the line hello/);
+  return { text: runner.messages.find(({ role }) => role === 'assistant').content, calls: made };
+});
+
+calls('openai responses', async (url, task) => {
   const stream = await connect(url).responses.create({
     model: agentModel, input: task, tools: [{ type: 'function', strict: false, ...tool }], stream: true,
   });

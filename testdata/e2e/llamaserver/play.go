@@ -10,12 +10,12 @@ import (
 
 // An agent gives its model tools and a task. So that one can be seen at work, the
 // stand-in plays its model: for the task below, in a prompt of the lab's AgentTemplate, it
-// says some words and calls a tool that can do it, and when it has read what came of
-// that it says so. A prompt of that template without the task has a short answer.
+// says some words, if it may, and calls a tool that can do it, and when it has read what
+// came of that it says so. A prompt of that template without the task has a short answer.
 
 // task is what the user of an agent asks for. Line and file have no spaces: some agents
 // wrap the text, quote it, or put it between tags.
-var task = regexp.MustCompile(`[Ww]rite the line (\S+) to the file (\S+) and say so`)
+var task = regexp.MustCompile(`([Ww]ithout a word,\s+)?[Ww]rite the line (\S+) to the file (\S+) and say so`)
 
 // Where tools begin and end in a prompt of AgentTemplate, and where a message begins
 // that says what came of a call.
@@ -57,7 +57,7 @@ func play(model, prompt string) (words iter.Seq[string], ok bool) {
 		return begin, true
 	}
 	last := found[len(found)-1]
-	line, file := prompt[last[2]:last[3]], prompt[last[4]:last[5]]
+	line, file := prompt[last[4]:last[5]], prompt[last[6]:last[7]]
 	if strings.LastIndex(prompt, resultBegin) > last[0] {
 		return slices.Values(strings.SplitAfter("I wrote the line "+line+" to the file.", " ")), true
 	}
@@ -72,10 +72,12 @@ func play(model, prompt string) (words iter.Seq[string], ok bool) {
 	if err != nil {
 		panic(err) // texts, numbers and lists can be written
 	}
+	called := strings.SplitAfter("<tool_call>"+string(call)+"</tool_call>", ":")
+	if last[2] >= 0 { // without a word
+		return slices.Values(called), true
+	}
 	said := slices.Collect(newVoice(model, prompt).words(defaultWords))
-	said = slices.Concat(strings.SplitAfter("I will do that: ", " "), said, []string{"\n"},
-		strings.SplitAfter("<tool_call>"+string(call)+"</tool_call>", ":"))
-	return slices.Values(said), true
+	return slices.Values(slices.Concat(strings.SplitAfter("I will do that: ", " "), said, []string{"\n"}, called)), true
 }
 
 // toolsOf returns the tools that a prompt offers.
