@@ -38,6 +38,9 @@ type Config struct {
 	StallTimeout time.Duration // longest silence in an answer that has begun, of a target that is otherwise alive
 	MaxTurn      time.Duration // longest turn of a chat; 0: as long as it takes
 	Embeds       int           // embeddings at the target at once; 0: any number
+	WakeMAC      []byte        // of the target's machine; nil: it is not woken
+	WakeAddr     string        // where packets that wake it go, host:port; empty: to the broadcast address of each interface
+	WakeTimeout  time.Duration // how long to wake the target before it is given up
 	DrainTimeout time.Duration // how long the running chat may go on after SIGTERM
 	LogLevel     slog.Level
 	LogJSON      bool

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"reflect"
 	"slices"
@@ -37,6 +38,7 @@ func TestDefaults(t *testing.T) {
 		Heartbeat:    20 * time.Second,
 		StallTimeout: 10 * time.Minute,
 		MaxTurn:      time.Hour,
+		WakeTimeout:  3 * time.Minute,
 		DrainTimeout: 30 * time.Second,
 		LogLevel:     slog.LevelInfo,
 	}
@@ -103,6 +105,11 @@ var good = []struct {
 	{"FOREMAN_MAX_TURN", "0", func(c Config) any { return c.MaxTurn }, time.Duration(0)},
 	{"FOREMAN_MAX_TURN", "1s", func(c Config) any { return c.MaxTurn }, time.Second},
 	{"FOREMAN_EMBEDS", "1000", func(c Config) any { return c.Embeds }, 1000},
+	{"FOREMAN_WAKE", "A0-B1-C2-D3-E4-F5", wake, "a0:b1:c2:d3:e4:f5@"},
+	{"FOREMAN_WAKE", "aa:bb:cc:dd:ee:ff@192.168.1.255:9", wake, "aa:bb:cc:dd:ee:ff@192.168.1.255:9"},
+	{"FOREMAN_WAKE", "aabb.ccdd.eeff@mac.lan:7", wake, "aa:bb:cc:dd:ee:ff@mac.lan:7"},
+	{"FOREMAN_WAKE", "aa:bb:cc:dd:ee:ff@[fe80::1%eth0]:9", wake, "aa:bb:cc:dd:ee:ff@[fe80::1%eth0]:9"},
+	{"FOREMAN_WAKE_TIMEOUT", "1s", func(c Config) any { return c.WakeTimeout }, time.Second},
 	{"FOREMAN_DRAIN_TIMEOUT", "0", func(c Config) any { return c.DrainTimeout }, time.Duration(0)},
 	{"FOREMAN_DRAIN_TIMEOUT", "2m", func(c Config) any { return c.DrainTimeout }, 2 * time.Minute},
 	{"FOREMAN_LOG_LEVEL", "debug", level, slog.LevelDebug},
@@ -114,6 +121,7 @@ var good = []struct {
 	{"FOREMAN_LOG_FORMAT", "json", func(c Config) any { return c.LogJSON }, true},
 }
 
+func wake(c Config) any    { return net.HardwareAddr(c.WakeMAC).String() + "@" + c.WakeAddr }
 func target(c Config) any  { return c.OllamaURL.String() }
 func hosts(c Config) any   { return fmt.Sprint(c.Hosts) }
 func maxBody(c Config) any { return c.MaxBody }
@@ -158,6 +166,12 @@ var bad = []struct {
 	{"FOREMAN_STALL_TIMEOUT", "a duration of at least 1s, such as 10m", []string{"0", "999ms", "-1s", "10"}},
 	{"FOREMAN_MAX_TURN", "a duration of at least 1s, such as 1h, or 0", []string{"999ms", "-1s", "60", "never"}},
 	{"FOREMAN_EMBEDS", "a whole number from 0 to 1000", []string{"-1", "1001", "2.0", "all"}},
+	{"FOREMAN_WAKE", "a MAC address such as aa:bb:cc:dd:ee:ff, or one with the address to send to, as aa:bb:cc:dd:ee:ff@192.168.1.255:9", []string{
+		"mac.lan", "192.168.1.20", "aa:bb:cc:dd:ee", "aa:bb:cc:dd:ee:ff:00:11", "aabbccddeefg", "aa:bb:cc:dd:ee:ff 192.168.1.255:9", "@192.168.1.255:9",
+		"ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00",
+		"aa:bb:cc:dd:ee:ff@", "aa:bb:cc:dd:ee:ff@192.168.1.255", "aa:bb:cc:dd:ee:ff@:9", "aa:bb:cc:dd:ee:ff@mac.lan:0", "aa:bb:cc:dd:ee:ff@mac.lan:wol", "aa:bb:cc:dd:ee:ff@256.0.0.1:9",
+	}},
+	{"FOREMAN_WAKE_TIMEOUT", "a duration of at least 1s, such as 3m", []string{"180", "-1s", "0", "999ms"}},
 	{"FOREMAN_DRAIN_TIMEOUT", "a duration such as 30s, or 0", []string{"30", "-1s", "x"}},
 	{"FOREMAN_LOG_LEVEL", "debug, info, warn or error", []string{"trace", "warning", "info ", "4", "info+1", "debug-4"}},
 	{"FOREMAN_LOG_FORMAT", "text or json", []string{"JSON", "xml", "text "}},
@@ -216,6 +230,9 @@ func TestHints(t *testing.T) {
 		{"FOREMAN_OLLAMA_URL", "http://localhost:11434/v1/", root + "/v1 at the end"},
 		{"FOREMAN_OLLAMA_URL", "https://mac.lan/ollama/api//", root + "/api at the end"},
 		{"FOREMAN_OLLAMA_URL", "localhost:11434", ""},
+		{"FOREMAN_WAKE", "mac.lan", ""},
+		{"FOREMAN_WAKE", "ff:ff:ff:ff:ff:ff", "no network card has this MAC address"},
+		{"FOREMAN_WAKE", "aa:bb:cc:dd:ee:ff@192.168.1.255", "behind the @ belong an IP address or a name, and a port from 1 to 65535"},
 	} {
 		_, err := Load(env{tt.name: tt.value}.get)
 		_, got, _ := strings.Cut(fmt.Sprint(err), "; ")
@@ -444,7 +461,7 @@ func TestLogValue(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "[addr=:8080 ollama_url=http://mac.lan/ poll_interval=30s token=(set) hosts=a,b manage=false max_queue=512 fair=true affinity=30s " +
-		"queue_timeout=0 heartbeat=20s max_body=64MiB stall_timeout=10m max_turn=1h embeds=0 drain_timeout=30s log_level=info log_format=text]"
+		"queue_timeout=0 heartbeat=20s max_body=64MiB stall_timeout=10m max_turn=1h embeds=0 wake_timeout=3m drain_timeout=30s log_level=info log_format=text]"
 	if got := c.LogValue().String(); got != want {
 		t.Errorf("got\n%s; want\n%s", got, want)
 	}

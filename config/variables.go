@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -165,6 +166,20 @@ var variables = []variable{
 			return err == nil && 0 <= n && n <= 1000
 		},
 	}, {
+		name: "FOREMAN_WAKE", meaning: "MAC address of the Ollama host's machine, to wake it when a chat or an embedding finds it asleep; empty: never",
+		expected: "a MAC address such as aa:bb:cc:dd:ee:ff, or one with the address to send to, as aa:bb:cc:dd:ee:ff@192.168.1.255:9",
+		set: func(c *Config, s string) bool {
+			mac, addr, _ := strings.Cut(s, "@")
+			card, err := net.ParseMAC(mac)
+			c.WakeMAC, c.WakeAddr = card, addr
+			return err == nil && wakeHint(s) == ""
+		},
+		hint: wakeHint,
+	}, {
+		name: "FOREMAN_WAKE_TIMEOUT", fallback: "3m", meaning: "how long chats and embeddings wait for a host that is being woken; then 503",
+		expected: "a duration of at least 1s, such as 3m",
+		set:      duration(time.Second, func(c *Config) *time.Duration { return &c.WakeTimeout }),
+	}, {
 		name: "FOREMAN_DRAIN_TIMEOUT", fallback: "30s", meaning: "how long the running chat may go on after SIGTERM",
 		expected: "a duration such as 30s, or 0",
 		set:      duration(0, func(c *Config) *time.Duration { return &c.DrainTimeout }),
@@ -223,6 +238,23 @@ func ollamaURLHint(s string) string {
 		return "the port must be a number from 1 to 65535"
 	case strings.HasSuffix(path, "/v1"), strings.HasSuffix(path, "/api"):
 		return "give the root of the host, without " + path[strings.LastIndexByte(path, '/'):] + " at the end"
+	}
+	return ""
+}
+
+// wakeHint says what is wrong with a MAC address and where to send to, if the first can be
+// parsed. A network card's has 48 bits, is not all 0, and that of no group (IEEE 802).
+func wakeHint(s string) string {
+	mac, addr, found := strings.Cut(s, "@")
+	card, err := net.ParseMAC(mac)
+	host, port, errAddr := net.SplitHostPort(addr)
+	switch {
+	case err != nil:
+		return ""
+	case len(card) != 6 || card[0]&1 != 0 || slices.Max(card) == 0:
+		return "no network card has this MAC address"
+	case found && (errAddr != nil || host == "" || !isListenHost(host) || !isPort(port) || strings.Trim(port, "0") == ""):
+		return "behind the @ belong an IP address or a name, and a port from 1 to 65535"
 	}
 	return ""
 }
