@@ -50,11 +50,15 @@ type source interface {
 
 // An Inventory polls a source while [Inventory.Run] runs. Make one with [New].
 type Inventory struct {
+	Waker       waker         // nil: the target is not woken
+	WakeTimeout time.Duration // how long to wake the target before it is given up
+
 	source   source
 	interval time.Duration
 	log      *slog.Logger
 	keep     []string
 	beside   sync.WaitGroup // what runs beside the polls
+	unsent   bool           // the last packet could not be sent; Run alone uses it
 
 	mu      sync.Mutex // guards what follows
 	state   State
@@ -128,7 +132,9 @@ func (inv *Inventory) Next(ctx context.Context, seen uint64) (State, error) {
 // Check reports whether the target can be asked for a model, spelt in any way that
 // Ollama accepts, and returns the model: it can if it lists the model and was not
 // found unreachable. Before Check says no it polls once, in common with everybody who
-// asks at that moment.
+// asks at that moment. A target that is away, and would be woken for the model (see
+// [Inventory.Awake]), can be asked for it; if its models were never read, that is one of
+// the name that was asked.
 //
 // The error is ErrNotFound, or ErrCloud, if the target answers and lacks the model; it
 // wraps target.ErrUnreachable if the target does not answer, target.ErrLocal if foreman
@@ -143,15 +149,19 @@ func (inv *Inventory) Check(ctx context.Context, asked string) (Model, error) {
 	if !ok {
 		return Model{}, notFound // no target can hold it: not worth a poll
 	}
-	state, err := inv.ask(ctx, func(s State) bool { return s.reachable() && s.Holds(asked) })
+	came := time.Now()
+	state, err := inv.ask(ctx, func(s State) bool { return s.Holds(asked) && (s.reachable() || inv.wakes(s, asked, came)) })
 	if err != nil {
 		return Model{}, err
 	}
+	wakes := inv.wakes(state, asked, came)
 	switch model, ok := state.models.find(asked); {
-	case !state.reachable():
+	case !state.reachable() && !wakes:
 		return Model{}, fmt.Errorf("last poll: %w", state.err)
 	case ok:
 		return model, nil
+	case wakes:
+		return Model{Name: asked}, nil
 	case state.Degraded():
 		return Model{}, fmt.Errorf("%w: %w", ErrDegraded, state.err)
 	default:
@@ -227,6 +237,7 @@ func (inv *Inventory) Suspect() {
 func (inv *Inventory) Run(ctx context.Context) {
 	defer inv.beside.Wait()
 	inv.beside.Go(func() { inv.readAfterPolls(ctx) })
+	inv.beside.Go(func() { inv.wakeWhenAsked(ctx) })
 	for {
 		due, cancel := context.WithDeadline(ctx, inv.State().NextPoll)
 		state, err := inv.until(due, func(s State) bool { return s.requested > s.begun })
@@ -414,6 +425,13 @@ func (inv *Inventory) logChange(before, after State) {
 		inv.log.Warn("target slow to tell its models", "models_kept", after.Len())
 	case !after.Degraded():
 		inv.log.Info("target slow no more")
+	}
+	switch {
+	case before.Waking.IsZero() || !after.Waking.IsZero():
+	case after.reachable():
+		inv.log.Info("target woken", "took", time.Since(before.Waking).Round(time.Millisecond))
+	default:
+		inv.log.Warn("target not woken: does its machine sleep where packets reach it, and may they wake it?", "err", after.err)
 	}
 	if before.local == nil && after.local != nil {
 		inv.log.Warn("not polled", "err", after.local)

@@ -2,7 +2,6 @@ package inventory
 
 import (
 	"errors"
-	"net"
 	"slices"
 	"time"
 
@@ -28,6 +27,8 @@ type State struct {
 	Since    time.Time         // when the state became, or ceased to be, degraded
 	Slow     bool              // the state is not degraded, and the target took 4 s or longer for the last poll, or takes so long now
 	Polls    Polls             // polls since the start, by result
+	Waking   time.Time         // since when the target is being woken; zero: it is not
+	Wakes    Wakes             // attempts to wake it since the start, by result
 
 	// Resident are the models in the memory of the target, in the order of its
 	// last answer to GET /api/ps. ResidentRead is when that was read. If it is zero,
@@ -42,6 +43,7 @@ type State struct {
 	unanswered  time.Time // since when nothing that the target was asked was answered; zero: the last was
 	unconnected int       // polls in a row that could not connect; those within 4 s of each other count once
 	counted     time.Time // when unconnected last grew
+	gaveUp      time.Time // when an attempt to wake the target last ended in vain
 
 	// Polls are numbered from 1.
 	requested, begun, ended int       // the last one that was
@@ -164,9 +166,8 @@ func (s *State) unansweredPoll() {
 		// before it; and if foreman itself was stopped, the target need not have been.
 		s.unanswered = now.Add(-min(now.Sub(s.beganAt), 2*pollTimeout))
 	}
-	op, ok := errors.AsType[*net.OpError](s.err)
 	switch {
-	case !ok || op.Op != "dial":
+	case !target.IsUnconnected(s.err):
 		s.unconnected = 0
 	case s.unconnected == 0 || now.Sub(s.counted) >= pollTimeout: // or several requests at one moment have caused several polls
 		s.unconnected, s.counted = s.unconnected+1, now
@@ -197,6 +198,10 @@ func (s *State) become(reason string, slow bool) {
 		s.Since = time.Now()
 	}
 	s.Reason, s.Slow = reason, slow
+	if s.reachable() && !s.Waking.IsZero() {
+		s.Waking = time.Time{}
+		s.Wakes.OK++
+	}
 	if s.Degraded() {
 		s.Resident, s.ResidentRead = nil, time.Time{}
 	}
