@@ -107,6 +107,9 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 	host := target.New(cfg.OllamaURL, cfg.OllamaToken)
 	host.Limit(limits.Host)
 	inv := inventory.New(host, cfg.PollInterval, log, proxy.KeptPaths...)
+	if cfg.WakeMAC != nil {
+		inv.Waker, inv.WakeTimeout = &target.Waker{MAC: cfg.WakeMAC, Addr: cfg.WakeAddr}, cfg.WakeTimeout
+	}
 	line := gate.New(limits.Line)
 	line.Fair, line.Affinity = cfg.Fair, cfg.Affinity
 	var named *tokens.File // nil: there is none

@@ -134,7 +134,7 @@ func (h *chats) run(ctx context.Context, x *exchange, c *chat) (err error) {
 	request := c.request(ctx) // now, and not in its turn
 	joined := time.Now()
 	x.Arriving = joined.Sub(x.Began)
-	c.upstream = upstream{x: x, stall: h.stall, isChat: true, ended: c.leave}
+	c.upstream = upstream{x: x, stall: h.stall, isChat: true, ended: c.leave, woken: func() error { return h.woken(ctx, x, c, joined) }}
 	if x.Ungated == "" {
 		kind := gate.Kind{Model: c.Model, Options: c.Asked.Options}
 		c.turn, err = h.gate.Join(gate.Request{
@@ -146,6 +146,11 @@ func (h *chats) run(ctx context.Context, x *exchange, c *chat) (err error) {
 		defer c.leave()
 	}
 	defer func() { c.record(x, joined, err) }()
+	waiting, cancel := ctx, context.CancelFunc(func() {})
+	if h.queueTimeout > 0 && c.turn != nil {
+		waiting, cancel = context.WithTimeoutCause(ctx, h.queueTimeout, errQueueTimeout)
+	}
+	defer cancel()
 	if wantsBeats {
 		beats := &heartbeats{
 			x: x, every: h.heartbeat, since: joined, position: c.position, cancel: c.cancel,
@@ -156,15 +161,24 @@ func (h *chats) run(ctx context.Context, x *exchange, c *chat) (err error) {
 		defer beats.stop()
 	}
 	if c.turn != nil {
-		if err := h.await(ctx, x, c); err != nil {
-			return err
+		if err := h.await(ctx, waiting, x, c); err != nil {
+			return h.turnedAway(err)
 		}
 	}
 	if h.maxTurn > 0 { // also without a turn: nothing else bounds the wait for the first byte
 		defer time.AfterFunc(h.maxTurn, func() { c.stop(errMaxTurn) }).Stop()
 	}
 	c.room.keep()
-	return h.forwarder.forward(&c.upstream, request)
+	if x.Ungated == ungatedUnload { // nobody is woken to be told that a model may go
+		if err := h.inventory.Reachable(ctx); err != nil {
+			return err
+		}
+		return h.forwarder.forward(&c.upstream, request)
+	}
+	if err := h.forwarder.forwardAwake(waiting, &c.upstream, request, c.Model); err != nil {
+		return h.turnedAway(err)
+	}
+	return nil
 }
 
 // request returns the request that is sent to the target for a chat.
@@ -188,33 +202,38 @@ func (c *chat) position() int {
 	return c.turn.Position()
 }
 
-// await waits for a chat's turn, and then sees if the target can be asked: much
-// may have happened meanwhile. One poll that failed is asked for again before a whole
-// line is turned away; a host that is away for longer is not, and the line gets its
-// answer at once.
-func (h *chats) await(ctx context.Context, x *exchange, c *chat) error {
-	queueCtx, cancel := ctx, context.CancelFunc(func() {})
-	if h.queueTimeout > 0 {
-		queueCtx, cancel = context.WithTimeoutCause(ctx, h.queueTimeout, errQueueTimeout)
-	}
-	defer cancel()
-	err := c.turn.Wait(queueCtx)
+// await waits for a chat's turn. Waiting is ctx with the end of the longest wait.
+func (h *chats) await(ctx, waiting context.Context, x *exchange, c *chat) error {
+	err := c.turn.Wait(waiting)
 	if err == errQueueTimeout && c.turn.Position() == 0 {
 		err = c.turn.Wait(ctx) // the turn came in time: it is foreman that took so long to notice
 	}
 	x.Queued, x.WasQueued = c.turn.Waited(), true
 	switch {
 	case err != nil:
-		return h.turnedAway(err)
+		return err
 	case c.token != nil && c.token.Revoked().Err() != nil:
 		return errRevoked // the chat that had the turn may have ended by the same change, and sooner
 	}
-	x.timing = fmt.Sprintf("queue;dur=%.3f", float64(x.Queued)/float64(time.Millisecond))
+	x.timing = queueTiming(x.Queued)
 	h.warnOfOptions(c)
-	if h.inventory.State().Asleep() {
-		return target.ErrUnreachable
+	return nil
+}
+
+// queueTiming is what the Server-Timing field says of a chat's time in line.
+func queueTiming(queued time.Duration) string {
+	return fmt.Sprintf("queue;dur=%.3f", milliseconds(queued))
+}
+
+// woken counts the wait for a target that was woken for a chat as time in line, and looks
+// for the model again: perhaps the target's models had never been read.
+func (h *chats) woken(ctx context.Context, x *exchange, c *chat, joined time.Time) error {
+	if c.turn != nil {
+		x.Queued = time.Since(joined)
+		x.timing = queueTiming(x.Queued)
 	}
-	return h.inventory.Reachable(ctx)
+	_, err := h.inventory.Check(ctx, c.Asked.Model)
+	return modelRefused(c.Asked.Model, err)
 }
 
 // turnedAway returns an error of the line. Where that has no time or place for a chat, its

@@ -277,6 +277,9 @@ func (h *holder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", dialect.Of(r.URL.Path).ContentType())
 	body, _ := io.ReadAll(r.Body)
+	if !h.waken(r.Context()) {
+		return
+	}
 	if h.size > 0 {
 		if string(body) == marked("large") {
 			h.stream(w)

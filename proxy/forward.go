@@ -28,11 +28,12 @@ type forwarder struct {
 	admission *admission
 	cors      *cors.Memory
 	log       *slog.Logger
+	closing   context.Context // ends when foreman is to stop
 	reverse   *httputil.ReverseProxy
 }
 
-func newForwarder(t *target.Target, inv *inventory.Inventory, a *admission, memory *cors.Memory, log *slog.Logger) *forwarder {
-	f := &forwarder{target: t, inventory: inv, admission: a, cors: memory, log: log}
+func newForwarder(o Options, closing context.Context, a *admission, memory *cors.Memory) *forwarder {
+	f := &forwarder{target: o.Target, inventory: o.Inventory, admission: a, cors: memory, log: o.Log, closing: closing}
 	f.reverse = &httputil.ReverseProxy{
 		//lint:ignore SA1019 Safe here: what a client could do to the headers behind the Director, direct undoes first.
 		Director:       f.direct,
@@ -40,7 +41,7 @@ func newForwarder(t *target.Target, inv *inventory.Inventory, a *admission, memo
 		FlushInterval:  -1, // each line as it comes
 		ModifyResponse: f.modify,
 		ErrorHandler:   func(_ http.ResponseWriter, r *http.Request, err error) { upstreamOf(r).err = err },
-		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ErrorLog:       slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 		BufferPool:     buffers{},
 	}
 	return f
@@ -52,11 +53,10 @@ type upstream struct {
 	stall  time.Duration // longest silence in an answer that has begun, of a target that is otherwise alive; 0: any
 	isChat bool          // its answer tells what it took
 	beats  *heartbeats   // while the target is silent; nil: none
-	ended  func()        // called when the target has said all; it may be called twice
+	ended  func()        // called when the target has said all
+	woken  func() error  // called when the target was woken for it; an error ends it; nil: nothing is
 
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	watch
+	*watch                 // while it is at the target
 	sent     time.Time     // when it went to the target; zero: it did not
 	header   time.Time     // when the target's header came; zero: it did not
 	tail     usage.Tail    // of a chat's answer
@@ -67,13 +67,37 @@ type upstream struct {
 	silent   atomic.Bool   // no header has come for as long as stall
 }
 
+// forwardAwake forwards a request for a model to a target that is awake: it waits until the
+// target is, and does so again if that has fallen asleep before it has said anything. Wait
+// bounds the waiting.
+func (f *forwarder) forwardAwake(wait context.Context, c *upstream, r *http.Request, model string) error {
+	wait, cancel := context.WithCancelCause(wait)
+	defer cancel(nil)
+	defer context.AfterFunc(f.closing, func() { cancel(errShuttingDown) })()
+	woken, err := f.inventory.Awake(wait, model, c.x.Began)
+	for {
+		if err == nil && woken && c.woken != nil {
+			err = c.woken()
+		}
+		if err != nil {
+			return err
+		}
+		err = f.forward(c, r)
+		slept := err == errAsleep && c.header.IsZero() || errors.Is(err, target.ErrUnreachable) && target.IsUnconnected(err)
+		if !slept {
+			return err
+		}
+		c.beats.start()
+		err = f.inventory.AwakeAgain(wait, model, c.x.Began, err)
+		woken = true
+	}
+}
+
 // forward carries a request through the ReverseProxy. The error says why there is no answer,
 // or not a whole one: then the client has the beginning, see [exchange.begun].
 func (f *forwarder) forward(c *upstream, r *http.Request) (err error) {
-	c.ctx, c.cancel = context.WithCancelCause(context.WithValue(r.Context(), upstreamKey{}, c))
-	defer c.cancel(nil)
-	defer c.ended()
-	f.beginWatch(c)
+	c.err = nil // it may have been at the target before, and in vain
+	f.beginWatch(c, context.WithValue(r.Context(), upstreamKey{}, c))
 	defer c.endWatch()
 	defer func() {
 		if errors.Is(c.err, target.ErrUnreachable) {

@@ -72,6 +72,11 @@ func newInstruments(o Options, recent *status.Recent, embeds *embeds) *instrumen
 		emit(float64(polls.Unauthorized), inventory.Unauthorized)
 		emit(float64(polls.BadAnswer), inventory.BadAnswer)
 	})
+	s.Func(metrics.CounterKind, "foreman_wakes_total", "Attempts to wake the target, by result.", []string{"result"}, func(emit func(float64, ...string)) {
+		wakes := o.Inventory.State().Wakes
+		emit(float64(wakes.OK), "ok")
+		emit(float64(wakes.Failed), "failed")
+	})
 	s.Func(metrics.CounterKind, "foreman_warms_total", "Attempts to warm the embedder, by result.", []string{"result"}, func(emit func(float64, ...string)) {
 		var ok, failed uint64
 		if o.Warmer != nil {
@@ -119,6 +124,9 @@ func newInstruments(o Options, recent *status.Recent, embeds *embeds) *instrumen
 	}
 	s.Gauge("foreman_target_up", "Whether the last poll of the target was good.", func() float64 {
 		return boolToFloat(!o.Inventory.State().Degraded())
+	})
+	s.Gauge("foreman_target_waking", "Whether the target is being woken.", func() float64 {
+		return boolToFloat(!o.Inventory.State().Waking.IsZero())
 	})
 	s.Gauge("foreman_inventory_models", "Models that the target holds, as last known.", func() float64 {
 		return float64(o.Inventory.State().Len())

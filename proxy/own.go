@@ -26,7 +26,7 @@ type health struct {
 
 // healthJSON is what they answer.
 type healthJSON struct {
-	Status   string     `json:"status"` // ok, slow, degraded or shutting down
+	Status   string     `json:"status"` // ok, slow, waking, degraded or shutting down
 	Reason   string     `json:"reason,omitempty"`
 	Since    time.Time  `json:"since"`     // when the status last changed
 	LastPoll *time.Time `json:"last_poll"` // the last good one; null: none yet
@@ -52,6 +52,8 @@ func (h *health) serve(x *exchange) error {
 	switch {
 	case h.gate.Closed():
 		answer.Status = "shutting down"
+	case !state.Waking.IsZero():
+		answer.Status, answer.Since = "waking", state.Waking.UTC()
 	case state.Degraded():
 		answer.Status = "degraded"
 	case state.Slow:

@@ -75,7 +75,7 @@ func (h *page) read() *status.Page {
 	page := &status.Page{
 		Version:         h.version,
 		Now:             now,
-		Host:            status.Host{URL: h.target, Reason: state.Reason, Slow: state.Slow, Since: state.Since, LastPoll: state.LastPoll, NextPoll: state.NextPoll},
+		Host:            status.Host{URL: h.target, Reason: state.Reason, Slow: state.Slow, Waking: state.Waking, Since: state.Since, LastPoll: state.LastPoll, NextPoll: state.NextPoll},
 		Day:             h.recent.Today(now),
 		Embedder:        h.embedder,
 		ResidentUnknown: state.ResidentRead.IsZero(),

@@ -52,13 +52,18 @@ func (h *passes) send(x *exchange, r *http.Request, body []byte) error {
 	if err := h.inventory.Reachable(r.Context()); err != nil {
 		return err
 	}
+	return h.forwarder.forward(newPass(x, r, body), r)
+}
+
+// newPass gives a request its body, if it has one, and returns it as it goes to the target.
+func newPass(x *exchange, r *http.Request, body []byte) *upstream {
 	if len(body) > 0 {
 		inMemory(r, body)
 	}
-	return h.forwarder.forward(&upstream{x: x, ended: func() {}}, r)
+	return &upstream{x: x, ended: func() {}}
 }
 
-// serveEmbed passes an embedding, and tells the warmer which model has made it, and how it
+// serveEmbed passes an embedding, for which the target may be woken, and tells the warmer which model has made it, and how it
 // was loaded.
 func (h *passes) serveEmbed(x *exchange, r *http.Request, cancel context.CancelCauseFunc) error {
 	body, room, err := h.bodies.read(x, r, cancel)
@@ -71,27 +76,15 @@ func (h *passes) serveEmbed(x *exchange, r *http.Request, cancel context.CancelC
 		return err
 	}
 	if h.embeds != nil {
-		if err := h.await(x, r); err != nil {
+		if x.Queued, err = h.embeds.enter(r.Context(), x.Client); err != nil {
 			return err
 		}
 		defer h.embeds.leave()
 	}
 	room.keep()
-	err = h.send(x, r, body)
+	err = h.forwarder.forwardAwake(r.Context(), newPass(x, r, body), r, asked.Model)
 	if h.warmer != nil && x.Status == http.StatusOK && asked.Model != "" {
 		h.warmer.Embedded(asked.Model, asked.OptionsJSON())
-	}
-	return err
-}
-
-// await waits until an embedding may go to the target. Where that has gone away meanwhile,
-// the whole line gets its answer at once, as chats do: each would ask if it is back.
-func (h *passes) await(x *exchange, r *http.Request) error {
-	waited, err := h.embeds.enter(r.Context(), x.Client)
-	x.Queued = waited
-	if err == nil && waited > 0 && h.inventory.State().Asleep() {
-		h.embeds.leave()
-		err = target.ErrUnreachable
 	}
 	return err
 }

@@ -75,14 +75,16 @@ type Proxy struct {
 	recent    *status.Recent
 	cors      *cors.Memory
 	log       *slog.Logger
-	unlogged  quota // of records of requests that needed no token, or had none
+	close     context.CancelFunc // ends the wait for a target that is being woken
+	unlogged  quota              // of records of requests that needed no token, or had none
 }
 
 // New returns a handler.
 func New(o Options) *Proxy {
 	memory, recent, embeds := new(cors.Memory), new(status.Recent), newEmbeds(o.Embeds)
 	admission := &admission{target: o.Target, token: o.Token, tokens: o.Tokens, clientHeader: o.ClientHeader, hosts: o.Hosts, log: o.Log}
-	forwarder := newForwarder(o.Target, o.Inventory, admission, memory, o.Log)
+	closing, close := context.WithCancel(context.Background())
+	forwarder := newForwarder(o, closing, admission, memory)
 	waiting := newBodies(o.MaxBody, max(4*o.MaxBody, 256<<20))
 	passing := newBodies(o.MaxBody, max(o.MaxBody, 64<<20)) // a full line turns no embedding away
 	return &Proxy{
@@ -103,6 +105,7 @@ func New(o Options) *Proxy {
 		recent:  recent,
 		cors:    memory,
 		log:     o.Log,
+		close:   close,
 	}
 }
 
@@ -216,12 +219,13 @@ func (p *Proxy) end(x *exchange) {
 	}
 }
 
-// Close turns away the chats and embeddings that wait, and from now on whoever asks for
-// something that the target would do: with 503, so that a load balancer asks another
-// foreman. /readyz is 503 too. What the target does already goes on.
+// Close turns away the chats and embeddings that wait, for a turn or for a target that is
+// being woken, and from now on whoever asks for something that the target would do: with
+// 503, so that a load balancer asks another foreman. /readyz is 503 too. What the target does already goes on.
 func (p *Proxy) Close() {
 	p.gate.Close()
 	p.embeds.close()
+	p.close()
 }
 
 // AwaitBalancer gives a load balancer, if one has asked for /readyz lately, the time to

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"math"
 	"sync/atomic"
 	"time"
@@ -17,6 +18,9 @@ const (
 
 // A watch looks after an upstream request whose target is silent.
 type watch struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
 	began time.Time
 	timer *time.Timer
 	look  time.Duration // when it fires next, since began
@@ -44,34 +48,39 @@ func (w *watch) silence(now time.Duration) time.Duration {
 // beginWatch watches over an upstream request until endWatch. A host that is asleep leaves its
 // connections open and says nothing; the polls distinguish it from one that loads a model
 // or reads a long prompt.
-func (f *forwarder) beginWatch(c *upstream) {
-	c.began, c.look = time.Now(), suspicious
-	c.timer = time.AfterFunc(math.MaxInt64, func() { f.lookAfter(c) })
-	c.timer.Reset(suspicious)
+func (f *forwarder) beginWatch(c *upstream, ctx context.Context) {
+	w := &watch{began: time.Now(), look: suspicious}
+	w.ctx, w.cancel = context.WithCancelCause(ctx)
+	w.timer = time.AfterFunc(math.MaxInt64, func() { f.lookAfter(c, w) })
+	w.timer.Reset(suspicious)
+	c.watch = w
 }
 
-func (c *upstream) endWatch() { c.timer.Stop() }
+func (w *watch) endWatch() {
+	w.timer.Stop()
+	w.cancel(nil)
+}
 
 // lookAfter cancels an upstream request if the target is silent and asleep, or silent for
 // its stall within the answer, and else looks again later. Before the answer, which has one
 // piece without a stream, a target that works may be silent for as long as it works: of that
 // only log and page tell.
-func (f *forwarder) lookAfter(c *upstream) {
-	now := time.Since(c.began)
-	if now-c.look > stoppedTime { // foreman was stopped, and has not read what the target said meanwhile
-		c.awake = now
+func (f *forwarder) lookAfter(c *upstream, w *watch) {
+	now := time.Since(w.began)
+	if now-w.look > stoppedTime { // foreman was stopped, and has not read what the target said meanwhile
+		w.awake = now
 	}
 	next, begun := watchInterval, c.progress.Load() > 0 // before the silence is looked at, which ends as it begins
-	switch silence := c.silence(now); {
-	case c.ctx.Err() != nil: // the request is over
+	switch silence := w.silence(now); {
+	case w.ctx.Err() != nil: // the request is over
 		return
 	case begun && c.stall > 0 && silence >= c.stall:
-		c.cancel(errStall)
+		w.cancel(errStall)
 		return
 	case silence < suspicious:
 		next = suspicious - silence
 	case f.inventory.State().Asleep():
-		c.cancel(errAsleep)
+		w.cancel(errAsleep)
 		return
 	default:
 		f.inventory.Suspect()
@@ -80,6 +89,6 @@ func (f *forwarder) lookAfter(c *upstream) {
 				"silent", silence.Round(time.Second), "id", c.x.ID, "client", c.x.Client, "model", c.x.Model)
 		}
 	}
-	c.look = now + next
-	c.timer.Reset(next)
+	w.look = now + next
+	w.timer.Reset(next)
 }

@@ -47,6 +47,8 @@ func utc(t time.Time) *time.Time {
 func (h Host) MarshalJSON() ([]byte, error) {
 	status := "up"
 	switch {
+	case !h.Waking.IsZero():
+		status = "waking"
 	case h.Reason != "":
 		status = "degraded"
 	case h.Slow:
@@ -56,10 +58,11 @@ func (h Host) MarshalJSON() ([]byte, error) {
 		URL      string     `json:"url"`
 		Status   string     `json:"status"`
 		Reason   string     `json:"reason,omitempty"`
+		Waking   time.Time  `json:"waking_since,omitzero"`
 		Since    time.Time  `json:"since"`
 		LastPoll *time.Time `json:"last_poll"`
 		NextPoll *time.Time `json:"next_poll"`
-	}{h.URL, status, h.Reason, h.Since.UTC(), utc(h.LastPoll), utc(h.NextPoll)})
+	}{h.URL, status, h.Reason, h.Waking.UTC(), h.Since.UTC(), utc(h.LastPoll), utc(h.NextPoll)})
 }
 
 // A Span is a time that something took, or takes.

@@ -56,6 +56,7 @@ type Host struct {
 	URL      string    // without secrets
 	Reason   string    // why it is degraded; empty: it is up
 	Slow     bool      // it is up, and slow to tell its models
+	Waking   time.Time // since when it is being woken; zero: it is not
 	Since    time.Time // when it became, or ceased to be, degraded
 	LastPoll time.Time // the last good poll; zero: none yet
 	NextPoll time.Time // when the next is due; zero: it is under way
