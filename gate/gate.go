@@ -8,18 +8,17 @@
 // [Gate.Join] gives a request a place in line, [Turn.Wait] waits there, on the caller's
 // own goroutine, and [Turn.Leave] ends it all.
 //
-// Whose turn is next, and who may stand in line, follows from three rules (rules.go):
-// clients share the gate's time, see [Gate.Fair]; where a change from one kind of
-// request to another is expensive, as it is where each kind is a model to be loaded, the
-// gate stays with a kind for a while, see [Gate.Affinity]; and no client can take all
-// places, see [Gate.Join].
+// Whose turn is next, and who may stand in line, follows from four rules (rules.go):
+// clients share the gate's time, see [Gate.Fair]; what can wait lets all else go first,
+// see [Request.Background]; where a change from one kind of request to another is
+// expensive, as it is where each kind is a model to be loaded, the gate stays with a kind
+// for a while, see [Gate.Affinity]; and no client can take all places, see [Gate.Join].
 //
 // The gate knows nothing of HTTP or of Ollama, and it forgets everything when
 // the process ends.
 package gate
 
 import (
-	"cmp"
 	"container/list"
 	"context"
 	"errors"
@@ -39,37 +38,30 @@ var (
 
 // A Gate gives one request at a time the turn. Make one with [New].
 type Gate struct {
-	// Fair has clients share the gate's time: the request goes first whose client is
-	// furthest behind, in time that its requests had the turn. A client that has nobody
-	// here saves nothing up, and is not ahead for longer than those here need to get as
-	// much each. Of one client, and of clients that have had as much, the request goes
-	// first that came first. Without Fair that is the first of all that came.
+	// Fair has clients share the gate's time by their weights: the request goes first whose
+	// client is furthest behind, in time that its requests had the turn, divided by its
+	// weight. A client that has nobody here saves nothing up, and is not ahead for longer
+	// than those here need to get as much each. Of one client, and of clients that have had
+	// as much, the request goes first that came first. Without Fair that is the first of all
+	// that came.
 	Fair bool
 
 	// Affinity is how long those who would go first may be overtaken by requests of the
 	// kind that had the turn last, counted from the first that was, until one of another
-	// kind has its turn. 0: they may not be overtaken.
+	// kind has its turn. 0: they may not be overtaken; negative: it follows how long kinds
+	// take to load, see [Gate.AffinityNow].
 	Affinity time.Duration
 
 	limit int // how many may wait
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
-	holder   *Turn     // has the turn; nil: nobody has
-	line     list.List // of *Turn, in order of arrival
-	arrivals int       // so far
-	waiting  map[Kind]*lanes
+	line     list.List     // of *Turn, in order of arrival
+	arrivals int           // so far
 	ranked   time.Time     // when the turns' ranks were reckoned
 	meanTurn time.Duration // see [Gate.MeanTurn]
-
-	// For the rules.
-	clients    map[string]*client // those here, and those whose account still matters
-	here       int                // how many clients have a request in line or with the turn
-	remembered int                // how many clients there may be before some are forgotten
-	virtual    float64            // time; see elapseLocked
-	reckoned   time.Time          // until when virtual and the accounts are reckoned
-	kind       Kind               // of the request that had the turn last
-	overtaken  time.Time          // since when others are overtaken by that kind; zero: none is
+	loads    map[string]time.Duration
+	order
 }
 
 // A Kind is what requests are grouped by; see [Gate.Affinity].
@@ -80,65 +72,102 @@ type Kind struct {
 
 // A Request is what the gate and those who look at the line know of a request.
 type Request struct {
-	Kind       Kind
-	Client     string // who asks; see [Gate.Fair]
-	Weight     int    // of the client; 0: 1
-	Background bool   // it can wait
-	ID         string // identifies the request
-	Value      any    // what the caller knows of the request; the gate does not look at it
+	Kind   Kind
+	Client string // who asks; see [Gate.Fair]
+	Weight int    // of the client, from now on; 0: 1
+
+	// Background is set of a request that can wait: it goes when no other waits. When a
+	// client's background has had no turn for ten minutes, its oldest goes as any other.
+	Background bool
+
+	ID    string // identifies the request
+	Value any    // what the caller knows of the request; the gate does not look at it
 }
 
 // A Turn is a request's place in the line and, from when Wait returns nil, its turn.
 type Turn struct {
 	request Request
 	gate    *Gate
-	client  *client
-	number  int // in order of arrival
+	pause   bool // it is no request's; see [Gate.Pause]
+	number  int  // in order of arrival
 	arrived time.Time
 	settled chan struct{} // closed when it has the turn, or was turned away
 
 	// Gate.mu guards these.
-	inLine *list.Element // in Gate.line; nil: not in line
-	inLane *list.Element // in its lane
-	rank   int           // see [Turn.Position]; 0: not reckoned yet
-	began  time.Time     // when it got the turn; zero: it has not
-	held   time.Duration // for how long it had the turn
-	err    error         // why it was turned away
+	inLine  *list.Element // in Gate.line; nil: not in line
+	rank    int           // see [Turn.Position]; 0: not reckoned yet
+	began   time.Time     // when it got the turn; zero: it has not
+	held    time.Duration // for how long it had the turn
+	changed bool          // the one before it was of another kind
+	err     error         // why it was turned away
 }
 
 // New returns an open gate where at most limit requests wait behind the holder.
 func New(limit int) *Gate {
-	return &Gate{limit: limit, waiting: map[Kind]*lanes{}, clients: map[string]*client{}}
+	return &Gate{limit: limit, loads: map[string]time.Duration{}, order: order{waiting: map[class]*lanes{}, clients: map[string]*client{}}}
 }
 
 // Join takes the turn, if that is free, or the last place in line. The caller must
 // call [Turn.Leave] in the end. Where the line is full, whoever has most requests there,
 // the newcomer counted in, loses the last of them: its Wait returns ErrFull. If that is
-// the newcomer's client, or it has as many, Join returns ErrFull. It returns ErrClosed
-// after [Gate.Close].
+// the newcomer's client, or it has as many, Join returns ErrFull. What can wait makes room
+// for what cannot, whosever it is. Join returns ErrClosed after [Gate.Close].
 func (g *Gate) Join(r Request) (*Turn, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
 		return nil, ErrClosed
 	}
-	g.elapseLocked()
+	g.elapseLocked(time.Now())
 	if g.holder != nil && g.line.Len() >= g.limit {
-		last := g.crowdingLocked(r.Client)
+		last := g.crowdingLocked(r)
 		if last == nil {
 			return nil, ErrFull
 		}
 		g.turnAwayLocked(last, ErrFull)
 	}
-	g.arrivals++
-	t := &Turn{request: r, gate: g, number: g.arrivals, arrived: g.reckoned, settled: make(chan struct{})}
-	t.client = g.arriveLocked(r.Client)
+	t := g.newTurnLocked(r)
+	g.arriveLocked(t)
+	g.lineUpLocked(t)
+	t.inLine = g.line.PushBack(t)
 	if g.holder == nil {
-		g.admitLocked(t)
-	} else {
-		g.lineUpLocked(t)
+		g.passOnLocked()
 	}
 	return t, nil
+}
+
+// Pause takes the turn before all who wait, and keeps them from it until the caller leaves
+// it. That is charged to nobody: no client's account moves, nor does the time that they
+// share. It is no request: those who look at the line see that nobody has the turn. When
+// it is left, nothing counts as loaded. Of several, the first that came goes first.
+// Pause returns ErrClosed after [Gate.Close], which also ends the wait for it.
+func (g *Gate) Pause() (*Turn, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return nil, ErrClosed
+	}
+	g.elapseLocked(time.Now())
+	t := g.newTurnLocked(Request{})
+	t.pause = true
+	g.pauses = append(g.pauses, t)
+	if g.holder == nil {
+		g.passOnLocked()
+	}
+	return t, nil
+}
+
+func (g *Gate) newTurnLocked(r Request) *Turn {
+	g.arrivals++
+	return &Turn{request: r, gate: g, number: g.arrivals, arrived: g.now, settled: make(chan struct{})}
+}
+
+// Unloaded says that nothing is loaded any more: the next kind will have to be, whichever
+// it is.
+func (g *Gate) Unloaded() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.unloadedLocked()
 }
 
 // Position returns the request's place in line: 1 for the one that goes first, 0 for one
@@ -151,7 +180,7 @@ func (t *Turn) Position() int {
 		return 0
 	}
 	if t.rank == 0 || time.Since(g.ranked) >= time.Second {
-		g.elapseLocked()
+		g.elapseLocked(time.Now())
 		g.rankLocked()
 	}
 	return t.rank
@@ -189,6 +218,22 @@ func (t *Turn) Held() time.Duration {
 	return t.held
 }
 
+// Loaded says how long the request's kind took to load in its turn, as far as the caller
+// can tell; see [Gate.AffinityNow]. Where the turn before was of the same kind, or it took
+// less than a tenth of a second, it was there already, and nothing is learnt.
+func (t *Turn) Loaded(took time.Duration) {
+	g := t.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !t.changed || took < leastLoad {
+		return
+	}
+	if len(g.loads) >= maxLoads {
+		clear(g.loads) // models come and go; those that matter are told again
+	}
+	g.loads[t.request.Kind.Model] = took
+}
+
 // Leave ends the turn, or gives up the place in line. It may be called again, from
 // any goroutine.
 func (t *Turn) Leave() {
@@ -196,23 +241,21 @@ func (t *Turn) Leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
-	case t.inLine != nil:
-		g.elapseLocked()
-		g.turnAwayLocked(t, errLeft)
 	case g.holder == t:
-		g.elapseLocked()
-		g.holder = nil
-		t.held = g.reckoned.Sub(t.began)
-		if g.meanTurn == 0 {
-			g.meanTurn = t.held
+		g.elapseLocked(time.Now())
+		t.held = g.now.Sub(t.began)
+		if !t.pause {
+			if g.meanTurn == 0 {
+				g.meanTurn = t.held
+			}
+			g.meanTurn += (t.held - g.meanTurn) / 4
 		}
-		g.meanTurn += (t.held - g.meanTurn) / 4
-		g.departLocked(t.client)
-		if next := g.nextLocked(); next != nil {
-			g.timeAffinityLocked(next)
-			g.stepOutLocked(next)
-			g.admitLocked(next)
-		}
+		g.passOnLocked()
+	case t.inLine != nil:
+		g.elapseLocked(time.Now())
+		g.turnAwayLocked(t, errLeft)
+	case slices.Contains(g.pauses, t):
+		g.turnAwayLocked(t, errLeft)
 	}
 }
 
@@ -222,7 +265,10 @@ func (g *Gate) Close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.closed = true
-	g.elapseLocked()
+	g.elapseLocked(time.Now())
+	for len(g.pauses) > 0 {
+		g.turnAwayLocked(g.pauses[0], ErrClosed)
+	}
 	for g.line.Len() > 0 {
 		g.turnAwayLocked(g.line.Front().Value.(*Turn), ErrClosed)
 	}
@@ -239,7 +285,7 @@ func (g *Gate) Closed() bool {
 func (g *Gate) Len() (waiting int, busy bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.line.Len(), g.holder != nil
+	return g.line.Len(), g.holder != nil && !g.holder.pause
 }
 
 // MeanTurn returns how long turns took lately: a mean in which the last turn counts a
@@ -251,12 +297,22 @@ func (g *Gate) MeanTurn() time.Duration {
 	return g.meanTurn
 }
 
+// AffinityNow returns how long those who would go first may be overtaken as things are:
+// Affinity, or where that is negative three times as long as the slowest to load of the
+// kinds that wait, as it was told last, see [Turn.Loaded]; but at least 5 s and at most
+// two minutes, and 30 s where none was told.
+func (g *Gate) AffinityNow() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.affinityLocked()
+}
+
 // Holder returns the model of the request that has the turn, and since when it has
 // it; "" if nobody has.
 func (g *Gate) Holder() (model string, since time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.holder == nil {
+	if g.holder == nil || g.holder.pause {
 		return "", time.Time{}
 	}
 	return g.holder.request.Kind.Model, g.holder.began
@@ -278,56 +334,47 @@ func (g *Gate) Line() (holder *Place, waiting []Place) {
 	if g.holder == nil {
 		return nil, nil
 	}
-	g.elapseLocked()
-	g.rankLocked()
-	next := g.nextLocked()
-	for e := g.line.Front(); e != nil; e = e.Next() {
-		t := e.Value.(*Turn)
-		waiting = append(waiting, Place{t.request, t.arrived, t.rank, t == next})
+	if g.line.Len() > 0 {
+		g.elapseLocked(time.Now())
+		g.rankLocked()
+		next := g.nextLocked()
+		for e := g.line.Front(); e != nil; e = e.Next() {
+			t := e.Value.(*Turn)
+			waiting = append(waiting, Place{t.request, t.arrived, t.rank, t == next})
+		}
+	}
+	if g.holder.pause {
+		return nil, waiting
 	}
 	return &Place{Request: g.holder.request, Since: g.holder.began}, waiting
 }
 
-// admitLocked gives t the turn.
-func (g *Gate) admitLocked(t *Turn) {
-	g.holder, t.began = t, g.reckoned
-	g.kind = t.request.Kind
-	close(t.settled)
+// passOnLocked takes the turn from whoever has it, and gives it to the next in line.
+func (g *Gate) passOnLocked() {
+	before := g.kind
+	next := g.handOverLocked()
+	if next == nil {
+		return
+	}
+	next.changed = next.request.Kind != before
+	if next.inLine != nil {
+		g.line.Remove(next.inLine)
+		next.inLine = nil
+	}
+	next.began = g.now
+	close(next.settled)
 }
 
 // turnAwayLocked takes t out of the line for good.
 func (g *Gate) turnAwayLocked(t *Turn, why error) {
-	g.stepOutLocked(t)
-	g.departLocked(t.client)
+	if t.pause {
+		g.pauses = slices.DeleteFunc(g.pauses, func(p *Turn) bool { return p == t })
+	} else {
+		g.line.Remove(t.inLine)
+		t.inLine = nil
+		g.stepOutLocked(t)
+		g.departLocked(t)
+	}
 	t.err = why
 	close(t.settled)
-}
-
-// rankLocked reckons in which order those in line go, if nobody else comes, turns take
-// as long as they did lately, and none goes before another by affinity.
-func (g *Gate) rankLocked() {
-	g.ranked = g.reckoned
-	var turn float64 // for each; without shares it does not matter
-	if g.Fair {
-		turn = float64(g.meanTurn)
-	}
-	// What will have been added to a client's account by then: the rest of the turn that
-	// somebody has, and the turns of those before it.
-	ahead := map[*client]float64{
-		g.holder.client: max(0, turn-float64(g.reckoned.Sub(g.holder.began))),
-	}
-	type start struct {
-		*Turn
-		at float64 // its client's account then
-	}
-	starts := make([]start, 0, g.line.Len())
-	for e := g.line.Front(); e != nil; e = e.Next() {
-		t := e.Value.(*Turn)
-		starts = append(starts, start{t, t.client.account + ahead[t.client]})
-		ahead[t.client] += turn
-	}
-	slices.SortStableFunc(starts, func(a, b start) int { return cmp.Compare(a.at, b.at) })
-	for i, s := range starts {
-		s.rank = i + 1
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -17,7 +18,8 @@ import (
 var errLeft = errors.New("the caller left")
 
 // A hall is a gate and those who come to it, each with a goroutine of its own, all
-// of them in a bubble of synctest. Their names end in their kind, as 1b does; 1Xb is of the client X.
+// of them in a bubble of synctest. Their names end in their kind, as 1b does; 1Xb is of the
+// client X, 1X/3b of one that weighs 3, and 1X~b can wait.
 type hall struct {
 	*gate.Gate
 	t *testing.T
@@ -40,7 +42,10 @@ func inHall(t *testing.T, limit int, affinity time.Duration, test func(*testing.
 
 func request(name string) gate.Request {
 	kind := len(name) - 1
-	return gate.Request{ID: name, Client: strings.TrimLeft(name[:kind], "0123456789"), Kind: gate.Kind{Model: name[kind:]}}
+	client, background := strings.CutSuffix(strings.TrimLeft(name[:kind], "0123456789"), "~")
+	client, weight, _ := strings.Cut(client, "/")
+	n, _ := strconv.Atoi(weight)
+	return gate.Request{ID: name, Client: client, Weight: n, Background: background, Kind: gate.Kind{Model: name[kind:]}}
 }
 
 // nobody returns the name, without its kind, of a client that nobody knows.

@@ -17,33 +17,39 @@ import (
 // of goroutines, and look at everybody each time. Callers are names as in a hall.
 type reference struct {
 	limit    int
-	affinity time.Duration
+	affinity time.Duration // negative: it follows the loads
 	fair     bool
 	closed   bool
 	holder   string   // "": nobody
 	line     []string // in order of arrival
 	kind     string   // of who had the turn last
+	changed  bool     // that was another than the one before
 	news     []string
 
 	now       time.Time // until when time has been shared out
-	virtual   float64   // what each of those here has been due, in nanoseconds
+	virtual   float64   // what a client of weight 1 has been due that was always here, in nanoseconds
 	account   map[string]float64
-	overtaken time.Time // when the first was overtaken by that kind; zero: nobody was
+	weight    map[string]int
+	promoted  map[string]bool      // who could wait, and has waited long enough
+	asked     map[string]time.Time // since when a client's background waits, or when it had the turn last
+	overtaken time.Time            // when the first was overtaken by that kind; zero: nobody was
+	loads     map[string]time.Duration
 
-	// The bound; see claim.
+	// The bounds; see claim.
 	t       *testing.T
 	events  int
-	came    map[string]int    // at which event a client came that is here
-	claims  map[string]*claim // of clients in line
-	began   time.Time         // of the turn
-	longest time.Duration     // turn so far
-	changes int               // of the kind, so far
+	came    map[string]int       // at which event a client came that has something here that cannot wait
+	claims  map[string]*claim    // of clients that have something in line that cannot wait
+	rested  map[string]time.Time // when a client's background had the turn last
+	began   time.Time            // of the turn
+	longest time.Duration        // turn so far
+	changes int                  // of the kind, so far
 }
 
 // A claim is a client in line that is not ahead any more: those here have got as much
-// each, on average, as it was ahead. From now on nobody goes before it who comes later,
-// and of those here each until it is ahead itself. Where others overtake it by affinity,
-// that takes Affinity and one turn at most each time that the kind changes.
+// each, by weight and on average, as it was ahead. From now on nobody goes before it who
+// comes later, and of those here each until it is ahead itself. Where others overtake it by
+// affinity, that takes Affinity and one turn at most each time that the kind changes.
 type claim struct {
 	event   int
 	at      time.Time
@@ -64,57 +70,129 @@ func (r *reference) lastNews() string {
 func client(name string) string { return request(name).Client }
 func kind(name string) string   { return request(name).Kind.Model }
 
-// here returns the clients that have somebody in line or with the turn.
-func (r *reference) here() map[string]bool {
-	here := map[string]bool{}
-	for _, name := range append([]string{r.holder}, r.line...) {
-		if name != "" {
-			here[client(name)] = true
+// all returns who has the turn and who waits.
+func (r *reference) all() []string {
+	if r.holder == "" {
+		return r.line
+	}
+	return append([]string{r.holder}, r.line...)
+}
+
+// has reports whether a client has somebody among names of whom is says yes.
+func has(names []string, who string, is func(name string) bool) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return client(name) == who && is(name) })
+}
+
+// waits reports whether somebody goes after all who press.
+func (r *reference) waits(name string) bool      { return request(name).Background && !r.promoted[name] }
+func (r *reference) presses(name string) bool    { return !r.waits(name) }
+func (r *reference) isPromoted(name string) bool { return r.promoted[name] }
+func isBackground(name string) bool              { return request(name).Background }
+
+// weights returns the sum of the weights of those who share the time, and who they are.
+func (r *reference) sharing() (weights int, sharing map[string]bool) {
+	sharing = map[string]bool{}
+	all := !slices.ContainsFunc(r.all(), r.presses)
+	for _, name := range r.all() {
+		if who := client(name); !sharing[who] && (all || name == r.holder || r.presses(name)) {
+			sharing[who] = true
+			weights += r.weight[who]
 		}
 	}
-	return here
+	return weights, sharing
+}
+
+// move shares out the time until now.
+func (r *reference) move(now time.Time) {
+	took := float64(now.Sub(r.now))
+	r.now = now
+	if r.holder != "" && r.fair {
+		weights, _ := r.sharing()
+		r.virtual += took / float64(weights)
+		r.account[client(r.holder)] += took / float64(r.weight[client(r.holder)])
+	}
 }
 
 // share shares out the time since it was last called.
 func (r *reference) share() {
-	took := float64(time.Since(r.now))
-	r.now = time.Now()
+	for {
+		due, impatient := time.Now(), ""
+		for _, name := range r.line {
+			who := client(name)
+			at := r.asked[who].Add(10 * time.Minute)
+			if r.waits(name) && !has(r.all(), who, r.isPromoted) && (r.holder == "" || client(r.holder) != who || !isBackground(r.holder)) &&
+				(at.Before(due) || impatient == "" && !at.After(due)) {
+				due, impatient = at, name
+			}
+		}
+		if due.After(r.now) {
+			r.move(due)
+		}
+		if impatient == "" {
+			break
+		}
+		r.press(client(impatient))
+		r.promoted[impatient] = true
+	}
 	r.events++
 	if r.holder == "" || !r.fair {
 		return
 	}
-	here := r.here()
-	r.virtual += took / float64(len(here))
-	r.account[client(r.holder)] += took
-
+	_, sharing := r.sharing()
 	for _, name := range r.line {
 		who := client(name)
-		if r.claims[who] != nil || who == client(r.holder) || r.account[who] > r.virtual {
+		if r.waits(name) || r.claims[who] != nil || who == client(r.holder) || r.account[who] > r.virtual {
 			continue
 		}
 		c := &claim{event: r.events, at: r.now, changes: r.changes}
-		for other := range here {
+		for other := range sharing {
 			if other != who {
 				c.others++
-				c.behind += max(0, r.account[who]-r.account[other])
+				c.behind += max(0, r.account[who]-r.account[other]) * float64(r.weight[other])
 			}
 		}
 		r.claims[who] = c
 	}
 }
 
+// press has a client start as one that comes anew if it has nobody yet who presses.
+func (r *reference) press(who string) {
+	if !has(r.all(), who, r.presses) {
+		r.came[who] = r.events
+		r.account[who] = max(r.account[who], r.virtual)
+	}
+}
+
+// mostAffinity is what auto comes to at most.
+const mostAffinity = 2 * time.Minute
+
 // check holds a turn that somebody is about to get against the claims of all others.
 func (r *reference) check(next string) {
+	if who := client(next); isBackground(next) {
+		if r.waits(next) && slices.ContainsFunc(r.line, r.presses) {
+			r.t.Errorf("%s goes before one that cannot wait", next)
+		}
+		if rested, ok := r.rested[who]; ok && r.promoted[next] && time.Since(rested) < 10*time.Minute {
+			r.t.Errorf("%s goes %v after the last background of its client; want 10m at least", next, time.Since(rested))
+		}
+	}
+	affinity := r.affinity
+	if affinity < 0 {
+		affinity = mostAffinity
+	}
 	for who, c := range r.claims {
 		if who != client(next) {
-			if r.affinity == 0 && r.came[client(next)] >= c.event {
+			if affinity == 0 && r.came[client(next)] >= c.event {
 				r.t.Errorf("%s goes before %s, which is not ahead any more, and came later", next, who)
 			}
 			continue
 		}
+		if r.waits(next) {
+			continue
+		}
 		most := time.Duration(c.behind) + time.Duration(c.others+1)*r.longest
-		if r.affinity > 0 {
-			most += time.Duration(r.changes-c.changes+1) * (r.affinity + r.longest)
+		if affinity > 0 {
+			most += time.Duration(r.changes-c.changes+1) * (affinity + r.longest)
 		}
 		if waited := time.Since(c.at); waited > most {
 			r.t.Errorf("%s waited for %v when it was not ahead any more; want %v at most", next, waited, most)
@@ -128,7 +206,7 @@ func (r *reference) check(next string) {
 		most += float64(r.longest) / float64(n+2)
 	}
 	for _, name := range r.line {
-		if behind := r.virtual - r.account[client(name)]; r.affinity == 0 && behind > most {
+		if behind := r.virtual - r.account[client(name)]; affinity == 0 && r.presses(name) && behind > most {
 			r.t.Errorf("%s is %v behind; want %v at most", name, time.Duration(behind), time.Duration(most))
 		}
 	}
@@ -141,50 +219,64 @@ func (r *reference) enter(name string) {
 		return
 	}
 	if r.holder != "" && len(r.line) >= r.limit {
-		victim := r.crowding(client(name))
+		victim := r.crowding(name)
 		if victim == "" {
 			r.tell(name, "the line is full")
 			return
 		}
 		r.drop(gate.ErrFull, victim)
 	}
-	if who := client(name); !r.here()[who] {
-		r.came[who] = r.events
-		r.account[who] = max(r.account[who], r.virtual)
+	who := client(name)
+	if r.waits(name) {
+		if !has(r.all(), who, func(string) bool { return true }) {
+			r.account[who] = max(r.account[who], r.virtual)
+		}
+		if !has(r.line, who, r.waits) && !has(r.all(), who, r.isPromoted) {
+			r.asked[who] = r.now
+		}
+	} else {
+		r.press(who)
 	}
+	r.weight[who] = max(request(name).Weight, 1)
 	r.line = append(r.line, name)
 	if r.holder == "" {
 		r.pass()
 	}
 }
 
-// crowding returns the last in line of the client that has most there, if that is more
-// than another would have with one more.
+// crowding returns the last of those who can wait, and else of those who cannot, of the
+// client that has most of them in line, if that is more than another of the newcomer's
+// kind would have with one more.
 func (r *reference) crowding(newcomer string) (victim string) {
-	inLine := map[string]int{newcomer: 1}
-	for _, name := range r.line {
-		inLine[client(name)]++
-	}
-	most := inLine[newcomer]
-	for _, n := range inLine {
-		most = max(most, n)
-	}
-	if most > inLine[newcomer] {
+	for _, of := range []func(string) bool{r.waits, r.presses} {
+		inLine, most := map[string]int{}, 0
+		if of(newcomer) {
+			inLine[client(newcomer)]++
+		}
 		for _, name := range r.line {
-			if inLine[client(name)] == most {
+			if of(name) {
+				inLine[client(name)]++
+				most = max(most, inLine[client(name)])
+			}
+		}
+		for _, name := range r.line {
+			if of(name) && inLine[client(name)] == most && (!of(newcomer) || most > inLine[client(newcomer)]) {
 				victim = name
 			}
 		}
+		if victim != "" || of(newcomer) {
+			return victim
+		}
 	}
-	return victim
+	return ""
 }
 
 // first returns the place in line of who goes first by share, of all or of those of a
-// kind; -1: there is none.
+// kind; -1: there is none. Who can wait is not looked at while anybody presses.
 func (r *reference) first(of string) int {
-	first := -1
+	first, pressing := -1, slices.ContainsFunc(r.line, r.presses)
 	for i, name := range r.line {
-		if of != "" && kind(name) != of {
+		if of != "" && kind(name) != of || pressing && r.waits(name) {
 			continue
 		}
 		if first < 0 || r.account[client(name)] < r.account[client(r.line[first])] {
@@ -194,10 +286,25 @@ func (r *reference) first(of string) int {
 	return first
 }
 
+// affinityNow returns how long others may be overtaken.
+func (r *reference) affinityNow() time.Duration {
+	if r.affinity >= 0 {
+		return r.affinity
+	}
+	var longest time.Duration
+	for _, name := range r.line {
+		longest = max(longest, r.loads[kind(name)])
+	}
+	if longest == 0 {
+		return 30 * time.Second
+	}
+	return min(max(3*longest, 5*time.Second), mostAffinity)
+}
+
 // next returns the place in line of whose turn is next.
 func (r *reference) next() int {
 	same := r.first(r.kind)
-	if same < 0 || r.affinity == 0 || !r.overtaken.IsZero() && time.Since(r.overtaken) >= r.affinity {
+	if same < 0 || r.affinityNow() == 0 || !r.overtaken.IsZero() && time.Since(r.overtaken) >= r.affinityNow() {
 		return r.first("")
 	}
 	return same
@@ -211,8 +318,9 @@ func (r *reference) pass() {
 	}
 	name := r.line[i]
 	r.check(name)
+	r.changed = kind(name) != r.kind
 	switch {
-	case kind(name) != r.kind:
+	case r.changed:
 		r.overtaken, r.kind = time.Time{}, kind(name)
 		r.changes++
 	case i != first && r.overtaken.IsZero():
@@ -224,12 +332,19 @@ func (r *reference) pass() {
 	r.departed(client(name))
 }
 
-func (r *reference) leave(name string) {
+// leave ends a turn, of which the target says how long the load took.
+func (r *reference) leave(name string, load time.Duration) {
 	if name != r.holder {
 		return
 	}
 	r.share()
+	if r.changed && load >= time.Second/10 {
+		r.loads[kind(name)] = load
+	}
 	r.longest = max(r.longest, time.Since(r.began))
+	if isBackground(name) {
+		r.asked[client(name)], r.rested[client(name)] = r.now, r.now
+	}
 	r.holder = ""
 	r.departed(client(name))
 	r.pass()
@@ -249,10 +364,10 @@ func (r *reference) drop(why error, names ...string) {
 
 // departed looks at what is left when somebody has gone from the line or the turn.
 func (r *reference) departed(who string) {
-	if !slices.ContainsFunc(r.line, func(name string) bool { return client(name) == who }) {
+	if !has(r.line, who, r.presses) {
 		delete(r.claims, who)
 	}
-	if len(r.here()) == 0 {
+	if len(r.all()) == 0 {
 		clear(r.account)
 	}
 	if !slices.ContainsFunc(r.line, func(name string) bool { return kind(name) != r.kind }) {
@@ -275,7 +390,8 @@ func (r *reference) String() string {
 }
 
 // A few clients, or ten thousand of whom nearly each is new; a short line, or one that
-// hundreds stand in; of one kind, or of three.
+// hundreds stand in; of one kind, or of three; with seconds between the events, or minutes;
+// all alike, or of weights of their own and with some that can wait.
 func TestAgainstReference(t *testing.T) {
 	for seed := range uint64(200) {
 		random := rand.New(rand.NewPCG(seed, 0))
@@ -283,12 +399,13 @@ func TestAgainstReference(t *testing.T) {
 		if seed%40 == 0 {
 			limit, events = 200, 1000
 		}
-		affinity := time.Duration(random.IntN(2)*random.IntN(10)) * time.Second
+		affinity := time.Duration(random.IntN(2)*random.IntN(10)-1+int(seed%2)) * time.Second
 		inHall(t, limit, affinity, func(t *testing.T, h *hall) {
 			h.Fair = random.IntN(4) > 0
 			againstReference(t, h, random, events, &reference{
-				t: t, limit: limit, affinity: affinity, fair: h.Fair,
-				now: time.Now(), account: map[string]float64{}, came: map[string]int{}, claims: map[string]*claim{},
+				t: t, limit: limit, affinity: affinity, fair: h.Fair, now: time.Now(),
+				account: map[string]float64{}, weight: map[string]int{}, promoted: map[string]bool{}, asked: map[string]time.Time{},
+				loads: map[string]time.Duration{}, came: map[string]int{}, claims: map[string]*claim{}, rested: map[string]time.Time{},
 			})
 		})
 		if t.Failed() {
@@ -300,17 +417,24 @@ func TestAgainstReference(t *testing.T) {
 func againstReference(t *testing.T, h *hall, random *rand.Rand, events int, want *reference) {
 	clients := []int{3, 10, 10_000}[random.IntN(3)]
 	kinds := "abc"[:1+2*random.IntN(2)]
+	unit := []time.Duration{time.Second, time.Minute}[random.IntN(2)]
+	alike := random.IntN(3) == 0
 	var names []string
 	cancels := make(map[string]context.CancelCauseFunc)
 	for i := 0; i < events && !t.Failed(); i++ {
-		time.Sleep(time.Duration(random.IntN(3)) * time.Second)
+		time.Sleep(time.Duration(random.IntN(3)) * unit)
 		name, n := "", random.IntN(1000)
 		if len(names) > 0 {
 			name = names[random.IntN(len(names))]
 		}
 		switch {
 		case n < 500 || name == "":
-			name = fmt.Sprintf("%d%s%c", i, client(nobody(random.IntN(clients))+"a"), kinds[random.IntN(len(kinds))])
+			who := random.IntN(clients)
+			name = client(nobody(who) + "a")
+			if !alike {
+				name += fmt.Sprintf("/%d", 1+who%4) + map[bool]string{true: "~"}[random.IntN(3) == 0]
+			}
+			name = fmt.Sprintf("%d%s%c", i, name, kinds[random.IntN(len(kinds))])
 			t.Log(name, "enters")
 			ctx, cancel := context.WithCancelCause(t.Context())
 			names, cancels[name] = append(names, name), cancel
@@ -330,13 +454,20 @@ func againstReference(t *testing.T, h *hall, random *rand.Rand, events int, want
 				name = want.holder // else one that left already, perhaps
 			}
 			if name != "" {
-				t.Log(name, "leaves")
-				want.leave(name)
+				load := time.Duration(random.IntN(500)) * time.Duration(random.IntN(500)) * time.Millisecond
+				t.Log(name, "leaves; its load took", load)
+				if name == want.holder {
+					h.turn(name).Loaded(load)
+				}
+				want.leave(name, load)
 				h.turn(name).Leave()
 			}
 		}
 		h.wantNews(want.lastNews())
 		h.wantLine(want.String())
+		if got, want := h.AffinityNow(), want.affinityNow(); got != want {
+			t.Errorf("got an affinity of %v; want %v", got, want)
+		}
 	}
 }
 

@@ -6,58 +6,138 @@ import (
 	"time"
 )
 
+// An order is what the rules know: who is here, and what became of them. It knows nothing
+// of those who wait for it: a copy of it can tell the future.
+type order struct {
+	now     time.Time // until when all is reckoned
+	holder  *Turn     // has the turn; nil: nobody has
+	pauses  []*Turn   // that wait; see [Gate.Pause]
+	waiting map[class]*lanes
+
+	clients    map[string]*client // those here, and those whose account still matters
+	here       int                // how many clients have a request in line or with the turn
+	remembered int                // how many clients there may be before some are forgotten
+	virtual    float64            // time; see elapseLocked
+	weights    int                // of the clients here
+	pressing   int                // of those of them that have something here that cannot wait
+	due        time.Time          // nobody's background has waited for patience before
+
+	kind      Kind      // of the request that had the turn last
+	overtaken time.Time // since when others are overtaken by that kind; zero: none is
+}
+
 // A client is what the gate knows of whoever asks.
 type client struct {
 	// account is where the client stands on the scale of the gate's virtual time, in
-	// nanoseconds: its turns move it on by what they take.
+	// nanoseconds: its turns move it on by what they take, divided by its weight.
 	account float64
-	chats   int // in line or with the turn
-	waiting int // in line
-	lanes   map[Kind]*lane
+	weight  int
+
+	chats                int // in line or with the turn
+	pressing             int // of them, those that cannot wait
+	ordinary, background int // in line: those that cannot wait, and those that can
+	lanes                map[class]*lane
+
+	asked    time.Time // since when its background waits, or when that had the turn last
+	promoted *Turn     // the one of its background that goes as any other; nil: none does
 }
 
-// Share: clients have the gate's time in equal parts. Virtual time is what a client that
-// was always here would have had by now. It never stands still while a turn runs, so
-// whoever is ahead of it is so for a time that is known, whoever comes and goes. This is
-// weighted fair queueing with all weights 1, of turns whose length is known at their end.
+// Share: clients have the gate's time by their weights. Virtual time is what a client of
+// weight 1 that was always here would have had by now. It never stands still while a turn
+// runs, so whoever is ahead of it is so for a time that is known, whoever comes and goes.
+// This is weighted fair queueing, of turns whose length is known at their end.
 
-// elapseLocked moves virtual time on by the time since it was last called, divided by
-// the number of clients here, and the account of whoever has the turn by all of it.
-func (g *Gate) elapseLocked() {
-	now := time.Now()
-	if g.Fair && g.holder != nil {
-		took := float64(now.Sub(g.reckoned))
-		g.virtual += took / float64(g.here)
-		g.holder.client.account += took
-		for kind, l := range g.holder.client.lanes {
-			heap.Fix(g.waiting[kind], l.index)
-		}
+// elapseLocked moves time on, and stops on the way where somebody's patience ends.
+func (g *Gate) elapseLocked(now time.Time) {
+	for !g.due.IsZero() && !g.due.After(now) {
+		g.shareLocked(g.due)
+		g.promoteLocked()
 	}
-	g.reckoned = now
+	g.shareLocked(now)
 }
 
-// arriveLocked notes a request of a client. One that comes anew, or after a pause,
-// starts at the virtual time, or where it was if that is ahead: nobody saves up.
-func (g *Gate) arriveLocked(name string) *client {
-	c := g.clients[name]
+// shareLocked moves virtual time on, divided by the weights of those who share it: the
+// client that has the turn and all that have in line what cannot wait, or if nothing here
+// is of that sort all that are here. The account of whoever has the turn is moved on by all of it,
+// divided by its weight.
+func (g *Gate) shareLocked(now time.Time) {
+	took := float64(now.Sub(g.now))
+	if g.now = now; !g.Fair || g.holder == nil || g.holder.pause {
+		return
+	}
+	c := g.clients[g.holder.request.Client]
+	weights := g.pressing
+	switch {
+	case weights == 0:
+		weights = g.weights
+	case c.pressing == 0:
+		weights += c.weight
+	}
+	g.virtual += took / float64(weights)
+	g.moveLocked(c, c.account+took/float64(c.weight))
+}
+
+// moveLocked moves a client's account.
+func (g *Gate) moveLocked(c *client, account float64) {
+	c.account = account
+	for class, l := range c.lanes {
+		heap.Fix(g.waiting[class], l.index)
+	}
+}
+
+// arriveLocked notes a request. A client starts at the virtual time that comes anew or
+// after a pause, or whose requests could all wait so far, or where it was if that is
+// ahead: nobody saves up.
+func (g *Gate) arriveLocked(t *Turn) {
+	c := g.clients[t.request.Client]
 	if c == nil {
-		c = &client{lanes: map[Kind]*lane{}}
-		g.clients[name] = c
+		c = &client{lanes: map[class]*lane{}}
+		g.clients[t.request.Client] = c
 	}
+	g.weighLocked(c, -1)
 	if c.chats == 0 {
-		c.account = max(c.account, g.virtual)
 		g.here++
 	}
 	c.chats++
-	return c
+	if !t.request.Background {
+		c.pressing++
+	}
+	c.weight = max(t.request.Weight, 1)
+	g.weighLocked(c, 1)
+	if c.chats == 1 || c.pressing == 1 && !t.request.Background {
+		g.moveLocked(c, max(c.account, g.virtual))
+	}
+	if t.request.Background && c.background == 0 && c.promoted == nil {
+		g.askLocked(c)
+	}
 }
 
-// departLocked notes that a client has one request less here, and forgets the accounts
-// of those who are not here and would start at the virtual time, as all do when nobody
-// is. It looks for them when there are twice as many as the last time: that costs each
-// request the same.
-func (g *Gate) departLocked(c *client) {
+// weighLocked adds a client's weight to the sums, or takes it away.
+func (g *Gate) weighLocked(c *client, sign int) {
+	if c.chats > 0 {
+		g.weights += sign * c.weight
+	}
+	if c.pressing > 0 {
+		g.pressing += sign * c.weight
+	}
+}
+
+// departLocked notes that a request is here no more, and forgets the accounts of clients
+// that are not here and would start at the virtual time, as all do when nobody is. It
+// looks for them when there are twice as many as the last time: that costs each request
+// the same.
+func (g *Gate) departLocked(t *Turn) {
+	c := g.clients[t.request.Client]
+	g.weighLocked(c, -1)
 	c.chats--
+	if !c.classOf(t).background {
+		c.pressing--
+	}
+	g.weighLocked(c, 1)
+	if c.promoted == t {
+		c.promoted = nil
+		g.due = g.now
+	}
 	if c.chats > 0 {
 		return
 	}
@@ -70,71 +150,192 @@ func (g *Gate) departLocked(c *client) {
 	}
 }
 
-// goesBefore is the order by share: the smallest account goes first, then who came
-// first.
-func (t *Turn) goesBefore(other *Turn) bool {
-	if t.client.account != other.client.account {
-		return t.client.account < other.client.account
-	}
-	return t.number < other.number
-}
-
-// firstLocked returns who goes first by share; nil: nobody waits.
-func (g *Gate) firstLocked() (first *Turn) {
+// firstLocked returns who goes first by share, of what cannot wait if there is any; nil:
+// nobody waits.
+func (g *Gate) firstLocked() (first *lane) {
 	for _, ls := range g.waiting {
-		if t := (*ls)[0].first(); first == nil || t.goesBefore(first) {
-			first = t
+		if l := (*ls)[0]; first == nil || l.goesBefore(first) {
+			first = l
 		}
 	}
 	return first
+}
+
+// Background: what can wait goes when nothing else waits, see [lane.goesBefore]. So that
+// it does not wait for ever, of each client one goes as any other that has had none for
+// so long.
+const patience = 10 * time.Minute
+
+// classOf returns the class that a client's request is of now.
+func (c *client) classOf(t *Turn) class {
+	return class{t.request.Kind, t.request.Background && t != c.promoted}
+}
+
+// inLine returns how many of a client's requests are in line, of those that can wait or of
+// the others.
+func (c *client) inLine(background bool) *int {
+	if background {
+		return &c.background
+	}
+	return &c.ordinary
+}
+
+// askLocked has a client's patience begin now.
+func (g *Gate) askLocked(c *client) {
+	c.asked = g.now
+	if due := g.now.Add(patience); g.due.IsZero() || due.Before(g.due) {
+		g.due = due
+	}
+}
+
+// promoteLocked has the oldest of a client's background go as any other, if that has had
+// no turn for as long as its patience. The client starts as one that comes anew.
+func (g *Gate) promoteLocked() {
+	g.due = time.Time{}
+	for name, c := range g.clients {
+		if c.background == 0 || c.promoted != nil || g.holder != nil && g.holder.request.Background && g.holder.request.Client == name {
+			continue
+		}
+		if due := c.asked.Add(patience); due.After(g.now) {
+			if g.due.IsZero() || due.Before(g.due) {
+				g.due = due
+			}
+			continue
+		}
+		var oldest *Turn
+		for class, l := range c.lanes {
+			if t := l.turns[0]; class.background && (oldest == nil || t.number < oldest.number) {
+				oldest = t
+			}
+		}
+		g.stepOutLocked(oldest)
+		g.weighLocked(c, -1)
+		c.promoted = oldest
+		c.pressing++
+		g.weighLocked(c, 1)
+		if c.pressing == 1 {
+			g.moveLocked(c, max(c.account, g.virtual))
+		}
+		g.lineUpLocked(oldest)
+	}
 }
 
 // Affinity: the gate stays with a kind while others are overtaken for no longer than
 // Affinity. There is one clock, for all whom that concerns, so that it runs out whoever
 // comes and goes.
 
-// nextLocked returns whose turn is next; nil: nobody waits. That is the first of the kind
-// that had the turn last, until the clock has run out, and else the first of all.
-func (g *Gate) nextLocked() *Turn {
-	same := g.waiting[g.kind]
-	if same == nil || g.Affinity == 0 || !g.overtaken.IsZero() && g.reckoned.Sub(g.overtaken) >= g.Affinity {
-		return g.firstLocked()
+const (
+	worthLoads    = 3 // how many loads it is worth to stay with a kind
+	leastToStay   = 5 * time.Second
+	longestToStay = 2 * time.Minute
+	unknownToStay = 30 * time.Second // where no load was told
+	leastLoad     = time.Second / 10 // what takes less was loaded before: of that Ollama says some ms
+	maxLoads      = 1000             // that are remembered
+)
+
+// affinityLocked returns how long others may be overtaken.
+func (g *Gate) affinityLocked() time.Duration {
+	if g.Affinity >= 0 {
+		return g.Affinity
 	}
-	return (*same)[0].first()
+	var longest time.Duration
+	for class := range g.waiting {
+		longest = max(longest, g.loads[class.kind.Model])
+	}
+	if longest == 0 {
+		return unknownToStay
+	}
+	return min(max(worthLoads*longest, leastToStay), longestToStay)
 }
 
-// timeAffinityLocked starts the clock where next, who is about to have the turn, goes
-// before somebody of another kind, and stops it where the kind changes.
-func (g *Gate) timeAffinityLocked(next *Turn) {
+// nextLocked returns whose turn is next; nil: nobody waits. That is the first of the kind
+// that had the turn last, until the clock has run out, and else the first of all. What can
+// wait does not go before what cannot.
+func (g *Gate) nextLocked() *Turn {
+	if len(g.pauses) > 0 {
+		return g.pauses[0]
+	}
+	first := g.firstLocked()
+	if first == nil {
+		return nil
+	}
+	same, affinity := g.waiting[class{g.kind, first.background}], g.affinityLocked()
+	if same == nil || affinity == 0 || !g.overtaken.IsZero() && g.now.Sub(g.overtaken) >= affinity {
+		return first.turns[0]
+	}
+	return (*same)[0].turns[0]
+}
+
+// handOverLocked ends the turn of whoever has it, and gives it to the next, who is
+// returned; nil: nobody waits.
+func (g *Gate) handOverLocked() *Turn {
+	switch last := g.holder; {
+	case last == nil:
+	case last.pause:
+		g.unloadedLocked()
+	default:
+		if last.request.Background {
+			g.askLocked(g.clients[last.request.Client])
+		}
+		g.departLocked(last)
+	}
+	next := g.nextLocked()
+	if g.holder = next; next == nil {
+		return nil
+	}
+	if next.pause {
+		g.pauses = g.pauses[1:]
+		return next
+	}
 	switch {
 	case next.request.Kind != g.kind:
-		g.overtaken = time.Time{}
-	case next != g.firstLocked() && g.overtaken.IsZero():
-		g.overtaken = g.reckoned
+		g.kind, g.overtaken = next.request.Kind, time.Time{}
+	case next != g.firstLocked().turns[0] && g.overtaken.IsZero():
+		g.overtaken = g.now
 	}
+	g.stepOutLocked(next)
+	return next
 }
 
 // restAffinityLocked stops the clock where nobody of another kind waits.
 func (g *Gate) restAffinityLocked() {
-	if others := len(g.waiting); others == 0 || others == 1 && g.waiting[g.kind] != nil {
-		g.overtaken = time.Time{}
-	}
-}
-
-// Places: no client can keep all others out.
-
-// crowdingLocked returns who is to make room in a full line for a request of a client:
-// the last request of whoever has most there, with the newcomer's counted in; nil: that
-// is the newcomer. Of several who have most it is the one whose last came last.
-func (g *Gate) crowdingLocked(newcomer string) (last *Turn) {
-	most := 1
-	if c := g.clients[newcomer]; c != nil {
-		most += c.waiting
-	}
-	for e := g.line.Back(); e != nil; e = e.Prev() {
-		if t := e.Value.(*Turn); t.client.waiting > most {
-			most, last = t.client.waiting, t
+	for class := range g.waiting {
+		if class.kind != g.kind {
+			return
 		}
 	}
-	return last
+	g.overtaken = time.Time{}
+}
+
+// unloadedLocked has the next kind be a new one, whichever it is.
+func (g *Gate) unloadedLocked() { g.kind, g.overtaken = Kind{}, time.Time{} }
+
+// Places: no client can keep all others out, and what can wait keeps nothing out that
+// cannot.
+
+// crowdingLocked returns who is to make room in a full line for a request: the last that
+// can wait of whoever has most of those there. Where there is none, and the newcomer cannot
+// wait either, it is the last of whoever has most that cannot. Among its like the newcomer
+// is counted in, and nil says that it is the one to go. Of several who have most it is the
+// one whose last came last.
+func (g *Gate) crowdingLocked(newcomer Request) *Turn {
+	for _, background := range []bool{true, false} {
+		var last *Turn
+		most := 0
+		if newcomer.Background == background {
+			if most = 1; g.clients[newcomer.Client] != nil {
+				most += *g.clients[newcomer.Client].inLine(background)
+			}
+		}
+		for e := g.line.Back(); e != nil; e = e.Prev() {
+			t := e.Value.(*Turn)
+			if c := g.clients[t.request.Client]; c.classOf(t).background == background && *c.inLine(background) > most {
+				most, last = *c.inLine(background), t
+			}
+		}
+		if last != nil || newcomer.Background {
+			return last
+		}
+	}
+	return nil
 }

@@ -150,6 +150,75 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
+// What can wait makes room for what cannot, also for its own client's, and not the other
+// way round.
+func TestPlacesOfBackground(t *testing.T) {
+	inHall(t, 4, 0, func(t *testing.T, h *hall) {
+		h.arrive(t.Context(), "0Xa 1Xa 2Xa 3Y~a 4Z~a", "0Xa in")
+		h.arrive(t.Context(), "5Xa", "4Z~a the line is full") // the last of two that have as many
+		h.arrive(t.Context(), "6Z~a 7Y~a", "6Z~a the line is full,7Y~a the line is full")
+		h.arrive(t.Context(), "8Ya", "3Y~a the line is full")
+		h.arrive(t.Context(), "9Z~a", "9Z~a the line is full")
+		h.arrive(t.Context(), "10Za", "5Xa the line is full")
+	})
+}
+
+// A pause comes before all who wait, is charged to nobody, and nothing is loaded behind it.
+func TestPause(t *testing.T) {
+	fairly(t, time.Hour, func(t *testing.T, h *hall) {
+		h.send(t.Context(), "0Xa 1Xa 2Yb 3Yb")
+		pause, err := h.Pause()
+		second, _ := h.Pause()
+		third, _ := h.Pause()
+		h.wantErrors(nil, err)
+		h.wantNews("0Xa in")
+		h.wantLine("0Xa | 1Xa 2Yb 3Yb")
+		if x, y, z := h.turn("2Yb").Position(), h.turn("3Yb").Position(), h.turn("1Xa").Position(); x != 1 || y != 2 || z != 3 {
+			t.Errorf("got places %d, %d, %d; want them to be reckoned from when nothing is loaded", x, y, z)
+		}
+		third.Leave()
+		if err := third.Wait(t.Context()); err == nil {
+			t.Error("got the turn; want none where that was given up")
+		}
+		time.Sleep(time.Minute)
+		h.leave("0Xa", "")
+		h.wantErrors(nil, pause.Wait(t.Context()))
+		h.wantLine("nobody | 1Xa 2Yb 3Yb")
+		time.Sleep(5 * time.Minute)
+		h.arrive(t.Context(), "4Za", "")
+		pause.Leave()
+		pause.Leave()
+		h.wantErrors(nil, second.Wait(t.Context()))
+		h.wantLine("nobody | 1Xa 2Yb* 3Yb 4Za")
+		second.Leave()
+		h.wantNews("2Yb in") // though a was loaded: X has had a minute
+		if h.MeanTurn() != time.Minute || pause.Held() != 5*time.Minute || pause.Position() != 0 {
+			t.Errorf("got a mean turn of %v, a pause of %v in place %d; want 1m, 5m, 0", h.MeanTurn(), pause.Held(), pause.Position())
+		}
+		h.Unloaded()
+		time.Sleep(2 * time.Minute)
+		h.leave("2Yb", "4Za in") // though b was loaded
+		waiting, _ := h.Pause()
+		h.arrive(t.Context(), "5Xa", "")
+		h.Close()
+		h.wantNews("1Xa the gate is closed,3Yb the gate is closed,5Xa the gate is closed")
+		_, err = h.Pause()
+		h.wantErrors(gate.ErrClosed, err, waiting.Wait(t.Context()))
+		h.leave("4Za", "")
+	})
+	inHall(t, 1, 0, func(t *testing.T, h *hall) { // it takes no place
+		pause, _ := h.Pause()
+		second, _ := h.Pause()
+		h.wantErrors(nil, pause.Wait(t.Context()))
+		h.arrive(t.Context(), "0Xa 1Ya", "1Ya the line is full")
+		pause.Leave()
+		h.wantErrors(nil, second.Wait(t.Context()))
+		h.wantLine("nobody | 0Xa*")
+		second.Leave()
+		h.wantNews("0Xa in")
+	})
+}
+
 // Accounts of clients that are gone are forgotten as soon as the others have had as
 // much, though those wait for a kind that does not get its turn.
 func TestAccountsAreForgotten(t *testing.T) {
@@ -171,17 +240,84 @@ func TestAccountsAreForgotten(t *testing.T) {
 	})
 }
 
-// Positions tell in which order those in line will go, if turns take as long as they did.
+// Weights are shares of the time. A client that is marked or marks its requests lets all
+// others go first, and its own.
+func TestWeightsAndBackground(t *testing.T) {
+	for arrive, want := range map[string]string{
+		"0Xa 1Xa 2Xa 3Xa 4Y/3a 5Y/3a 6Y/3a 7Y/3a": "0Xa 4Y/3a 5Y/3a 6Y/3a 1Xa 7Y/3a 2Xa 3Xa",
+		"0X~a 1X~a 2Y~a 3Za 4Xa":                  "0X~a 3Za 4Xa 2Y~a 1X~a",
+		"0Xa 1Xa 2X~a 3Xa 4X~a 5Xa":               "0Xa 1Xa 3Xa 5Xa 2X~a 4X~a",
+	} {
+		fairly(t, 0, func(t *testing.T, h *hall) {
+			h.send(t.Context(), arrive)
+			h.wantServed(10, time.Second, want)
+		})
+	}
+	fairly(t, 0, func(t *testing.T, h *hall) { // from the next request on
+		h.send(t.Context(), "0Xa 1Xa 2Xa 3Xa 4Ya 5Ya 6Ya 7Ya")
+		h.wantServed(4, time.Second, "0Xa 4Ya 1Xa 5Ya")
+		h.send(t.Context(), "8Y/2a 9Y/2a 10Y/2a")
+		h.wantServed(9, time.Second, "2Xa 6Ya 7Ya 3Xa 8Y/2a 9Y/2a 10Y/2a")
+	})
+	inHall(t, 10, 0, func(t *testing.T, h *hall) { // also in order of arrival
+		h.send(t.Context(), "0Xa 1X~a 2Ya 3Xa")
+		h.wantServed(4, time.Second, "0Xa 2Ya 3Xa 1X~a")
+	})
+}
+
+// What can wait does not wait for ever: of each client one goes every ten minutes.
+func TestBackgroundIsServed(t *testing.T) {
+	fairly(t, 0, func(t *testing.T, h *hall) {
+		h.send(t.Context(), "0Xa 1B~a 2B~a 3C~a 4C~a 5C~a")
+		order := ""
+		for n := range 30 {
+			h.send(t.Context(), fmt.Sprint(6+n, "Xa"))
+			order += request(h.serve(1, time.Minute)).Client
+		}
+		// When its time has come B is half a turn behind X, which others let go first.
+		if want := strings.Repeat("X", 10) + "BC" + strings.Repeat("X", 10) + "BXC" + strings.Repeat("X", 5); order != want {
+			t.Errorf("served were %s; want %s", order, want)
+		}
+	})
+}
+
+// Where the one leaves that was to go as any other, the next is to.
+func TestBackgroundLosesInterest(t *testing.T) {
+	fairly(t, 0, func(t *testing.T, h *hall) {
+		h.send(t.Context(), "0Xa 1Y~a 2Y~a 3Y~a")
+		time.Sleep(11 * time.Minute)
+		h.send(t.Context(), "4Xa")
+		h.wantLine("0Xa | 1Y~a* 2Y~a 3Y~a 4Xa")
+		h.turn("1Y~a").Leave()
+		h.wantLine("0Xa | 2Y~a* 3Y~a 4Xa")
+		h.wantServed(4, time.Second, "0Xa 2Y~a 4Xa 3Y~a")
+	})
+}
+
+// What had to let others go first has saved nothing up when more comes that cannot wait.
+func TestBackgroundSavesNothing(t *testing.T) {
+	fairly(t, 0, func(t *testing.T, h *hall) {
+		h.send(t.Context(), "0Xa 1Xa 2Xa 3Xa 4Xa 5Y~a")
+		h.serve(2, time.Minute)
+		h.send(t.Context(), "6Ya 7Ya 8Ya")
+		h.wantServed(4, time.Minute, "2Xa 6Ya 3Xa 7Ya")
+	})
+}
+
+// Positions tell in which order those in line will go, if turns take as long as they did:
+// whatever their weights, whoever can wait and waits too long, and whatever is loaded.
 func TestPositions(t *testing.T) {
-	for seed := range uint64(50) {
+	for seed := range uint64(100) {
 		random := rand.New(rand.NewPCG(seed, 3))
-		inHall(t, 100, 0, func(t *testing.T, h *hall) {
+		affinity := []time.Duration{0, time.Minute, -1}[random.IntN(3)]
+		inHall(t, 1000, affinity, func(t *testing.T, h *hall) {
 			h.Fair = seed%5 > 0
-			h.send(t.Context(), "0Xa")
+			h.send(t.Context(), "0Xa 1Xa")
 			h.serve(1, 10*time.Second)
-			h.send(t.Context(), "1Xa")
-			for n := range 20 {
-				h.send(t.Context(), fmt.Sprintf("%d%ca", n+2, "XYZ"[random.IntN(3)]))
+			h.turn("0Xa").Loaded(time.Duration(random.IntN(10)) * time.Second)
+			for n := range 1 + random.IntN(150) {
+				who := random.IntN(5)
+				h.send(t.Context(), fmt.Sprintf("%d%c/%d%s%c", n+2, 'A'+rune(who), 1+who, map[bool]string{true: "~"}[random.IntN(3) == 0], "abc"[random.IntN(3)]))
 			}
 			h.serve(random.IntN(5), 10*time.Second)
 			time.Sleep(time.Duration(random.IntN(10)) * time.Second)
@@ -194,9 +330,11 @@ func TestPositions(t *testing.T) {
 					t.Errorf("%s is in place %d, and in %d; want both to be %d", p.ID, p.Position, h.turn(p.ID).Position(), i+1)
 				}
 			}
-			time.Sleep(10*time.Second - time.Since(holder.Since))
-			h.turn(holder.ID).Leave()
-			if h.wantServed(30, 10*time.Second, strings.Join(want, " ")); t.Failed() {
+			if holder != nil {
+				time.Sleep(10*time.Second - time.Since(holder.Since))
+				h.turn(holder.ID).Leave()
+			}
+			if h.wantServed(300, 10*time.Second, strings.Join(want, " ")); t.Failed() {
 				t.Fatalf("seed %d", seed)
 			}
 		})
@@ -204,28 +342,35 @@ func TestPositions(t *testing.T) {
 }
 
 // BenchmarkHandOff is one hand-off of the turn, and one request that joins, while so many
-// wait for so many clients, of two kinds.
+// wait for so many clients, of two kinds; all alike, or of many weights and half of them
+// such as can wait.
 func BenchmarkHandOff(b *testing.B) {
 	for _, n := range []struct{ clients, line int }{{1, 1}, {10, 10}, {1000, 1000}, {1000, 10_000}, {10_000, 10_000}} {
-		b.Run(fmt.Sprintf("%d clients/%d in line", n.clients, n.line), func(b *testing.B) {
-			b.ReportAllocs()
-			g := gate.New(n.line)
-			g.Fair, g.Affinity = true, time.Millisecond
-			joined := 0
-			join := func() {
-				client := strconv.Itoa(joined % n.clients)
-				joined++
-				if _, err := g.Join(gate.Request{Client: client, Kind: gate.Kind{Model: strconv.Itoa(joined % 2)}}); err != nil {
-					b.Fatal(err)
+		for _, mixed := range []bool{false, true} {
+			b.Run(fmt.Sprintf("%d clients/%d in line/mixed=%v", n.clients, n.line, mixed), func(b *testing.B) {
+				b.ReportAllocs()
+				g := gate.New(n.line)
+				g.Fair, g.Affinity = true, time.Millisecond
+				joined := 0
+				join := func() {
+					who := joined % n.clients
+					joined++
+					r := gate.Request{Client: strconv.Itoa(who), Kind: gate.Kind{Model: strconv.Itoa(joined % 2)}}
+					if mixed {
+						r.Weight, r.Background = 1+who%5, joined%4 < 2
+					}
+					if _, err := g.Join(r); err != nil {
+						b.Fatal(err)
+					}
 				}
-			}
-			for range n.line + 1 {
-				join()
-			}
-			for b.Loop() {
-				g.HasTurn().Leave()
-				join()
-			}
-		})
+				for range n.line + 1 {
+					join()
+				}
+				for b.Loop() {
+					g.HasTurn().Leave()
+					join()
+				}
+			})
+		}
 	}
 }

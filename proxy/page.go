@@ -92,7 +92,7 @@ func (h *page) read() *status.Page {
 	}
 	for _, place := range waiting {
 		row := newChat(place)
-		if turn > 0 {
+		if turn > 0 && holder != nil {
 			row.Estimate = new(status.Span(max(turn-time.Since(holder.Since), 0) + turn*time.Duration(place.Position-1)))
 		}
 		page.Waiting = append(page.Waiting, row)
