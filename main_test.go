@@ -471,7 +471,7 @@ func TestVariablesOfTheLine(t *testing.T) {
 }
 
 func TestAffinity(t *testing.T) {
-	for variable, want := range map[string][]string{"FOREMAN_AFFINITY=0": {"embed", "chat"}, "FOREMAN_AFFINITY=1h": {"chat", "embed"}} {
+	for variable, want := range map[string][]string{"FOREMAN_AFFINITY=0": {"embed", "chat"}, "FOREMAN_AFFINITY=1h": {"chat", "embed"}, "FOREMAN_AFFINITY=auto": {"chat", "embed"}} {
 		o := newOllama(t)
 		i := start(t, o.URL, variable)
 		at, first := running(t, o, i.URL)
@@ -838,7 +838,7 @@ func TestBinary(t *testing.T) {
 			stdout, stderr string // patterns of the whole
 		}{
 			{nil, []string{"FOREMAN_ADDR=nowhere", "FOREMAN_MANAGE=perhaps", "FOREMAN_TOKEN=hunter 2"}, 2, "", regexp.QuoteMeta(badConfiguration)},
-			{nil, []string{"FOREMAN_TOKENS_FILE=main.go"}, 2, "", `(?s).*\nFOREMAN_TOKENS_FILE: main.go:1: expected a name and a token, (?s:.*)\nmain.go: and \d+ problems more\n`},
+			{nil, []string{"FOREMAN_TOKENS_FILE=main.go"}, 2, "", `(?s).*\nFOREMAN_TOKENS_FILE: main.go:1: expected the token of // to have (?s:.*)\nmain.go: and \d+ problems more\n`},
 			{[]string{"-version"}, nil, 0, version, ""},
 			{[]string{"-version"}, []string{"FOREMAN_ADDR=nowhere"}, 0, version, ""},
 			{[]string{"-h"}, []string{"FOREMAN_TOKEN=hunter2"}, 0, `usage: foreman \[-h \| -version \| -healthcheck\]\n[^U]+\nVARIABLE +IN FORCE +DEFAULT\nFOREMAN_ADDR +127\.0\.0\.1:0 +:8080\n    address to listen on\n(?s:.*)\nFOREMAN_TOKEN +\(set\) +-\n(?s:.*)`, ""},

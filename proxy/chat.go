@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,6 +35,7 @@ type chats struct {
 	stall        time.Duration // longest silence in an answer that has begun, of a target that is otherwise alive
 	maxTurn      time.Duration // longest turn; 0: as long as it takes
 
+	odd    told                    // whose hint was not understood
 	loaded map[string]*loadOptions // by model; the turn guards it
 }
 
@@ -48,7 +50,7 @@ type chat struct {
 	Model      string // its name as the target spells it
 	Asked      ask.Ask
 	Weight     int    // of its client; 0: 1
-	Background string // what says that it can wait: file, header or tier; empty: nothing does
+	Background string // what says that it can wait; empty: nothing does
 	Host       string // that the client asked
 	Path       string
 	Query      string
@@ -84,11 +86,9 @@ func (h *chats) serve(x *exchange, r *http.Request, token *tokens.Token, cancel 
 		return modelRefused(asked.Model, err)
 	}
 	x.Model, x.Ungated = model.Name, ungated(model, asked)
+	x.Background = h.background(x, r, token, asked)
 	if token != nil {
 		x.Weight = token.Weight
-		if token.Background {
-			x.Background = "file"
-		}
 	}
 	return h.run(r.Context(), x, &chat{
 		ID: x.ID, Client: x.Client, Agent: x.Agent, Arrived: x.Began, Model: model.Name, Asked: asked,
@@ -96,6 +96,55 @@ func (h *chats) serve(x *exchange, r *http.Request, token *tokens.Token, cancel 
 		Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery, Header: r.Header, Body: body,
 		room: room, token: token, cancel: cancel,
 	})
+}
+
+// What says that a chat can wait.
+const (
+	byFile   = "file"   // its client's line in the file of tokens
+	byHeader = "header" // of its request
+	byTier   = "tier"   // in its body
+)
+
+// background returns what says that a chat can wait; empty: nothing does.
+func (h *chats) background(x *exchange, r *http.Request, token *tokens.Token, asked ask.Ask) string {
+	can, odd := ask.CanWait(r.Header)
+	if odd != "" && h.log.Enabled(r.Context(), slog.LevelDebug) && h.odd.first(x.Client) {
+		h.log.Debug("not understood: the field does not say whether the chat can wait", "field", odd, "value", fmt.Sprintf("%.100s", strings.Join(r.Header[odd], ", ")), "client", x.Client)
+	}
+	switch {
+	case token != nil && token.Background:
+		return byFile
+	case can:
+		return byHeader
+	case asked.Flex:
+		return byTier
+	default:
+		return ""
+	}
+}
+
+// maxTold is how many clients are remembered of whom something was told.
+const maxTold = 1000
+
+// A told remembers of which clients something was told.
+type told struct {
+	mu      sync.Mutex // guards clients
+	clients map[string]bool
+}
+
+// first reports whether nothing was told of a client yet. Where too many are remembered
+// nothing is told of others.
+func (t *told) first(client string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.clients[client] || len(t.clients) >= maxTold {
+		return false
+	}
+	if t.clients == nil {
+		t.clients = map[string]bool{}
+	}
+	t.clients[client] = true
+	return true
 }
 
 // modelRefused returns why a chat cannot have its model.
@@ -284,6 +333,9 @@ func (c *chat) record(x *exchange, joined time.Time, err error) {
 	}
 	if c.upstream.whole && x.Status == http.StatusOK {
 		x.Usage = c.upstream.tail.Usage()
+		if c.turn != nil {
+			c.turn.Loaded(x.Usage.Load)
+		}
 		if u := x.Usage; u.CompletionTokens > 0 && u.Completion == 0 && c.Asked.Stream { // only Ollama's own API says it
 			x.Usage.Completion = c.upstream.took
 		}

@@ -166,3 +166,23 @@ func TestTargetIdle(t *testing.T) {
 		idle("7")
 	})
 }
+
+// TestAffinityFollowsTheLoad: the host says how long a model took to load.
+func TestAffinityFollowsTheLoad(t *testing.T) {
+	f, target := newHeldFront(t, func(o *Options) { o.Gate.Affinity = -1 })
+	for i, load := range []string{"7000000000", "30000000"} { // the second found the model loaded
+		c := connect(t, f).chat(t, "loads")
+		running := target.next(t, "loads")
+		waiting := connect(t, f).chat(t, "waits")
+		await(t, func() bool { n, _ := f.Gate.Len(); return n == 1 })
+		if got, want := f.Gate.AffinityNow(), []time.Duration{30 * time.Second, 21 * time.Second}[i]; got != want {
+			t.Errorf("got %v; want %v", got, want)
+		}
+		running.say(t, `{"done":true,"load_duration":`+load+"}\n")
+		running.finish()
+		c.expect(t, 200, "the first chat")
+		target.next(t, "waits").finish()
+		waiting.expect(t, 200, "the second chat")
+		f.expectIdle(t)
+	}
+}

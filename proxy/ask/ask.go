@@ -20,6 +20,7 @@ type Ask struct {
 	Model  string // as the client spells it
 	Unload bool   // nothing is asked of the model but to leave the target's memory
 	Stream bool   // the answer is to come piece by piece; false where that is in doubt
+	Flex   bool   // its service tier is flex: it can wait; false where that is in doubt
 
 	// Options are those in the body that make Ollama load a loaded model again if they
 	// differ (server/sched.go there), as "num_ctx=4096 num_gpu=1"; "": there are none.
@@ -56,8 +57,8 @@ const (
 // JSON reads the first JSON value of a body that was sent to path; what follows that value
 // is ignored. The target's handlers find a key in several ways: exactly or in any case,
 // the first or the last. Where these come to different values, foreman does not choose:
-// for a model that is [ErrModels], and with another field the Ask is neither Unload nor
-// Stream. Its errors are of type [Error].
+// for a model that is [ErrModels], with service_tier the Ask is not Flex, and with another
+// field it is neither Unload nor Stream. Its errors are of type [Error].
 func JSON(path string, body []byte) (Ask, error) {
 	if len(trim(body)) == 0 {
 		return Ask{}, Error("missing request body")
@@ -68,15 +69,15 @@ func JSON(path string, body []byte) (Ask, error) {
 	}
 	model, stream, keepAlive := field{name: "model", skipNull: true}, field{name: "stream"}, field{name: "keep_alive"}
 	messages, prompt := field{name: "messages"}, field{name: "prompt"}
-	options, shift := field{name: "options"}, field{name: "shift"}
+	options, shift, tier := field{name: "options"}, field{name: "shift"}, field{name: "service_tier"}
 	switch kind := kindOf(object); kind {
 	case "object":
-		read(object, &model, &stream, &keepAlive, &messages, &prompt, &options, &shift)
+		read(object, &model, &stream, &keepAlive, &messages, &prompt, &options, &shift, &tier)
 	case "null":
 	default:
 		return Ask{}, Error("the request body must be a JSON object, not " + kind)
 	}
-	var a Ask
+	a := Ask{Flex: !tier.inDoubt && tier.value != nil && isSame(tier.value, []byte(`"flex"`))}
 	if a.Model, err = nameOf(model); err != nil {
 		return Ask{}, err
 	}
