@@ -31,7 +31,7 @@ type Config struct {
 	Manage       bool          // let model management through
 	MaxQueue     int           // chats that may wait
 	Fair         bool          // clients share the host's time
-	Affinity     time.Duration // how long one model may go before others; 0: strict order of arrival
+	Affinity     time.Duration // how long one model may go before others; 0: not at all; negative: as its loads make worthwhile
 	QueueTimeout time.Duration // longest wait at the gate; 0: as long as the client waits
 	MaxBody      int64         // bytes in one request's body
 	Heartbeat    time.Duration // how long the client of a stream hears nothing while it waits; 0: for ever

@@ -33,7 +33,7 @@ func TestDefaults(t *testing.T) {
 		PollInterval: 30 * time.Second,
 		MaxQueue:     512,
 		Fair:         true,
-		Affinity:     30 * time.Second,
+		Affinity:     -1,
 		MaxBody:      64 << 20,
 		Heartbeat:    20 * time.Second,
 		StallTimeout: 10 * time.Minute,
@@ -85,6 +85,7 @@ var good = []struct {
 
 	{"FOREMAN_FAIR", "true", func(c Config) any { return c.Fair }, true},
 	{"FOREMAN_FAIR", "false", func(c Config) any { return c.Fair }, false},
+	{"FOREMAN_AFFINITY", "auto", func(c Config) any { return c.Affinity }, time.Duration(-1)},
 	{"FOREMAN_AFFINITY", "0", func(c Config) any { return c.Affinity }, time.Duration(0)},
 	{"FOREMAN_AFFINITY", "90s", func(c Config) any { return c.Affinity }, 90 * time.Second},
 	{"FOREMAN_QUEUE_TIMEOUT", "0", func(c Config) any { return c.QueueTimeout }, time.Duration(0)},
@@ -157,7 +158,7 @@ var bad = []struct {
 	{"FOREMAN_MANAGE", "true or false", []string{"1", "0", "yes", "True", "true "}},
 	{"FOREMAN_MAX_QUEUE", "a whole number from 0 to 1000000", []string{"-1", "1000001", "1.5", "many", "1e3", "9999999999999999999"}},
 	{"FOREMAN_FAIR", "true or false", []string{"1", "no", "TRUE"}},
-	{"FOREMAN_AFFINITY", "a duration such as 30s, or 0", []string{"-1s", "30", "long"}},
+	{"FOREMAN_AFFINITY", "auto, a duration such as 30s, or 0", []string{"-1s", "30", "Auto"}},
 	{"FOREMAN_QUEUE_TIMEOUT", "a duration such as 90s or 5m, or 0", []string{"90", "-1s", "never"}},
 	{"FOREMAN_HEARTBEAT", "a duration of at least 100ms, such as 20s, or 0", []string{"20", "99ms", "-20s", "never"}},
 	{"FOREMAN_MAX_BODY", "a size from 1KiB to 1TiB, such as 64MiB or 500KB", []string{
@@ -460,7 +461,7 @@ func TestLogValue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "[addr=:8080 ollama_url=http://mac.lan/ poll_interval=30s token=(set) hosts=a,b manage=false max_queue=512 fair=true affinity=30s " +
+	want := "[addr=:8080 ollama_url=http://mac.lan/ poll_interval=30s token=(set) hosts=a,b manage=false max_queue=512 fair=true affinity=auto " +
 		"queue_timeout=0 heartbeat=20s max_body=64MiB stall_timeout=10m max_turn=1h embeds=0 wake_timeout=3m drain_timeout=30s log_level=info log_format=text]"
 	if got := c.LogValue().String(); got != want {
 		t.Errorf("got\n%s; want\n%s", got, want)

@@ -127,9 +127,12 @@ var variables = []variable{
 			return ok
 		},
 	}, {
-		name: "FOREMAN_AFFINITY", fallback: "30s", meaning: "how long whoever goes first may be overtaken by chats for the model that is already loaded; 0: never",
-		expected: "a duration such as 30s, or 0",
-		set:      duration(0, func(c *Config) *time.Duration { return &c.Affinity }),
+		name: "FOREMAN_AFFINITY", fallback: "auto", meaning: "how long whoever goes first may be overtaken by chats for the model that is already loaded; auto: for three loads, 5s to 2m; 0: never",
+		expected: "auto, a duration such as 30s, or 0",
+		set: func(c *Config, s string) bool {
+			c.Affinity = -1
+			return s == "auto" || duration(0, func(c *Config) *time.Duration { return &c.Affinity })(c, s)
+		},
 	}, {
 		name: "FOREMAN_QUEUE_TIMEOUT", fallback: "0", meaning: "longest wait for a turn, then 503; 0: as long as the client waits",
 		expected: "a duration such as 90s or 5m, or 0",
