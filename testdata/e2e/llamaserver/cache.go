@@ -16,18 +16,18 @@ type cache struct {
 }
 
 // find returns how many of a prompt's tokens need not be read: all but one at most. The
-// text that has them is the prompt's from then on. One of which less than a quarter
-// would be left is not taken, as llama-server does it.
+// text that has them is the prompt's from then on, unless the prompt has less than a
+// quarter of it: then it stays, as in llama-server.
 func (c *cache) find(prompt string, tokens int) (cached int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	best := -1
 	for i, text := range c.kept {
-		if n := common(text, prompt); n > cached && 4*n >= len(text) {
+		if n := common(text, prompt); n > cached {
 			best, cached = i, n
 		}
 	}
-	if best >= 0 {
+	if best >= 0 && 4*cached >= len(c.kept[best]) {
 		c.kept = slices.Delete(c.kept, best, best+1)
 	}
 	return max(0, min(cached, tokens-1)) // a token is a byte
