@@ -18,7 +18,7 @@ func beats(p *progress, command string, size size) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("| %d chats in line for %v | memory of one at first | and in the end | CPU meanwhile |\n| --- | --- | --- | --- |\n", n, size.stand)
+	fmt.Printf("| %d chats in line for %v | memory of one at first | and in the end | CPU meanwhile | load of the machine |\n| --- | --- | --- | --- | --- |\n", n, size.stand)
 	for _, every := range []string{"0", "20s"} {
 		p.tell("the line", fmt.Sprintf("%d chats, FOREMAN_HEARTBEAT=%s", n, every))
 		c := &column{command: "env FOREMAN_HEARTBEAT=" + every + " FOREMAN_MAX_QUEUE=" + strconv.Itoa(n+1) + " " + command, target: target}
@@ -90,8 +90,8 @@ func (c *column) watchLine(every string, n, before int, span time.Duration) (row
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("| FOREMAN_HEARTBEAT=%s | %.1f KB | %.1f KB | %.2f %% of a core |", every,
-		float64(first-before)/float64(n), float64(last-before)/float64(n), 100*(after-used).Seconds()/time.Since(began).Seconds()), nil
+	return fmt.Sprintf("| FOREMAN_HEARTBEAT=%s | %.1f KB | %.1f KB | %.2f %% of a core | %.2f |", every,
+		float64(first-before)/float64(n), float64(last-before)/float64(n), 100*(after-used).Seconds()/time.Since(began).Seconds(), machineLoad()), nil
 }
 
 // processor returns the CPU time that the front has used, to a hundredth of a second.

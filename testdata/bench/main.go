@@ -128,6 +128,7 @@ func inTurn(p *progress, part string, columns []*column, rounds int, ms []measur
 				for _, i := range rand.Perm(len(columns)) {
 					if c := columns[i]; c.err == nil && !(m.gate && c.noGate) {
 						p.tell(fmt.Sprintf("%s, round %d of %d", part, round+1, rounds), m.name+", "+c.name)
+						c.loads = append(c.loads, machineLoad())
 						taken := make(chan error)
 						go func() { taken <- m.take(c) }() // main is locked to a thread, and wakes late
 						c.err = <-taken
@@ -233,6 +234,7 @@ type column struct {
 	driver        *driver // while it runs
 	err           error   // why it is left out
 
+	loads  []float64     // of the machine, at each measurement
 	ready  time.Duration // from its start to its first answer
 	idle   int           // KB of memory then
 	noGate bool
@@ -280,4 +282,11 @@ func freeAddress() (string, error) {
 		}
 	}
 	return "", errors.New("no free port from 21000 to 21999")
+}
+
+// machineLoad is how many processes ran or waited for a processor in the last minute.
+func machineLoad() (load float64) {
+	text, _ := os.ReadFile("/proc/loadavg") // proc(5)
+	fmt.Sscan(string(text), &load)
+	return load
 }

@@ -53,6 +53,9 @@ func printFigures(size size, columns []*column) {
 	row("a streamed word's way: p50, p99", func(c *column) string {
 		return quantiles(together(c.late)) + failed(c.lost)
 	})
+	row("load of the machine meanwhile", func(c *column) string {
+		return fmt.Sprintf("%.2f to %.2f", slices.Min(c.loads), slices.Max(c.loads))
+	})
 }
 
 // printRatios prints how many times as large the first column's figures are as those

@@ -40,6 +40,7 @@ func (s shares) weight(client string) int {
 // A place is where a front runs.
 type place struct {
 	dir, addr, target string
+	embedder          string // the model to keep resident; empty: there is none
 	scale, load       float64
 	clients           []string
 	shares            shares
@@ -75,7 +76,7 @@ func foreman(settings ...string) func(place) ([]string, []string) {
 			return fmt.Sprintf("%s=%dus", name, int(seconds/p.scale*1e6))
 		}
 		return []string{p.programs["foreman"]}, append([]string{
-			"FOREMAN_ADDR=" + p.addr, "FOREMAN_OLLAMA_URL=http://" + p.target, "FOREMAN_EMBED_MODEL=embed",
+			"FOREMAN_ADDR=" + p.addr, "FOREMAN_OLLAMA_URL=http://" + p.target, "FOREMAN_EMBED_MODEL=" + p.embedder,
 			"FOREMAN_TOKENS_FILE=" + p.write("tokens", tokens.String()), "FOREMAN_LOG_LEVEL=warn",
 			scaled("FOREMAN_AFFINITY", autoAffinity(p.load)), scaled("FOREMAN_HEARTBEAT", 20), scaled("FOREMAN_POLL_INTERVAL", 30),
 			scaled("FOREMAN_STALL_TIMEOUT", 600),
@@ -172,8 +173,8 @@ func (f front) start(p place) (*running, error) {
 	if err := r.cmd.Start(); err != nil {
 		return nil, err
 	}
-	for range 200 {
-		time.Sleep(50 * time.Millisecond)
+	for range 50 {
+		time.Sleep(200 * time.Millisecond) // foreman has polled once by then
 		if resp, err := http.Get(r.url + "/"); err == nil {
 			resp.Body.Close()
 			if resp.StatusCode == http.StatusOK || f.v1 { // llama-swap has nothing there

@@ -198,7 +198,8 @@ func (s settings) once(f front, w *work, load float64) (run Run, err error) {
 	host := s.host
 	host.LoadTime = load
 	var t target
-	if s.ollama != "" {
+	if s.ollama != "" { // it has room for one model
+		w.lanes = slices.DeleteFunc(w.lanes, func(l Lane) bool { return l.Requests[0].Kind == embeddings })
 		t, err = startOllama(s.ollama, dir, host, s.scale)
 	} else {
 		t, err = startStub(host, s.scale)
@@ -206,18 +207,22 @@ func (s settings) once(f front, w *work, load float64) (run Run, err error) {
 	if err != nil {
 		return run, err
 	}
-	r, err := f.start(place{dir: dir, target: strings.TrimPrefix(t.url(), "http://"), scale: s.scale, load: load, clients: w.clients, programs: s.programs})
+	p := place{dir: dir, target: strings.TrimPrefix(t.url(), "http://"), scale: s.scale, load: load, clients: w.clients, programs: s.programs}
+	if s.ollama == "" {
+		p.embedder = "embed"
+	}
+	r, err := f.start(p)
 	if err != nil {
 		t.end()
 		return run, err
 	}
-	defer r.stop()
 	c := clock{time.Now(), s.scale}
 	t.begin(c)
 	d := newDriver(c, r.url, f.v1, s.patience, w)
 	stop := r.sample(c, max(s.horizon/240, s.scale), &run.Samples)
 	d.drive(w)
 	stop()
+	r.stop()
 	served, err := t.end()
 	for _, chat := range d.records {
 		if side := served[chat.ID]; side != nil && side.Stop > 0 {

@@ -78,7 +78,7 @@ type area struct {
 	mostX, mostY             float64
 }
 
-func (a area) x(v float64) float64 { return a.left + a.width*min(v, a.mostX)/a.mostX }
+func (a area) x(v float64) float64 { return a.left + a.width*v/a.mostX }
 func (a area) y(v float64) float64 { return a.top + a.height*(1-v/a.mostY) }
 
 // grid draws lines at some values of each axis, and the values.
@@ -110,29 +110,30 @@ func ticks(most float64, n int) (all []float64) {
 
 // drawWaits shows for each kind of client which share of the chats had a first word by when, a line for each front.
 func drawWaits(g group) string {
-	d := newDrawing(960, 560, "Waits for the first word, "+g.host)
-	x := 20.0
-	row := 20.0
+	d := newDrawing(960, 550, "Waits for the first word, "+g.host)
+	d.text("head", 20, 20, "How many of 100 chats had a first word after so many seconds, "+g.host)
+	x, row := 20.0, 44.0
 	for _, f := range g.fronts {
 		run := f.Runs[0]
 		if run.Key == "" {
 			continue // a policy that no front has
 		}
-		if wide := 60 + 6.2*float64(len(run.Front)); x+wide > 940 {
+		wide := 50 + 6.5*float64(len(run.Front))
+		if x+wide > 950 {
 			x, row = 20, row+18
 		}
 		d.path(lineOf(run.Key), fmt.Sprintf("M%.1f %.1fh24", x, row-4))
 		d.text("", x+30, row, strings.ReplaceAll(run.Front, "`", ""))
-		x += 60 + 6.2*float64(len(run.Front))
+		x += wide
 	}
 	for i, kind := range []string{people, agents, editor, batch} {
-		a := area{left: 60 + float64(i%2)*470, top: 80 + float64(i/2)*240, width: 410, height: 180, mostX: 1, mostY: 100}
+		a := area{left: 60 + float64(i%2)*470, top: 100 + float64(i/2)*240, width: 410, height: 180, mostX: 1, mostY: 100}
 		for _, f := range g.fronts {
 			if w := f.Waits[kind]; len(w) > 0 && f.Runs[0].Key != "" {
 				a.mostX = max(a.mostX, quantile(w, 0.99))
 			}
 		}
-		d.text("head", a.left, a.top-10, kind+": % of chats that had a first word within so many seconds")
+		d.text("head", a.left, a.top-10, kind)
 		d.grid(a, ticks(a.mostX, 8), []float64{0, 25, 50, 75, 95}, "%.0f", "%.0f")
 		for _, f := range g.fronts {
 			if f.Runs[0].Key == "" {
@@ -142,6 +143,9 @@ func drawWaits(g group) string {
 			var line strings.Builder
 			for n := 0; n <= 100 && len(w) > 0; n++ {
 				v := quantile(w, float64(n)/100)
+				if v > a.mostX {
+					break
+				}
 				fmt.Fprintf(&line, "%c%.1f %.1f", "ML"[min(n, 1)], a.x(v), a.y(float64(n)))
 			}
 			d.path(lineOf(f.Runs[0].Key), line.String())
@@ -160,7 +164,7 @@ func lineOf(key string) string {
 
 // drawTurns shows who had the host, a row for each client of each front.
 func drawTurns(g group) string {
-	const lane, left, width, top = 8.0, 230.0, 710.0, 60.0
+	const lane, left, width, top = 8.0, 230.0, 710.0, 66.0
 	kinds := []string{people, agents, editor, batch}
 	kindOf := func(r *Record) string {
 		if r.Kind == titles {
@@ -189,15 +193,15 @@ func drawTurns(g group) string {
 	})
 	band := lane*float64(len(rows)) + 16
 	d := newDrawing(960, int(top+band*float64(len(shown))+30), "Who had the host, "+g.host)
-	d.text("head", 20, 24, "Who had the host, a row for each client, minute by minute")
-	x := 420.0
+	d.text("head", 20, 24, "Who had the host, "+g.host+": a row for each client, by the minute")
+	x := 230.0
 	for _, class := range append(slices.Clone(kinds), "load") {
-		d.path(class+" turn", fmt.Sprintf("M%.1f 20h16", x))
+		d.path(class+" turn", fmt.Sprintf("M%.1f 42h16", x))
 		name := class
 		if class == "load" {
 			name = "a model is loaded"
 		}
-		d.text("", x+22, 24, name)
+		d.text("", x+22, 46, name)
 		x += 90
 	}
 	for i, run := range shown {
@@ -215,7 +219,7 @@ func drawTurns(g group) string {
 				turns[class] = new(strings.Builder)
 			}
 			if from < to && from < run.Horizon {
-				fmt.Fprintf(turns[class], "M%.1f %.0fh%.1f", a.x(from), y, max(0.3, a.x(to)-a.x(from)))
+				fmt.Fprintf(turns[class], "M%.1f %.0fh%.1f", a.x(from), y, max(0.3, a.x(min(to, run.Horizon))-a.x(from)))
 			}
 		}
 		for _, r := range run.Chats {

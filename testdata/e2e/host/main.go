@@ -1,6 +1,6 @@
 // Command host is an Ollama for testdata/bench.sh -workload: a real one, whose runner is the
-// stand-in for llama-server. It holds two models that chat, a and b, and one that embeds,
-// embed. It says on its first line where it listens, ends when its stdin does, and leaves
+// stand-in for llama-server. It holds two models that chat, a and b, and loads one of
+// them at a time. It says on its first line where it listens, ends when its stdin does, and leaves
 // nothing behind. STANDIN_… in its environment goes on to the stand-in.
 //
 //	host -build DIR   builds Ollama and the stand-in under DIR, and prints where Ollama is
@@ -31,6 +31,9 @@ func main() {
 func run(dir string, args []string) error {
 	ctx := context.Background()
 	if dir != "" {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
 		binary, err := lab.BuildOllama(ctx, dir)
 		if err == nil {
 			fmt.Println(binary)
@@ -45,7 +48,7 @@ func run(dir string, args []string) error {
 		return err
 	}
 	defer os.RemoveAll(scratch)
-	env := []string{"OLLAMA_NUM_PARALLEL=1"}
+	env := []string{"OLLAMA_NUM_PARALLEL=1", "OLLAMA_MAX_LOADED_MODELS=1"}
 	for _, variable := range os.Environ() {
 		if strings.HasPrefix(variable, "STANDIN_") {
 			env = append(env, variable)
@@ -56,7 +59,7 @@ func run(dir string, args []string) error {
 		return err
 	}
 	defer ollama.Kill()
-	for seed, name := range []string{"a", "b", "embed"} {
+	for seed, name := range []string{"a", "b"} {
 		if err := ollama.AddLongModel(name, uint64(10+seed)); err != nil {
 			return err
 		}
