@@ -16,7 +16,7 @@ import (
 // others are the tests that take most of their time, as a rule for programs that are neither
 // foreman nor the Ollama in front of which it stands, as patterns of their names.
 var others = []string{
-	"TestBenchShort", "TestBenchEnds", // what measures, and HAProxy beside it
+	"TestBenchShort", "TestBenchEnds", "TestBenchWorkload", // what measures, and HAProxy beside it
 	"TestCompose", "TestKubernetes.*", // their validation: 750 MB in Go's caches
 	"TestFailover", "TestFront", "TestFrontBrowser", "TestFrontStops", "TestFrontPassesWordByWord", // nginx, Caddy, HAProxy
 	"TestHosts.*",                   // two hosts behind HAProxy

@@ -152,15 +152,15 @@ func TestFigures(t *testing.T) {
 		}
 	}
 	left := &Record{Request: Request{Kind: people, Client: "person1"}, Due: 10, Sent: 10, End: 310, Outcome: gaveUp}
-	f := figuresOf([]Run{{Horizon: 300, Chats: []*Record{
-		chat(agents, "agent1", 0, 0, 100, ok), chat(batch, batch, 0, 110, 210, ok), chat(agents, "agent1", 100, 250, 300, ok), left,
+	f := figuresOf([]Run{{Horizon: 300, People: 3, Chats: []*Record{
+		chat(agents, "person2", 0, 0, 100, ok), chat(batch, batch, 0, 110, 290, ok), chat(agents, "person2", 100, 290, 300, ok), left,
 	}}})
 	for _, test := range []struct {
 		what      string
 		got, want float64
 	}{
-		{"use", f.Use, 250.0 / 300}, {"idle", f.Idle, 50.0 / 300}, {"done", f.Done, 3}, {"tokens", f.Tokens, 30}, {"loads", f.Loads, 1}, {"warm", f.Warm, 0.25},
-		{"gave up", float64(f.GaveUp), 1}, {"a wait", f.Waits[people][0], 300}, {"Jain", f.Jain, 150.0 * 150 / (2 * 150 * 150)},
+		{"use", f.Use, 290.0 / 300}, {"idle", f.Idle, 10.0 / 300}, {"done", f.Done, 3}, {"tokens", f.Tokens, 30}, {"loads", f.Loads, 1}, {"warm", f.Warm, 0.25},
+		{"gave up", float64(f.GaveUp), 1}, {"a wait", f.Waits[people][0], 300}, {"Jain", f.Jain, math.Pow(110.0/3+180, 2) / (3 * (math.Pow(110.0/3, 2) + 180*180))},
 	} {
 		near(t, test.what, test.got, test.want, 1e-9)
 	}
