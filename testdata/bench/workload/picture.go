@@ -129,7 +129,7 @@ func drawWaits(g group) string {
 	for i, kind := range []string{people, agents, editor, batch} {
 		a := area{left: 60 + float64(i%2)*470, top: 100 + float64(i/2)*240, width: 410, height: 180, mostX: 1, mostY: 100}
 		for _, f := range g.fronts {
-			if w := f.Waits[kind]; len(w) > 0 && f.Runs[0].Key != "" {
+			if w := f.Waits[kind]; len(w) > 0 && f.Runs[0].Key != "" && !(f.Runs[0].Background && kind == batch) { // that would dwarf the others
 				a.mostX = max(a.mostX, quantile(w, 0.99))
 			}
 		}
