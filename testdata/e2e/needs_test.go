@@ -19,11 +19,11 @@ var others = []string{
 	"TestBenchShort", "TestBenchEnds", "TestBenchWorkload", // what measures, and HAProxy beside it
 	"TestCompose", "TestKubernetes.*", // their validation: 750 MB in Go's caches
 	"TestFailover", "TestFront", "TestFrontBrowser", "TestFrontStops", "TestFrontPassesWordByWord", // nginx, Caddy, HAProxy
-	"TestHosts.*",                   // two hosts behind HAProxy
-	"TestImage",                     // buildah
-	"TestPromQL",                    // Prometheus
-	"TestRealInference",             // an Ollama with llama.cpp
-	"TestJavaScript", "TestBeats.*", // npm
+	"TestHosts.*",                               // two hosts behind HAProxy
+	"TestImage",                                 // buildah
+	"TestPromQL",                                // Prometheus
+	"TestRealInference",                         // an Ollama with llama.cpp
+	"TestJavaScript", "TestBeats.*", "TestWake", // npm
 	"TestStatusPage.*", "TestStopButtonHoldsStill", "TestPageAborts", // Chromium
 	"TestSoak", "TestInstall", "TestDemoLeavesNothing", // they take their time
 }
