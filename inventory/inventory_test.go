@@ -442,6 +442,28 @@ func TestReasonsChange(t *testing.T) {
 		b.tags(chat, nil)
 		sleep(5 * second)
 		b.wantLog(loggedRefused+"0", loggedInternal+"0", loggedRefused+"0", loggedToken+"0", `level=INFO msg="target recovered" models=1 outage=25s`)
+		wantChanges := func(want string) {
+			t.Helper()
+			var got []string
+			for _, c := range b.State().Changes {
+				got = append(got, fmt.Sprintf("%v %s", c.At.Sub(b.began), c.Reason))
+			}
+			if got := strings.Join(got, ", "); !strings.HasSuffix(got, want) || len(b.State().Changes) > changesLimit {
+				t.Errorf("%d changes: %s; want no more than %d, the last %s", len(b.State().Changes), got, changesLimit, want)
+			}
+		}
+		wantChanges("0s unreachable, 10s bad answer, 15s unreachable, 20s unauthorized, 25s ")
+		first := b.State().Changes
+		for range changesLimit {
+			b.tags("", errRefused)
+			sleep(5 * second)
+			b.tags(chat, nil)
+			sleep(5 * second)
+		}
+		wantChanges("17m0s unreachable, 17m5s ")
+		if first[0].Reason != Unreachable || first[4].Reason != "" {
+			t.Errorf("a state that was read before has changed: %+v", first)
+		}
 	})
 }
 

@@ -25,6 +25,7 @@ type State struct {
 	Kept     map[string]Answer // the target's last good answers to GET, by kept path
 	Reason   string            // why the state is degraded; empty: it is not
 	Since    time.Time         // when the state became, or ceased to be, degraded
+	Changes  []Change          // of Reason, the latest last; those long ago are left out
 	Slow     bool              // the state is not degraded, and the target took 4 s or longer for the last poll, or takes so long now
 	Polls    Polls             // polls since the start, by result
 	Waking   time.Time         // since when the target is being woken; zero: it is not
@@ -49,6 +50,15 @@ type State struct {
 	requested, begun, ended int       // the last one that was
 	beganAt                 time.Time // when the last one began
 }
+
+// A Change is when a state came to have a reason to be degraded, or another, or none.
+type Change struct {
+	At     time.Time
+	Reason string
+}
+
+// changesLimit is how many changes are kept.
+const changesLimit = 100
 
 // An Answer is a body that the target sent, and when it was read.
 type Answer struct {
@@ -194,8 +204,12 @@ func (s *State) becomeSlow() {
 
 // become changes the reason to be degraded, or keeps it.
 func (s *State) become(reason string, slow bool) {
+	now := time.Now()
 	if (reason != "") != s.Degraded() {
-		s.Since = time.Now()
+		s.Since = now
+	}
+	if reason != s.Reason {
+		s.Changes = append(slices.Clip(s.Changes[max(0, len(s.Changes)+1-changesLimit):]), Change{now, reason})
 	}
 	s.Reason, s.Slow = reason, slow
 	if s.reachable() && !s.Waking.IsZero() {

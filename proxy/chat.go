@@ -57,6 +57,7 @@ type chat struct {
 	Header     http.Header
 	Body       []byte
 
+	joined   time.Time     // the line, or as it would have
 	room     *room         // of Body
 	token    *tokens.Token // that the request has; nil: none with a name
 	cancel   context.CancelCauseFunc
@@ -181,9 +182,9 @@ func (h *chats) run(ctx context.Context, x *exchange, c *chat) (err error) {
 		c.Header.Del("Accept-Encoding") // the header that goes out with a beat could not tell the coding
 	}
 	request := c.request(ctx) // now, and not in its turn
-	joined := time.Now()
-	x.Arriving = joined.Sub(x.Began)
-	c.upstream = upstream{x: x, stall: h.stall, isChat: true, ended: c.leave, woken: func() error { return h.woken(ctx, x, c, joined) }}
+	c.joined = time.Now()
+	x.Arriving = c.joined.Sub(x.Began)
+	c.upstream = upstream{x: x, stall: h.stall, isChat: true, ended: c.leave, woken: func() error { return h.woken(ctx, x, c) }}
 	if x.Ungated == "" {
 		kind := gate.Kind{Model: c.Model, Options: c.Asked.Options}
 		c.turn, err = h.gate.Join(gate.Request{
@@ -194,7 +195,7 @@ func (h *chats) run(ctx context.Context, x *exchange, c *chat) (err error) {
 		}
 		defer c.leave()
 	}
-	defer func() { c.record(x, joined, err) }()
+	defer func() { c.record(x, err) }()
 	waiting, cancel := ctx, context.CancelFunc(func() {})
 	if h.queueTimeout > 0 && c.turn != nil {
 		waiting, cancel = context.WithTimeoutCause(ctx, h.queueTimeout, errQueueTimeout)
@@ -202,7 +203,7 @@ func (h *chats) run(ctx context.Context, x *exchange, c *chat) (err error) {
 	defer cancel()
 	if wantsBeats {
 		beats := &heartbeats{
-			x: x, every: h.heartbeat, since: joined, position: c.position, cancel: c.cancel,
+			x: x, every: h.heartbeat, since: c.joined, position: c.position, cancel: c.cancel,
 			cors: h.cors, target: h.forwarder.target, log: h.log,
 		}
 		c.upstream.beats = beats
@@ -276,9 +277,9 @@ func queueTiming(queued time.Duration) string {
 
 // woken counts the wait for a target that was woken for a chat as time in line, and looks
 // for the model again: perhaps the target's models had never been read.
-func (h *chats) woken(ctx context.Context, x *exchange, c *chat, joined time.Time) error {
+func (h *chats) woken(ctx context.Context, x *exchange, c *chat) error {
 	if c.turn != nil {
-		x.Queued = time.Since(joined)
+		x.Queued = time.Since(c.joined)
 		x.timing = queueTiming(x.Queued)
 	}
 	_, err := h.inventory.Check(ctx, c.Asked.Model)
@@ -319,13 +320,13 @@ func (c *chat) stop(why error) (first bool) {
 }
 
 // record completes the record of a chat that ends with err.
-func (c *chat) record(x *exchange, joined time.Time, err error) {
+func (c *chat) record(x *exchange, err error) {
 	c.leave()
 	if x.timing != "" { // it had its turn
 		x.Held = c.turn.Held()
 		x.Idle = x.Held
 		if sent := c.upstream.sent; !sent.IsZero() {
-			x.Idle = max(sent.Sub(joined)-x.Queued, 0)
+			x.Idle = max(sent.Sub(c.joined)-x.Queued, 0)
 		}
 		if !c.upstream.whole {
 			x.Revoked = revokedFor(x, err)

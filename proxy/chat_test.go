@@ -333,7 +333,7 @@ func TestFaultDoubleRelease(t *testing.T) {
 	first, second, third := connect(t, f), connect(t, f), connect(t, f)
 	first.chat(t, "first")
 	running := target.next(t, "first")
-	c := f.page.find(f.page.read().Running.Key)
+	c := f.page.find(f.page.read().Running.Key)[0]
 	second.chat(t, "second")
 	c.leave() // the first release; ReverseProxy is still at it
 	held := target.next(t, "second")

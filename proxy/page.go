@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,9 +77,14 @@ func (h *page) read() *status.Page {
 		Version:         h.version,
 		Now:             now,
 		Host:            status.Host{URL: h.target, Reason: state.Reason, Slow: state.Slow, Waking: state.Waking, Since: state.Since, LastPoll: state.LastPoll, NextPoll: state.NextPoll},
+		Hour:            h.recent.Hour(),
+		Turn:            status.Span(h.gate.MeanTurn()),
 		Day:             h.recent.Today(now),
 		Embedder:        h.embedder,
 		ResidentUnknown: state.ResidentRead.IsZero(),
+	}
+	for _, c := range state.Changes {
+		page.Host.Changes = append(page.Host.Changes, status.Change(c))
 	}
 	page.Chats, page.Others = h.recent.Latest()
 	if h.embeds != nil {
@@ -86,7 +92,7 @@ func (h *page) read() *status.Page {
 		page.Embeds.AtHost, page.Embeds.Waiting = h.embeds.count()
 	}
 	holder, waiting := h.gate.Line()
-	turn := h.gate.MeanTurn()
+	turn := time.Duration(page.Turn)
 	if holder != nil {
 		page.Running = new(newChat(*holder))
 	}
@@ -111,11 +117,11 @@ func (h *page) read() *status.Page {
 // newChat returns a chat as the page has it.
 func newChat(place gate.Place) status.Chat {
 	row := status.Chat{
-		Key: place.ID, Model: place.Kind.Model, Options: place.Kind.Options, Client: place.Client,
+		Key: place.ID, Model: place.Kind.Model, Options: place.Kind.Options, Client: place.Client, Weight: place.Weight,
 		Since: place.Since, Position: place.Position, Next: place.Next,
 	}
 	if c, ok := place.Value.(*chat); ok {
-		row.ID, row.Agent = c.ID, c.Agent
+		row.ID, row.Agent, row.Background, row.Joined = c.ID, c.Agent, c.Background, c.joined
 		if progress := c.upstream.progress.Load(); progress > 0 {
 			row.Answering, row.Bytes = true, progress-1
 		} else {
@@ -146,24 +152,29 @@ func (h *page) serveStop(x *exchange, r *http.Request, cancel context.CancelCaus
 		return badRequest("missing request body")
 	}
 	form, err := url.ParseQuery(string(body))
-	if err != nil || !form.Has("stop") {
-		return badRequest("want the form field stop, with the key of a chat")
+	if err != nil || form.Has("stop") == form.Has("stop-all") {
+		return badRequest("want one form field, stop or stop-all, with the key of a chat")
 	}
-	victim := h.find(form.Get("stop"))
-	if victim == nil {
+	victims := h.find(form.Get("stop"))
+	if form.Has("stop-all") {
+		victims = h.findAll(form.Get("stop-all"))
+	}
+	if victims == nil {
 		if wantsJSON(r) {
 			return errNotStoppable
 		}
 		page := h.read()
-		page.Notice = "The chat that you wanted to stop had ended."
+		page.Notice = "What you wanted to stop had ended."
 		return h.write(x, http.StatusNotFound, page)
 	}
 	by := ""
 	if x.Named {
 		by = x.Client
 	}
-	if victim.stop(fmt.Errorf("stopped by %s: %w", x.Client, stopped(by))) {
-		h.log.Info("chat stopped", "by", x.Client, "addr", x.Addr, "id", victim.ID, "client", victim.Client, "model", victim.Model)
+	for _, victim := range victims {
+		if victim.stop(fmt.Errorf("stopped by %s: %w", x.Client, stopped(by))) {
+			h.log.Info("chat stopped", "by", x.Client, "addr", x.Addr, "id", victim.ID, "client", victim.Client, "model", victim.Model)
+		}
 	}
 	if wantsJSON(r) {
 		return h.write(x, http.StatusOK, h.read())
@@ -175,16 +186,31 @@ func (h *page) serveStop(x *exchange, r *http.Request, cancel context.CancelCaus
 }
 
 // find returns the chat with a key, which waits or runs; nil: it has ended.
-func (h *page) find(key string) *chat {
+func (h *page) find(key string) []*chat {
 	holder, waiting := h.gate.Line()
 	if holder != nil {
 		waiting = append(waiting, *holder)
 	}
 	for _, place := range waiting {
-		if place.ID == key {
-			c, _ := place.Value.(*chat)
-			return c
+		if c, ok := place.Value.(*chat); ok && place.ID == key {
+			return []*chat{c}
 		}
 	}
 	return nil
+}
+
+// findAll returns the chat with a key, which waits, and those of its client that came
+// before it and wait, too: what came later was not on the page that the key is from.
+func (h *page) findAll(key string) (all []*chat) {
+	_, waiting := h.gate.Line()
+	last := slices.IndexFunc(waiting, func(p gate.Place) bool { return p.ID == key })
+	if last < 0 {
+		return nil
+	}
+	for _, place := range waiting[:last+1] {
+		if c, ok := place.Value.(*chat); ok && c.Client == waiting[last].Client {
+			all = append(all, c)
+		}
+	}
+	return all
 }

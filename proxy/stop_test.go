@@ -149,6 +149,48 @@ func TestStopInLine(t *testing.T) {
 	}
 }
 
+// TestStopAll: of those in line a client's are stopped, up to the one whose key it was:
+// not what came later, what runs, or what is another's.
+func TestStopAll(t *testing.T) {
+	f, target := newHeldFront(t, func(o *Options) { o.ClientHeader, o.Token = "X-User", secret })
+	send := func(user, name string) *wire {
+		t.Helper()
+		c := connect(t, f)
+		n, _ := f.Gate.Len()
+		c.send(t, postOf("/api/chat", marked(name), "X-User: "+user+"\r\n", "Authorization: Bearer "+secret+"\r\n"))
+		if name != "runs" {
+			await(t, func() bool { now, _ := f.Gate.Len(); return now == n+1 })
+		}
+		return c
+	}
+	stopAll := func(key string) answer {
+		t.Helper()
+		return f.do(t, "POST", "/status", "stop-all="+key, "Authorization", "Bearer "+secret)
+	}
+	runs := send("ann", "runs")
+	running := target.next(t, "runs")
+	line := []*wire{send("ann", "a"), send("bob", "b"), send("ann", "c"), send("ann", "d")}
+	page := f.page.read()
+	if a := stopAll(page.Running.Key); a.status != http.StatusNotFound {
+		t.Errorf("with the key of a chat that runs: got %d; want 404", a.status)
+	}
+	if a := stopAll(page.Waiting[2].Key); a.status != http.StatusSeeOther {
+		t.Errorf("got %d %s; want 303", a.status, a.body)
+	}
+	for _, i := range []int{0, 2} {
+		line[i].expect(t, http.StatusForbidden, "ann's chats in line")
+	}
+	running.finish()
+	runs.expect(t, http.StatusOK, "ann's chat that ran")
+	for range 2 {
+		target.any(t).finish()
+	}
+	for _, i := range []int{1, 3} {
+		line[i].expect(t, http.StatusOK, "bob's chat, and ann's that came later")
+	}
+	f.expectIdle(t)
+}
+
 // TestStopTwice: of many who stop a chat at once one has done it, and all have what they
 // wanted. A chat that is gone is none, and neither is nonsense.
 func TestStopTwice(t *testing.T) {
@@ -179,11 +221,13 @@ func TestStopTwice(t *testing.T) {
 		want         string
 	}{
 		{"stop=" + key, asJSON, 404, `{"error":"no such chat waits or runs: it may have ended"}`},
-		{"stop=" + key, "text/html", 404, "The chat that you wanted to stop had ended."},
+		{"stop=" + key, "text/html", 404, "What you wanted to stop had ended."},
 		{"stop=", asJSON, 404, "no such chat"},
-		{"stop=%zz", asJSON, 400, "form field stop"},
-		{"key=" + key, asJSON, 400, "form field stop"},
-		{`{"stop":"1"}`, asJSON, 400, "form field stop"},
+		{"stop-all=" + key, asJSON, 404, "no such chat"},
+		{"stop=%zz", asJSON, 400, "form field"},
+		{"stop=1&stop-all=1", asJSON, 400, "form field"},
+		{"key=" + key, asJSON, 400, "form field"},
+		{`{"stop":"1"}`, asJSON, 400, "form field"},
 		{"", asJSON, 400, "missing request body"},
 		{"stop=" + strings.Repeat("x", 2<<20), asJSON, 413, "larger than"},
 	} {
@@ -273,7 +317,7 @@ func TestStopOfAnAnswerThatIsRead(t *testing.T) {
 	c := connect(t, f).chat(t, "slow")
 	running := target.next(t, "slow")
 	key := f.page.read().Running.Key
-	f.page.find(key).leave() // as at the target's last byte
+	f.page.find(key)[0].leave() // as at the target's last byte
 	if a := f.stop(t, key, "Accept", "application/json"); a.status != http.StatusNotFound {
 		t.Errorf("got %d; want 404", a.status)
 	}

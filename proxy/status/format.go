@@ -58,6 +58,8 @@ func formatAgo(d time.Duration) string {
 // formatCoarse returns a duration in one unit.
 func formatCoarse(d time.Duration) string {
 	switch d = max(d, 0); {
+	case d < time.Second:
+		return formatDuration(d)
 	case d < 10*time.Second:
 		return fmt.Sprintf("%d s", int(d.Seconds()))
 	case d < time.Minute:

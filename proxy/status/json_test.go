@@ -20,7 +20,7 @@ func TestJSON(t *testing.T) {
 		Version: "v1.2.3", Now: at,
 		Host:    Host{URL: "http://gpu.lan:11434", Since: at.Add(-time.Hour), LastPoll: at.Add(-7 * time.Second), NextPoll: at.Add(23 * time.Second)},
 		Running: &Chat{ID: "7K3Q", Model: "llama3.2:latest", Key: "41", Client: "192.0.2.7", Agent: "ollama-js/0.6.4", Since: at.Add(-25 * time.Second), Bytes: 4096, Answering: true},
-		Waiting: []Chat{{ID: "9BXA", Model: "qwen3:8b", Key: "42", Client: "ann", Options: "num_ctx=8192", Since: at.Add(-4 * time.Second), Position: 1, Next: true, Estimate: &estimate}},
+		Waiting: []Chat{{ID: "9BXA", Model: "qwen3:8b", Key: "42", Client: "ann", Weight: 3, Background: "header", Options: "num_ctx=8192", Since: at.Add(-4 * time.Second), Position: 1, Next: true, Estimate: &estimate}},
 		Embeds:  &Embeds{4, 96},
 		Models: []Model{
 			{Name: "llama3.2:latest", Size: 2019393189, Resident: new(true), Expires: at.Add(5 * time.Minute)},

@@ -25,6 +25,7 @@ type Recent struct {
 	today  day
 	before day             // another day: the clock may step back to it
 	named  map[string]*Sum // see Named
+	hour   Hour
 }
 
 // Add adds a request that has ended.
@@ -35,6 +36,7 @@ func (r *Recent) Add(record Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if record.IsChat {
+		r.hour.addRecord(record)
 		r.chats = insert(r.chats, record, chatsLimit)
 	} else {
 		r.others = insert(r.others, record, othersLimit)

@@ -46,6 +46,8 @@ type Page struct {
 	Chats  []Record `json:"recent"` // that have ended, latest first
 	Others []Record `json:"others"` // that were no chats
 
+	Hour            Hour   `json:"-"`
+	Turn            Span   `json:"-"` // how long turns took lately; 0: none has ended yet
 	Embedder        string `json:"-"` // the model that is kept resident; empty: none
 	ResidentUnknown bool   `json:"-"` // which models are resident could not be read
 	Notice          string `json:"-"` // what to tell whoever has pressed a button; empty: nothing
@@ -60,22 +62,32 @@ type Host struct {
 	Since    time.Time // when it became, or ceased to be, degraded
 	LastPoll time.Time // the last good poll; zero: none yet
 	NextPoll time.Time // when the next is due; zero: it is under way
+	Changes  []Change  // of Reason, the latest last
+}
+
+// A Change is when a reason to be degraded came up, or changed, or went.
+type Change struct {
+	At     time.Time
+	Reason string // empty: none
 }
 
 // A Chat is one that has the turn, or waits for it.
 type Chat struct {
-	ID        string    `json:"id"`
-	Model     string    `json:"model"`
-	Options   string    `json:"options,omitempty"` // with which its model is loaded; empty: the model's own
-	Client    string    `json:"client"`
-	Agent     string    `json:"agent,omitempty"`     // User-Agent
-	Key       string    `json:"stop"`                // with which it can be stopped
-	Since     time.Time `json:"since"`               // when it got the turn, or joined the line
-	Answering bool      `json:"answering,omitempty"` // the target has begun to answer
-	Bytes     int64     `json:"bytes,omitempty"`     // of the answer so far
-	Silent    bool      `json:"silent,omitempty"`    // no answer has begun for FOREMAN_STALL_TIMEOUT
-	Position  int       `json:"position,omitempty"`  // in line, from 1; 0: it has the turn
-	Next      bool      `json:"next,omitempty"`      // its turn comes next
+	ID         string    `json:"id"`
+	Model      string    `json:"model"`
+	Options    string    `json:"options,omitempty"` // with which its model is loaded; empty: the model's own
+	Client     string    `json:"client"`
+	Agent      string    `json:"agent,omitempty"`      // User-Agent
+	Key        string    `json:"stop"`                 // with which it can be stopped
+	Weight     int       `json:"weight,omitempty"`     // of the client; 0: none is set, as if it were 1
+	Background string    `json:"background,omitempty"` // who says that it can wait: file, header or tier; empty: nobody
+	Since      time.Time `json:"since"`                // when it got the turn, or joined the line
+	Joined     time.Time `json:"-"`                    // when it joined the line
+	Answering  bool      `json:"answering,omitempty"`  // the target has begun to answer
+	Bytes      int64     `json:"bytes,omitempty"`      // of the answer so far
+	Silent     bool      `json:"silent,omitempty"`     // no answer has begun for FOREMAN_STALL_TIMEOUT
+	Position   int       `json:"position,omitempty"`   // in line, from 1; 0: it has the turn
+	Next       bool      `json:"next,omitempty"`       // its turn comes next
 
 	// Estimate is how long it will still wait, if turns take as long as they did
 	// lately; nil: it has the turn, or none has ended yet.

@@ -92,6 +92,7 @@ var live = map[string][2]string{
 	"host-since": {`<p id="host-since" data-live>`, "</p>"},
 	"now":        {`<div id="now" data-live>`, "</section>"},
 	"models":     {`<div id="models" data-live>`, "</div>"},
+	"hour":       {`<div id="hour" data-live>`, "</section>"},
 	"today":      {`<div id="today" data-live>`, "</section>"},
 	"chats":      {`<div id="chats" data-live>`, "</div>"},
 	"others":     {`<div id="others" data-live>`, "</div>"},
@@ -107,6 +108,16 @@ func TestPageShows(t *testing.T) {
 		poll    = "last good poll 2.0 s ago, the next in 28 s"
 	)
 	estimate := Span(95 * time.Second)
+	batch := func(p *Page) {
+		soon, late := Span(time.Second), Span(5*time.Minute)
+		p.Turn = Span(time.Minute)
+		p.Waiting = []Chat{
+			{Key: "2", Model: "other:latest", Client: "nightly", Background: "file", Since: ago(3 * time.Second), Position: 4},
+			{Key: "3", Model: "chat:latest", Client: "ann", Weight: 3, Since: ago(2 * time.Second), Position: 1, Next: true, Estimate: &soon},
+			{Key: "4", Model: "chat:latest", Client: "ann", Weight: 3, Background: "header", Since: ago(time.Second), Position: 2},
+			{Key: "5", Model: "other:latest", Client: "ann", Weight: 3, Background: "tier", Since: now, Position: 3, Estimate: &late},
+		}
+	}
 	for _, test := range []struct {
 		name, part string
 		change     func(*Page)
@@ -132,6 +143,19 @@ func TestPageShows(t *testing.T) {
 		{"not in order of arrival", "now", func(p *Page) { p.Waiting[0].Position, p.Waiting[1].Position = 2, 1 },
 			running + line + second + strings.Replace(first, " next", " next: its model is loaded", 1)},
 		{"estimates", "now", func(p *Page) { p.Waiting[1].Estimate = &estimate }, running + line + first + second + ", about 1 min to go"},
+		{"a batch", "now", batch, running + " 4 waiting, in the order of their turns:" +
+			" 3 chats with 2 models weight 3 2 can wait next Stop all for ann, first in a few seconds, all done in about 6 min one by one" +
+			" chat:latest weight 3 next Stop for ann, waiting for 2.0 s, a few seconds to go" +
+			" chat:latest weight 3 can wait: header Stop for ann, waiting for 1.0 s" +
+			" other:latest weight 3 can wait: tier Stop for ann, waiting for 0 s, about 5 min to go" +
+			" other:latest can wait: file Stop for nightly, waiting for 3.0 s"},
+		{"a batch that can wait", "now", func(p *Page) {
+			for i := range p.Waiting {
+				p.Waiting[i].Model, p.Waiting[i].Background, p.Waiting[i].Position, p.Waiting[i].Estimate, p.Waiting[i].Next = "one", "header", i+1, nil, false
+				p.Waiting[i].Client, p.Waiting[i].Options = "ann", ""
+			}
+		}, running + line + " 2 chats with one can wait Stop all for ann one by one" +
+			" one can wait: header Stop for ann, waiting for 2.0 s one can wait: header Stop for ann, waiting for 1.0 s"},
 		{"idle", "now", func(p *Page) { p.Running, p.Waiting = nil, nil }, "No chat is running. Nobody waits."},
 
 		{"resident", "models", nil, "embed:latest resident embedder stays loaded chat:latest 2.0 GB"},
@@ -146,7 +170,7 @@ func TestPageShows(t *testing.T) {
 		{"no models", "models", func(p *Page) { p.Embedder, p.Models = "", nil }, "None known."},
 
 		{"today", "today", nil, "chats 3 of the host 2 min 0 s tokens read 20,431 11,000 cached tokens written 3,870 other requests 1,512 " +
-			"client of the host share chats tokens 192.0.2.4 90 s | 75 % | 2 | 19,000 read 11,000 cached 3,500 written | ann 30 s | 25 % | 1 | 1,431 read 370 written |"},
+			"client of the host chats tokens 192.0.2.4 90 s 75 % | 2 | 19,000 read 11,000 cached 3,500 written | ann 30 s 25 % | 1 | 1,431 read 370 written |"},
 		{"nothing today", "today", func(p *Page) { p.Day = Day{} }, "chats 0 of the host 0 s tokens read 0 tokens written 0 other requests 0 No chat has had its turn."},
 
 		{"chats", "chats", nil, "upload in line load prompt words the host's time, not told apart other full bar = 70 s, half a bar = 17 s " +
@@ -222,18 +246,20 @@ func TestNotice(t *testing.T) {
 // TestStopButtons: each chat that runs or waits has a form with its key, in an element
 // of its own, and no two buttons have one name.
 func TestStopButtons(t *testing.T) {
-	form := regexp.MustCompile(`(?s)<(?:li|div) id="chat-([^"]*)"[^>]*>(?:[^<]|<[^l])*?<form method="post"><input type="hidden" name="stop" value="([^"]*)"><button aria-label="([^"]*)">Stop</button></form>`)
+	form := regexp.MustCompile(`(?s)<(?:li|div) (?:id="chat|data-key)[-=]"?([^"]*)"[^>]*>(?:[^<]|<[^l])*?<form method="post"><input type="hidden" name="(stop|stop-all)" value="([^"]*)"><button aria-label="([^"]*)">Stop(?: all)?</button></form>`)
 	p := busyPage()
-	p.Waiting = append(p.Waiting, Chat{Key: "4", Model: "chat:latest", Client: "192.0.2.2", Position: 3})
+	p.Waiting = append(p.Waiting, Chat{Key: "5", Model: "chat:latest", Client: "ann", Position: 4}, Chat{Key: "4", Model: "chat:latest", Client: "ann", Position: 3})
 	var got []string
 	for _, m := range form.FindAllStringSubmatch(render(t, p), -1) {
 		got = append(got, strings.Join(m[1:], " "))
 	}
 	want := []string{
-		"1 1 Stop the chat of 192.0.2.1 with chat:latest, which is running",
-		"2 2 Stop the chat of 192.0.2.2 with chat:latest, number 1 in line",
-		"3 3 Stop the chat of 2001:db8::3 with other:latest, number 2 in line",
-		"4 4 Stop the chat of 192.0.2.2 with chat:latest, number 3 in line",
+		"1 stop 1 Stop the chat of 192.0.2.1 with chat:latest, which is running",
+		"2 stop 2 Stop the chat of 192.0.2.2 with chat:latest, number 1 in line",
+		"3 stop 3 Stop the chat of 2001:db8::3 with other:latest, number 2 in line",
+		"ann stop-all 4 Stop all 2 chats of ann that wait", // 4 came last
+		"4 stop 4 Stop the chat of ann with chat:latest, number 3 in line",
+		"5 stop 5 Stop the chat of ann with chat:latest, number 4 in line",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q; want %q", got, want)
@@ -249,7 +275,7 @@ func TestLongLists(t *testing.T) {
 	p := busyPage()
 	p.Waiting, p.Models, p.Shares = nil, nil, nil
 	for i := range 40 {
-		p.Waiting = append(p.Waiting, Chat{Key: fmt.Sprint(i), Model: fmt.Sprint("line", i), Position: i + 1})
+		p.Waiting = append(p.Waiting, Chat{Key: fmt.Sprint(i), Client: fmt.Sprint(i), Model: fmt.Sprint("line", i), Position: i + 1})
 		p.Models = append(p.Models, Model{Name: fmt.Sprint("model", i), Resident: new(i == 39)})
 		p.Shares = append(p.Shares, Share{Client: fmt.Sprint("client", i)})
 	}
@@ -258,7 +284,7 @@ func TestLongLists(t *testing.T) {
 	if !ok || !strings.Contains(shown, "40 waiting") || !strings.Contains(shown, "line9<") || strings.Contains(shown, "line10<") {
 		t.Errorf("of 40 in line the page shows %s; want ten and all others as details", shown)
 	}
-	if want := "30 more line10 Stop"; !strings.HasPrefix(text("<"+more), want) || !strings.Contains(more, `<ol start="11">`) || !strings.Contains(more, "line39<") {
+	if want := "30 more clients line10 Stop"; !strings.HasPrefix(text("<"+more), want) || !strings.Contains(more, ` value="11">`) || !strings.Contains(more, "line39<") {
 		t.Errorf("behind them: %s; want %s and so on", more, want)
 	}
 	shown, more, ok = strings.Cut(between(t, page, live["models"][0], "</section>"), `<details id="more-models">`)

@@ -1,7 +1,6 @@
 package status
 
 import (
-	"cmp"
 	"html/template"
 	"io"
 	"math"
@@ -67,7 +66,8 @@ func (p *Page) Write(w io.Writer) error {
 			!slices.ContainsFunc(p.Models, func(m Model) bool { return m.Embedder && m.IsResident() }),
 		Longest: 1, // not 0: it divides
 	}
-	v.Line = split(slices.SortedFunc(slices.Values(p.Waiting), func(a, b Chat) int { return cmp.Compare(a.Position, b.Position) }))
+	v.Line = split(p.batches())
+	v.Lanes = p.lanes()
 	var models []Model
 	for _, resident := range []bool{true, false} {
 		for _, m := range p.Models {
@@ -89,8 +89,9 @@ type view struct {
 	*Page
 	Style           template.CSS
 	Script          template.JS
-	Line            [][]Chat  // in the order of their turns
-	ModelLists      [][]Model // the resident ones first
+	Line            [][]*batch // in the order of their turns
+	Lanes           []*lane    // of the last hour
+	ModelLists      [][]Model  // the resident ones first
 	ShareLists      [][]Share
 	EmbedderMissing bool          // unless ResidentUnknown: there is an embedder, and it is not resident
 	Longest         time.Duration // of Chats

@@ -15,7 +15,7 @@ scheme => {
 		level = +h.tagName[1];
 	}
 	for (const e of $("[aria-labelledby]")) must(document.getElementById(e.getAttribute("aria-labelledby"))?.textContent, "no label: " + show(e));
-	must($("section").length === 6 && $("section").every(e => e.hasAttribute("aria-labelledby")), "a section has no name");
+	must($("section").length === 7 && $("section").every(e => e.hasAttribute("aria-labelledby")), "a section has no name");
 	must($("table").every(e => e.matches("[aria-label], [aria-labelledby]")), "a table has no name");
 	must($("th").every(e => ["col", "row"].includes(e.scope)), "a table's header has no scope");
 	must($("svg").every(e => e.getAttribute("aria-hidden") === "true"), "a drawing is read out");
@@ -23,7 +23,7 @@ scheme => {
 	must($("[tabindex]").every(e => e.tabIndex <= 0), "an order of focus of its own");
 	must($("#host[role=status], #notice[role=status], #stale[role=alert]").length === 3, "changes are not read out");
 	const names = $("button").map(e => e.getAttribute("aria-label") ?? "");
-	must(names.every(name => /^Stop the chat of \S+ with \S+, (which is running|number \d+ in line)$/.test(name)), "buttons are called " + names);
+	must(names.every(name => /^Stop (the chat of \S+ with \S+, (which is running|number \d+ in line)|all \d+ chats of \S+ that wait)$/.test(name)), "buttons are called " + names);
 	must(new Set(names).size === names.length, "two buttons have one name: " + names);
 	must($("form").every(e => e.method === "post" && !e.hasAttribute("action") && e.querySelectorAll("button").length === 1), "a form is not as it should be");
 
@@ -89,7 +89,7 @@ scheme => {
 	}
 	must(seen > 25, "only " + seen + " texts");
 	must(scheme === "dark" === luminance(page) < 0.1, "the wrong scheme");
-	for (const e of $("rect")) {
+	for (const e of $("rect, path")) {
 		const ratio = contrast(rgba(getComputedStyle(e).fill), ground(e.closest("svg")));
 		must(ratio >= 3, "contrast " + ratio.toFixed(1) + ": " + show(e));
 	}

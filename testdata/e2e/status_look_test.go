@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -225,16 +226,79 @@ func TestStatusPageLooks(t *testing.T) {
 	g.look(t, "slow") // and a busy machine's page that has missed an answer
 	value[bool](t, tab, `(document.querySelector("#live input").click(), true)`)
 
+	// A batch is one row, which opens, and stays so over the page's updates.
+	const batch = 20
+	var chats sync.WaitGroup
+	t.Cleanup(chats.Wait)
+	for range batch {
+		chats.Go(func() {
+			r, err := http.NewRequestWithContext(t.Context(), "POST", foreman.URL+"/api/chat", strings.NewReader(`{"model":"gemma3:27b"}`))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp, err := http.DefaultClient.Do(r)
+			if t.Context().Err() != nil {
+				return
+			}
+			if got := read(t, resp, err); got.StatusCode != http.StatusForbidden {
+				t.Errorf("a chat of the batch: got %d %s; want it stopped", got.StatusCode, got.body)
+			}
+		})
+	}
+	shows(t, tab, "#now", fmt.Sprint(few+batch, " waiting"), "20 chats with gemma3:27b", "Stop all", "for 127.0.0.1", "one by one")
+	g.look(t, "batch")
+	if err := doIn(tab, chromedp.Click(`#now li[data-key="127.0.0.1"] summary`)); err != nil {
+		t.Fatal(err)
+	}
+	told := value[string](t, tab, `document.querySelector("#foot").textContent`)
+	eventually(t, func() error {
+		if value[string](t, tab, `document.querySelector("#foot").textContent`) == told {
+			return errors.New("no update")
+		}
+		return nil
+	})
+	if got := value[int](t, tab, `[...document.querySelectorAll('#now li[data-key="127.0.0.1"] li button')].filter(e => e.checkVisibility()).length`); got != batch {
+		t.Errorf("after an update %d chats of the batch are in sight; want %d", got, batch)
+	}
+	g.look(t, "batch-open")
+	g.walk(t, 390)
+	if err := doIn(tab, chromedp.Click(`#now li[data-key="127.0.0.1"] button`)); err != nil {
+		t.Fatal(err)
+	}
+	shows(t, tab, "#notice", "Stopped all 20 chats of 127.0.0.1 that wait")
+	settle := func() {
+		t.Helper()
+		pointAt(t, tab, 1, 1)
+		eventually(t, func() error {
+			if value[bool](t, tab, `document.querySelector("#notice").classList.contains("over")`) {
+				return errors.New("the notice lies over the page")
+			}
+			return nil
+		})
+	}
+	settle()
+	shows(t, tab, "#now", fmt.Sprint(few, " waiting"))
+	chats.Wait()
+
+	if err := doIn(tab, chromedp.Click("#hour summary")); err != nil {
+		t.Fatal(err)
+	}
+	shows(t, tab, "#hour", "127.0.0.1", "loading", "idle", "waiting", "up to 2", "0 to 5", "127.0.0.1 ")
+	g.look(t, "hour")
+	if err := doIn(tab, chromedp.Click("#hour summary")); err != nil {
+		t.Fatal(err)
+	}
+
 	join(many)
-	shows(t, tab, "#now", fmt.Sprint(many, " waiting"), fmt.Sprint(many-10, " more"))
+	shows(t, tab, "#now", fmt.Sprint(many, " waiting"), fmt.Sprint(many-10, " more clients"))
 	g.look(t, "forty")
 	g.walk(t, 1200)
-	g.walk(t, 390)
 	if err := doIn(tab, chromedp.Click("#more summary")); err != nil {
 		t.Fatal(err)
 	}
 	leave()
-	shows(t, tab, "#now", fmt.Sprint(many-1, " waiting"), fmt.Sprint(many-11, " more"), line[len(line)-1].addr)
+	shows(t, tab, "#now", fmt.Sprint(many-1, " waiting"), fmt.Sprint(many-11, " more clients"), line[len(line)-1].addr)
 	if !value[bool](t, tab, `document.querySelector("#more").open`) {
 		t.Error("an update closes what somebody has opened")
 	}
@@ -244,14 +308,8 @@ func TestStatusPageLooks(t *testing.T) {
 		t.Fatal(err)
 	}
 	shows(t, tab, "#notice", "Stopped the chat of ", ", number 2 in line")
-	pointAt(t, tab, 1, 1)
+	settle()
 	shows(t, tab, "#now", fmt.Sprint(many-2, " waiting"))
-	eventually(t, func() error {
-		if value[bool](t, tab, `document.querySelector("#notice").classList.contains("over")`) {
-			return errors.New("the notice lies over the page")
-		}
-		return nil
-	})
 	g.look(t, "stopped")
 
 	target.CloseClientConnections()
@@ -351,7 +409,8 @@ func (g *gallery) walk(t *testing.T, width int64) {
 			ring: style.outlineStyle === "solid" && parseFloat(style.outlineWidth) >= 2, inSight: box.top >= -1 && box.bottom <= innerHeight + 1,
 		};
 	})()`
-	want := value[int](t, g.tab, `(document.activeElement.blur(), getSelection().removeAllRanges(), scrollTo(0, 0),
+	want := value[int](t, g.tab, `(h => (h.tabIndex = -1, h.focus(), h.blur(), h.removeAttribute("tabindex")))(document.querySelector("h1")),
+		(getSelection().removeAllRanges(), scrollTo(0, 0),
 		[...document.querySelectorAll("button, input:not([type=hidden]), summary, a")].filter(e => e.checkVisibility()).length)`)
 	var stops []stop
 	for range want + 1 {

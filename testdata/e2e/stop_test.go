@@ -25,7 +25,7 @@ import (
 )
 
 // Whoever has the token "sesame-ann" is ann.
-const stopTokens = "ann sesame-ann\nbob sesame-bob\n"
+const stopTokens = "ann sesame-ann\nbob1 sesame-bob1\nbob2 sesame-bob2\nbob3 sesame-bob3\nbob4 sesame-bob4\nbob5 sesame-bob5\n"
 
 // A stopStage is a foreman whose Ollama gets no chat until it is released, and the tab
 // of a browser. Nobody leaves in the middle of an answer: after that, Ollama v0.34.4 may
@@ -35,6 +35,7 @@ type stopStage struct {
 	tab     context.Context
 	meter   *lab.Meter
 	release func()
+	bobs    int // that have begun a chat
 }
 
 func newStopStage(t *testing.T, tab context.Context, env ...string) *stopStage {
@@ -54,7 +55,7 @@ func newStopStage(t *testing.T, tab context.Context, env ...string) *stopStage {
 		t.Fatal(err)
 	}
 	foreman := startForeman(t, meter.URL, append([]string{"FOREMAN_TOKENS_FILE=" + file}, env...)...)
-	return &stopStage{foreman, tab, meter, sync.OnceFunc(func() { close(released) })}
+	return &stopStage{foreman, tab, meter, sync.OnceFunc(func() { close(released) }), 0}
 }
 
 // A chatting is a chat and, when it has ended, its answer.
@@ -63,7 +64,7 @@ type chatting struct {
 	answer chan answer
 }
 
-// chat has bob begin a chat, and returns when the page has it.
+// chat has another bob begin a chat, and returns when the page has it.
 func (s *stopStage) chat(t *testing.T) *chatting {
 	t.Helper()
 	known := s.keys(t)
@@ -73,9 +74,11 @@ func (s *stopStage) chat(t *testing.T) *chatting {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.bobs++
+	bob := withToken(fmt.Sprint("sesame-bob", s.bobs))
 	var asking sync.WaitGroup
 	asking.Go(func() {
-		resp, err := withToken("sesame-bob").Do(r)
+		resp, err := bob.Do(r)
 		if t.Context().Err() != nil {
 			return
 		}
@@ -101,7 +104,7 @@ func (s *stopStage) keys(t *testing.T) []string {
 		t.Fatal(err)
 	}
 	r.Header.Set("Accept", "application/json")
-	resp, err := withToken("sesame-bob").Do(r)
+	resp, err := withToken("sesame-ann").Do(r)
 	got := read(t, resp, err)
 	var page struct {
 		Running *struct{ Stop string }
@@ -229,11 +232,11 @@ func TestStop(t *testing.T) {
 			if way.scripts {
 				expectSame = mark(t, s.tab)
 			}
-			pageHas(t, s.tab, "2 waiting", `aria-label="Stop the chat of bob with `+lab.ChatModel+`:latest, number 1 in line"`)
+			pageHas(t, s.tab, "2 waiting", `aria-label="Stop the chat of bob2 with `+lab.ChatModel+`:latest, number 1 in line"`)
 			way.press(t, s.tab, second)
 			second.expectStopped(t)
 			if way.scripts { // away, so that the page goes on
-				pageHas(t, s.tab, ">Stopped the chat of bob with "+lab.ChatModel+":latest, number 1 in line</p>")
+				pageHas(t, s.tab, ">Stopped the chat of bob2 with "+lab.ChatModel+":latest, number 1 in line</p>")
 				pointAt(t, s.tab, 1, 1)
 			}
 			pageHas(t, s.tab, "1 waiting", `<td class="outcome soft">stopped on this page</td>`)
@@ -243,7 +246,7 @@ func TestStop(t *testing.T) {
 				pointAt(t, s.tab, 1, 1)
 				expectSame()
 			}
-			pageHas(t, s.tab, "Nobody waits.", `aria-label="Stop the chat of bob with `+lab.ChatModel+`:latest, which is running"`)
+			pageHas(t, s.tab, "Nobody waits.", `aria-label="Stop the chat of bob3 with `+lab.ChatModel+`:latest, which is running"`)
 			s.release()
 			third.expectServed(t)
 			if got := s.meter.Total("/api/chat"); got != 2 {
@@ -277,7 +280,7 @@ func TestStopTooLate(t *testing.T) {
 			s.release()
 			first.expectServed(t)
 			byMouse(t, s.tab, first)
-			pageHas(t, s.tab, `>The chat that you wanted to stop had ended.</p>`)
+			pageHas(t, s.tab, `>What you wanted to stop had ended.</p>`)
 			live()
 			pageHas(t, s.tab, "No chat is running.", `role="status" tabindex="-1"`)
 		})
