@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -32,6 +33,7 @@ type Config struct {
 	MaxQueue     int           // chats that may wait
 	Fair         bool          // clients share the host's time
 	Affinity     time.Duration // how long one model may go before others; 0: not at all; negative: as its loads make worthwhile
+	Quiet        *Hours        // when the target is not for clients; nil: never
 	QueueTimeout time.Duration // longest wait at the gate; 0: as long as the client waits
 	MaxBody      int64         // bytes in one request's body
 	Heartbeat    time.Duration // how long the client of a stream hears nothing while it waits; 0: for ever
@@ -74,7 +76,16 @@ func load(getenv func(string) string) (c Config, problems []error) {
 		}
 		c.inForce = append(c.inForce, shown)
 	}
+	if c.Quiet != nil && !isZone(getenv("TZ")) { // package time would take it for UTC without a word
+		problems = append(problems, fmt.Errorf("TZ=%q: expected, for FOREMAN_QUIET, a time zone's name, such as Europe/Berlin", getenv("TZ")))
+	}
 	return c, problems
+}
+
+// isZone reports whether package time knows a zone that is not empty.
+func isZone(tz string) bool {
+	_, err := time.LoadLocation(strings.TrimPrefix(tz, ":"))
+	return err == nil || filepath.IsAbs(tz)
 }
 
 // problem is the error for a value that cannot be used.

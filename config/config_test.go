@@ -88,6 +88,8 @@ var good = []struct {
 	{"FOREMAN_AFFINITY", "auto", func(c Config) any { return c.Affinity }, time.Duration(-1)},
 	{"FOREMAN_AFFINITY", "0", func(c Config) any { return c.Affinity }, time.Duration(0)},
 	{"FOREMAN_AFFINITY", "90s", func(c Config) any { return c.Affinity }, 90 * time.Second},
+	{"FOREMAN_QUIET", "22:00-07:00", quiet, 7 * 9 * 60},
+	{"FOREMAN_QUIET", "mon-FRI 9:00-17:00 , Sat 00:00-24:00,Sat-Sun 23:00-00:30", quiet, 5*8*60 + 24*60 + 2*30 + 60},
 	{"FOREMAN_QUEUE_TIMEOUT", "0", func(c Config) any { return c.QueueTimeout }, time.Duration(0)},
 	{"FOREMAN_QUEUE_TIMEOUT", "90s", func(c Config) any { return c.QueueTimeout }, 90 * time.Second},
 	{"FOREMAN_HEARTBEAT", "0", func(c Config) any { return c.Heartbeat }, time.Duration(0)},
@@ -128,6 +130,17 @@ func hosts(c Config) any   { return fmt.Sprint(c.Hosts) }
 func maxBody(c Config) any { return c.MaxBody }
 func level(c Config) any   { return c.LogLevel }
 
+// quiet returns how many minutes of a week are quiet.
+func quiet(c Config) any {
+	n := 0
+	for _, is := range c.Quiet.week {
+		if is {
+			n++
+		}
+	}
+	return n
+}
+
 // Every variable with what its error expects and values that get it.
 var bad = []struct {
 	name, expected string
@@ -159,6 +172,11 @@ var bad = []struct {
 	{"FOREMAN_MAX_QUEUE", "a whole number from 0 to 1000000", []string{"-1", "1000001", "1.5", "many", "1e3", "9999999999999999999"}},
 	{"FOREMAN_FAIR", "true or false", []string{"1", "no", "TRUE"}},
 	{"FOREMAN_AFFINITY", "auto, a duration such as 30s, or 0", []string{"-1s", "30", "Auto"}},
+	{"FOREMAN_QUIET", "times such as 22:00-07:00 or Mon-Fri 09:00-17:00, several with commas between", []string{
+		"22:00", "22-07", "22:00-7", "22:00-07:0", "22:00-07:60", "24:00-07:00", "22:00-24:01", "-1:00-07:00", "+1:00-07:00", "10:00pm-07:00", "22:00 - 07:00", "on",
+		"07:00-07:00", "Mon", "Mon 22:00", "Mo 22:00-07:00", "Mon-Fri-Sat 22:00-07:00", "Mon- 22:00-07:00", "Mon Tue 22:00-07:00", "Mon,Tue 22:00-07:00",
+		",", "22:00-07:00,", " ", "00:00-24:00", "00:00-12:00,12:00-00:00",
+	}},
 	{"FOREMAN_QUEUE_TIMEOUT", "a duration such as 90s or 5m, or 0", []string{"90", "-1s", "never"}},
 	{"FOREMAN_HEARTBEAT", "a duration of at least 100ms, such as 20s, or 0", []string{"20", "99ms", "-20s", "never"}},
 	{"FOREMAN_MAX_BODY", "a size from 1KiB to 1TiB, such as 64MiB or 500KB", []string{
@@ -234,6 +252,12 @@ func TestHints(t *testing.T) {
 		{"FOREMAN_WAKE", "mac.lan", ""},
 		{"FOREMAN_WAKE", "ff:ff:ff:ff:ff:ff", "no network card has this MAC address"},
 		{"FOREMAN_WAKE", "aa:bb:cc:dd:ee:ff@192.168.1.255", "behind the @ belong an IP address or a name, and a port from 1 to 65535"},
+		{"FOREMAN_QUIET", "22:00-07:00, 09:00", `"09:00": want two times from 00:00 to 24:00 with - between`},
+		{"FOREMAN_QUIET", "09:00-09:00", `"09:00-09:00": the two times are the same; the whole day is 00:00-24:00`},
+		{"FOREMAN_QUIET", "Mon,Tue 09:00-17:00", `"Mon": want two times from 00:00 to 24:00 with - between`},
+		{"FOREMAN_QUIET", "Mo-Fr 09:00-17:00", `"Mo-Fr 09:00-17:00": the days are Sun, Mon, Tue, Wed, Thu, Fri and Sat, one or two with - between`},
+		{"FOREMAN_QUIET", "Mon - Fri 09:00-17:00", `"Mon - Fri 09:00-17:00": want times behind the days, if any, and no more`},
+		{"FOREMAN_QUIET", "00:00-24:00", "that is all of the week"},
 	} {
 		_, err := Load(env{tt.name: tt.value}.get)
 		_, got, _ := strings.Cut(fmt.Sprint(err), "; ")
@@ -276,7 +300,12 @@ func TestAllProblemsAtOnce(t *testing.T) {
 		want += fmt.Sprintf("%s=%q: expected %s\n", tt.name, shown, tt.expected)
 	}
 	_, err := Load(e.get)
-	if got := fmt.Sprintln(err); got != want {
+	got := ""
+	for line := range strings.Lines(fmt.Sprintln(err)) {
+		problem, _, _ := strings.Cut(strings.TrimSpace(line), "; ") // hints are in TestHints
+		got += problem + "\n"
+	}
+	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }

@@ -134,6 +134,20 @@ var variables = []variable{
 			return s == "auto" || duration(0, func(c *Config) *time.Duration { return &c.Affinity })(c, s)
 		},
 	}, {
+		name: "FOREMAN_QUIET", meaning: "when the host is not for clients, by the clock in the zone of TZ; empty: never",
+		expected: "times such as 22:00-07:00 or Mon-Fri 09:00-17:00, several with commas between",
+		set: func(c *Config, s string) (ok bool) {
+			h, err := parseHours(s)
+			c.Quiet = h
+			return err == nil
+		},
+		hint: func(s string) string {
+			if _, err := parseHours(s); err != nil {
+				return err.Error()
+			}
+			return ""
+		},
+	}, {
 		name: "FOREMAN_QUEUE_TIMEOUT", fallback: "0", meaning: "longest wait for a turn, then 503; 0: as long as the client waits",
 		expected: "a duration such as 90s or 5m, or 0",
 		set:      duration(0, func(c *Config) *time.Duration { return &c.QueueTimeout }),

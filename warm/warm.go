@@ -9,6 +9,7 @@ package warm
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -62,21 +63,23 @@ type Warmer struct {
 	oneSlot       bool     // an episode of a single resident model was warned of
 	warnedEvicted bool     // it was warned that another embedder evicts this one
 
-	mu             sync.Mutex // guards what follows
-	attempting     bool       // an attempt is under way
-	since          time.Time  // State.Since when the last attempt began; zero: none began yet, or it failed
-	repinning      bool       // when the last attempt began, the model was resident, but not for good
-	failing        bool       // the last attempt failed
-	options        []byte     // with which a client's embedding with the model was made last; nil: with none
-	other          string     // the model of the last embedding that a client got of another one
-	foreignEmbedAt time.Time  // when that was; zero: never, or the embedder was resident after it
-	ok, failed     uint64     // attempts that have ended
+	mu             sync.Mutex              // guards what follows
+	resting        bool                    // see [Warmer.Rest]
+	attempting     bool                    // an attempt is under way
+	giveUp         context.CancelCauseFunc // ends the one that began last
+	since          time.Time               // State.Since when the last attempt began; zero: none began yet, or it failed
+	repinning      bool                    // when the last attempt began, the model was resident, but not for good
+	failing        bool                    // the last attempt failed
+	options        []byte                  // with which a client's embedding with the model was made last; nil: with none
+	other          string                  // the model of the last embedding that a client got of another one
+	foreignEmbedAt time.Time               // when that was; zero: never, or the embedder was resident after it
+	ok, failed     uint64                  // attempts that have ended
 }
 
 // New returns a warmer that will keep a model of target resident. It learns from
 // inv what the target holds, and from line which chat the target works for.
 func New(target target, inv stateSource, line turnHolder, model string, log *slog.Logger) *Warmer {
-	return &Warmer{target: target, states: inv, line: line, model: model, log: log}
+	return &Warmer{target: target, states: inv, line: line, model: model, log: log, giveUp: func(error) {}}
 }
 
 // Counts returns how many attempts to warm the model have ended, by result.
@@ -103,12 +106,28 @@ func (w *Warmer) Embedded(model string, options []byte) {
 	w.states.Refresh()
 }
 
+// errResting is why an attempt is given up, see [Warmer.Rest].
+var errResting = errors.New("the target's memory is for somebody else")
+
+// Rest has the model not be warmed, and an attempt that is under way be given up, until it
+// is called with false: the target's memory is for somebody else.
+func (w *Warmer) Rest(rest bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.resting = rest
+	w.foreignEmbedAt = time.Time{} // if the embedder is not resident, this is why
+	if rest {
+		w.giveUp(errResting)
+	} else {
+		w.states.Refresh()
+	}
+}
+
 // Run looks after the model until ctx ends.
 func (w *Warmer) Run(ctx context.Context) {
 	// An attempt may take minutes: with one place only, the target lets it wait for
 	// the running chat. Run follows the states meanwhile.
 	var attempt sync.WaitGroup
-	giveUp := func() {}
 	for seen := uint64(0); ; {
 		state, err := w.states.Next(ctx, seen)
 		if err != nil {
@@ -116,18 +135,15 @@ func (w *Warmer) Run(ctx context.Context) {
 		}
 		seen = state.Seq
 		if state.Reason == inventory.Unreachable {
-			giveUp() // the attempt would hang on a dead connection
+			w.stop() // the attempt would hang on a dead connection
 		}
 		if state.Degraded() || !w.isInstalled(state) {
 			continue
 		}
 		w.warnOfOneSlot(state)
 		w.warnOfOthers(state)
-		if options, ok := w.begin(state); ok {
-			limited, cancel := context.WithTimeout(ctx, embedTimeout)
-			giveUp = cancel
+		if limited, options := w.begin(ctx, state); limited != nil {
 			attempt.Go(func() {
-				defer cancel()
 				began := time.Now()
 				err := w.target.Embed(limited, w.model, options)
 				if ctx.Err() == nil { // else foreman is stopping: that says nothing of the target
@@ -136,7 +152,6 @@ func (w *Warmer) Run(ctx context.Context) {
 			})
 		}
 	}
-	giveUp()
 	attempt.Wait()
 }
 
@@ -185,7 +200,7 @@ func (w *Warmer) warnOfOthers(state inventory.State) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
-	case w.foreignEmbedAt.IsZero() || state.ResidentRead.Before(w.foreignEmbedAt): // or not known
+	case w.resting, w.foreignEmbedAt.IsZero() || state.ResidentRead.Before(w.foreignEmbedAt): // or not known
 	case state.IsResident(w.model):
 		w.foreignEmbedAt = time.Time{}
 	case w.ok > 0 && !w.warnedEvicted:
@@ -195,9 +210,17 @@ func (w *Warmer) warnOfOthers(state inventory.State) {
 	}
 }
 
-// begin reports whether an attempt is to begin, and with which load options, and notes that
-// it does: none is under way, and the model is not resident for good.
-func (w *Warmer) begin(state inventory.State) (options []byte, ok bool) {
+// stop gives up the attempt that is under way, if there is one.
+func (w *Warmer) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.giveUp(nil)
+}
+
+// begin notes that an attempt begins, if one is to: none is under way, the model is not
+// resident for good, and the warmer does not rest. It returns the attempt's context, and
+// the load options to ask with; nil: none begins.
+func (w *Warmer) begin(ctx context.Context, state inventory.State) (attempt context.Context, options []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	expires, resident := state.Expires(w.model)
@@ -205,11 +228,17 @@ func (w *Warmer) begin(state inventory.State) (options []byte, ok bool) {
 	if state.ResidentRead.IsZero() || resident && expires.IsZero() {
 		pinned = w.since.Equal(state.Since) // the target does not say: one attempt has to do until it was away
 	}
-	if w.attempting || pinned {
-		return nil, false
+	if w.resting || w.attempting || pinned {
+		return nil, nil
 	}
 	w.attempting, w.repinning, w.since = true, !expires.IsZero(), state.Since
-	return w.options, true
+	limited, cancel := context.WithTimeout(ctx, embedTimeout)
+	attempt, giveUp := context.WithCancelCause(limited)
+	w.giveUp = func(why error) {
+		giveUp(why)
+		cancel()
+	}
+	return attempt, w.options
 }
 
 // end notes the outcome of an attempt, and how long it took. After a failure the
@@ -218,6 +247,11 @@ func (w *Warmer) end(err error, took time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.attempting = false
+	w.giveUp(nil) // what is left of its context
+	if errors.Is(err, errResting) {
+		w.since = time.Time{}
+		return
+	}
 	if err == nil {
 		w.ok, w.failing = w.ok+1, false
 		if w.repinning { // a client's keep_alive had replaced foreman's, and may do so again and again

@@ -120,7 +120,7 @@ func (h *host) Holder() (string, time.Time) {
 func (h *host) hang(ctx context.Context) error {
 	<-ctx.Done()
 	h.set(func() { h.gaveUp = time.Now() })
-	return ctx.Err()
+	return context.Cause(ctx)
 }
 
 // set changes the host between two of its answers.
@@ -403,6 +403,34 @@ func TestAttemptIsGivenUpWhenTheTargetIsUnreachable(t *testing.T) {
 		b.wantCounts(0, 1)
 		b.setFor(interval, func() { b.down, b.embedding = nil, nil })
 		b.wantWarms(95 * second)
+	})
+}
+
+// While the target's memory is for somebody else nothing is warmed, and that the embedder
+// is not resident then is nobody's fault. After it the embedder is warmed at once.
+func TestRests(t *testing.T) {
+	inBed(t, func(h *host) { h.embedding = h.hang }, func(t *testing.T, b *bed) {
+		b.wantWarms(0)
+		sleep(second)
+		b.Rest(true)
+		synctest.Wait()
+		b.wantGivenUp(second)
+		b.setFor(interval, func() { b.embedding = nil })
+		b.wantWarms()
+		b.Rest(false)
+		sleep(second)
+		b.wantWarms(interval + second)
+		b.Embedded("other", nil)
+		b.Rest(true)
+		b.setFor(second, func() { b.resident = nil })
+		b.Embedded("other", nil) // which began before
+		sleep(interval + second)
+		b.wantWarms()
+		b.Rest(false)
+		sleep(second)
+		b.wantWarms(2*interval + 4*second)
+		b.wantCounts(2, 0)
+		b.wantLog(warmed, warmed)
 	})
 }
 

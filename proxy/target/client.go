@@ -63,6 +63,21 @@ func (t *Target) Embed(ctx context.Context, model string, options []byte) error 
 	return err
 }
 
+// Unload asks the target to unload a model when nobody uses it any more, as `ollama stop`
+// does: an embedding model, too, for what a model can do is not looked at. Its errors are
+// those of [Target.Read].
+func (t *Target) Unload(ctx context.Context, model string) error {
+	body, err := json.Marshal(struct {
+		Model     string `json:"model"`
+		KeepAlive int    `json:"keep_alive"`
+	}{model, 0})
+	if err != nil {
+		return err
+	}
+	_, err = t.ask(ctx, http.MethodPost, "/api/generate", body)
+	return err
+}
+
 // ask sends a request of foreman's own and returns the body of a 200. It follows
 // no redirect, and uses a connection of its own: an old one to a host that fell
 // asleep proves nothing. If the target is unreachable, the connections that were kept
