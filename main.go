@@ -146,6 +146,7 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 		MaxTurn:      cfg.MaxTurn,
 		Embeds:       cfg.Embeds,
 		EmbedModel:   cfg.EmbedModel,
+		Quiet:        cfg.Quiet,
 	})
 
 	// The loops and all requests live in base, which outlasts ctx by the drain.
@@ -162,6 +163,7 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 		loops.Go(func() { named.Run(base, 2*time.Second) })
 	}
 	loops.Go(func() { inv.Run(base) })
+	loops.Go(func() { handler.Run(base) })
 
 	srv := &http.Server{
 		Handler:           handler,

@@ -441,6 +441,7 @@ func TestVariablesReachTheirPlace(t *testing.T) {
 		{"FOREMAN_HOSTS", "foreman.lan", "GET", "/api/version", "gpu.local", "", 403, "FOREMAN_HOSTS"},
 		{"", "", "POST", "/api/pull", "", "{}", 403, "FOREMAN_MANAGE"},
 		{"FOREMAN_MANAGE", "true", "POST", "/api/pull", "", "{}", 200, "success"},
+		{"FOREMAN_QUIET", time.Now().Add(-time.Hour).Format("15:04-") + time.Now().Add(time.Hour).Format("15:04"), "POST", "/api/embed", "", "{}", 503, "paused until"},
 		{"FOREMAN_MAX_BODY", "1KiB", "POST", "/api/chat", "", strings.Repeat(" ", 1025), 413, "1024"},
 	} {
 		i := start(t, newOllama(t).URL, tt.variable+"="+tt.value)
@@ -572,6 +573,30 @@ func TestDrain(t *testing.T) {
 	if len(o.said) > 0 {
 		t.Error("a queued chat has reached the target")
 	}
+}
+
+// A pause keeps nobody from the end, and does not outlive it.
+func TestDrainWhilePaused(t *testing.T) {
+	o := newOllama(t)
+	i := start(t, o.URL, "FOREMAN_DRAIN_TIMEOUT=1h")
+	pause := func(url, form string) {
+		t.Helper()
+		if got := send(t, "POST", url+"/status", "", form); got.status != http.StatusOK { // after 303, the page
+			t.Fatalf("%s: got %v; want the page", form, got)
+		}
+	}
+	pause(i.URL, "pause=on")
+	_, queued := chat(t, i.URL, "chat")
+	awaitWaiting(t, i.URL, 1)
+	i.signal()
+	if got, want := receive(t, queued), (answer{503, "{\"error\":\"foreman is shutting down\"}\n", nil}); got != want {
+		t.Errorf("queued: got %v; want %v", got, want)
+	}
+	i.log.await(t, `msg="shutting down" waiting_chats_turned_away=1 chat_running=false drain_timeout=1h0m0s\n`, i.ended)
+	i.end(t)
+	at, first := running(t, o, start(t, o.URL).URL)
+	close(at.finish)
+	receive(t, first)
 }
 
 // While a load balancer asks for /readyz, foreman goes on listening: whoever opens a

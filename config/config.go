@@ -33,7 +33,6 @@ type Config struct {
 	MaxQueue     int           // chats that may wait
 	Fair         bool          // clients share the host's time
 	Affinity     time.Duration // how long one model may go before others; 0: not at all; negative: as its loads make worthwhile
-	Quiet        *Hours        // when the target is not for clients; nil: never
 	QueueTimeout time.Duration // longest wait at the gate; 0: as long as the client waits
 	MaxBody      int64         // bytes in one request's body
 	Heartbeat    time.Duration // how long the client of a stream hears nothing while it waits; 0: for ever
@@ -46,6 +45,10 @@ type Config struct {
 	DrainTimeout time.Duration // how long the running chat may go on after SIGTERM
 	LogLevel     slog.Level
 	LogJSON      bool
+
+	// Quiet returns when the hours end, in which the target is not for clients, that a clock
+	// on the wall shows now, in the zone of that time; zero: it shows none. nil: there are none.
+	Quiet func(now time.Time) (end time.Time)
 
 	inForce []string // value of each variable as it may be shown, in the order of variables
 }

@@ -132,9 +132,9 @@ func level(c Config) any   { return c.LogLevel }
 
 // quiet returns how many minutes of a week are quiet.
 func quiet(c Config) any {
-	n := 0
-	for _, is := range c.Quiet.week {
-		if is {
+	n, at := 0, time.Unix(0, 0).UTC()
+	for week := at.AddDate(0, 0, 7); at.Before(week); at = at.Add(time.Minute) {
+		if !c.Quiet(at).IsZero() {
 			n++
 		}
 	}

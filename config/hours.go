@@ -13,35 +13,34 @@ const (
 	weekMinutes = 7 * dayMinutes
 )
 
-// Hours are times of the week, by the minutes that a clock on the wall shows. So a time
+// hours are times of the week, by the minutes that a clock on the wall shows. So a time
 // that the clock leaves out, when summer time begins, is none, and one that it shows twice
-// is there twice. A nil one has none.
-type Hours struct {
+// is there twice.
+type hours struct {
 	week [weekMinutes]bool // from Sunday, 00:00
 }
 
-// Until returns when the hours end that the clock shows at a time, in the zone of that
-// time; zero: it shows none of them.
-func (h *Hours) Until(t time.Time) (end time.Time) {
-	if h == nil || !h.has(t) {
+// until is what [Config.Quiet] is.
+func (h *hours) until(now time.Time) (end time.Time) {
+	if !h.has(now) {
 		return time.Time{}
 	}
-	end = t.Truncate(time.Minute)
+	end = now.Truncate(time.Minute)
 	for h.has(end) { // it ends: see parseHours
 		end = end.Add(time.Minute)
 	}
 	return end
 }
 
-func (h *Hours) has(t time.Time) bool {
+func (h *hours) has(t time.Time) bool {
 	return h.week[int(t.Weekday())*dayMinutes+t.Hour()*60+t.Minute()]
 }
 
 // parseHours reads hours: HH:MM-HH:MM, or the same behind a day or two with - between,
 // several with commas between. Times whose end is before their beginning end on the next
 // day. The error says what in particular is wrong.
-func parseHours(s string) (*Hours, error) {
-	h := new(Hours)
+func parseHours(s string) (*hours, error) {
+	h := new(hours)
 	for part := range strings.SplitSeq(s, ",") {
 		if err := h.add(strings.Fields(part)); err != nil {
 			return nil, fmt.Errorf("%q: %w", strings.TrimSpace(part), err)
@@ -54,7 +53,7 @@ func parseHours(s string) (*Hours, error) {
 }
 
 // add adds the hours of a part: an optional word of days, and one of times.
-func (h *Hours) add(words []string) error {
+func (h *hours) add(words []string) error {
 	first, last := 0, 6
 	if len(words) == 2 {
 		from, to, isRange := strings.Cut(words[0], "-")

@@ -138,7 +138,7 @@ var variables = []variable{
 		expected: "times such as 22:00-07:00 or Mon-Fri 09:00-17:00, several with commas between",
 		set: func(c *Config, s string) (ok bool) {
 			h, err := parseHours(s)
-			c.Quiet = h
+			c.Quiet = h.until
 			return err == nil
 		},
 		hint: func(s string) string {

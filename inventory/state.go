@@ -101,9 +101,12 @@ func (s State) Models() []Model { return s.models.listed }
 // Holds reports whether the target holds the model, spelt in any way that Ollama
 // accepts.
 func (s State) Holds(model string) bool {
-	_, ok := s.models.find(model)
+	_, ok := s.Find(model)
 	return ok
 }
+
+// Find returns the model that the target holds, spelt in any way that Ollama accepts.
+func (s State) Find(model string) (Model, bool) { return s.models.find(model) }
 
 // IsResident reports whether the model, spelt in any way that Ollama accepts, is
 // known to be in the memory of the target.

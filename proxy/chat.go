@@ -28,6 +28,7 @@ type chats struct {
 	inventory    *inventory.Inventory
 	gate         *gate.Gate
 	forwarder    *forwarder
+	pauser       *pauser
 	cors         *cors.Memory
 	log          *slog.Logger
 	queueTimeout time.Duration // longest wait for a turn; 0: as long as the client waits
@@ -291,13 +292,18 @@ func (h *chats) woken(ctx context.Context, x *exchange, c *chat) error {
 // long as they did lately.
 func (h *chats) turnedAway(err error) error {
 	why := explain(err)
-	turn := h.gate.MeanTurn()
-	if turn == 0 || why != errQueueFull && why != errQueueTimeout {
+	turn, pause := h.gate.MeanTurn(), h.pauser.now()
+	if turn == 0 && pause == nil || why != errQueueFull && why != errQueueTimeout {
 		return err
 	}
 	waiting, _ := h.gate.Len()
 	later := *why
 	later.retry = min(max(turn*time.Duration(waiting), time.Second), 10*time.Minute)
+	if pause != nil {
+		paused := paused(pause.Until, h.pauser.wall())
+		later.text += ": " + paused.text
+		later.retry += paused.retry
+	}
 	return &later
 }
 

@@ -40,6 +40,7 @@ var (
 	errToken         = &refusal{status: http.StatusUnauthorized, reason: "token", text: "a valid token is required, as Authorization: Bearer or as x-api-key, and not those of two clients", code: "invalid_api_key"}
 	errRevoked       = &refusal{status: http.StatusUnauthorized, reason: "token", text: "this token is no longer valid", code: "invalid_api_key"}
 	errNotStoppable  = &refusal{status: http.StatusNotFound, reason: "no such chat", text: "no such chat waits or runs: it may have ended"}
+	errNotOwner      = &refusal{status: http.StatusForbidden, reason: "not the owner", text: "only the owner of the Ollama host may pause it: whoever has FOREMAN_TOKEN, or a token marked owner in FOREMAN_TOKENS_FILE"}
 	errManage        = &refusal{status: http.StatusForbidden, reason: "management off", text: "model management is off; whoever runs foreman can turn it on with FOREMAN_MANAGE=true"}
 	errLoop          = &refusal{status: http.StatusLoopDetected, reason: "loop", text: target.ErrLoop.Error()}
 	errEncoding      = &refusal{status: http.StatusUnsupportedMediaType, reason: "content encoding", text: "only Content-Encoding: identity is supported here"}
@@ -70,8 +71,8 @@ var ErrShuttingDown error = errShuttingDown
 // reasons are the reasons that a refusal can have.
 var reasons = []string{
 	"bad request", "method", "body too large", "path", "host", "token", "management off", "loop", "content encoding",
-	"slow upload", "unknown model", "shutting down", "queue full", "queue timeout", "bytes waiting", "connections", "degraded",
-	revokedAsleep, revokedMaxTurn, revokedStopped, "cross-origin", "no such chat", "no descriptors", "unreachable", "bad answer", "defect",
+	"slow upload", "unknown model", "shutting down", "queue full", "queue timeout", "bytes waiting", "connections", "degraded", reasonPaused,
+	revokedAsleep, revokedMaxTurn, revokedStopped, "cross-origin", "no such chat", "not the owner", "no descriptors", "unreachable", "bad answer", "defect",
 }
 
 // Why a turn is taken away before the target has said all.
@@ -117,6 +118,21 @@ func modelUnknown(model string) *refusal {
 	text := fmt.Sprintf("model '%.8000s' unknown, and the Ollama host does not tell its models now", model)
 	return &refusal{status: http.StatusServiceUnavailable, reason: "degraded", text: text}
 }
+
+// paused refuses a request while the target is kept for its owner. End is as in
+// [status.Pause], and now what the same clock shows.
+func paused(end, now time.Time) *refusal {
+	e := &refusal{status: http.StatusServiceUnavailable, reason: reasonPaused, retry: resumeSoon, text: "the Ollama host is paused until its owner resumes it"}
+	if !end.IsZero() {
+		e.text, e.retry = "the Ollama host is paused until "+end.Format("2006-01-02 15:04 MST"), max(end.Sub(now), time.Second)
+	}
+	return e
+}
+
+const (
+	reasonPaused = "paused"
+	resumeSoon   = time.Minute // when somebody may have resumed
+)
 
 // stopped ends a chat that somebody has stopped on the status page. Its status is none at
 // which clients try again by themselves. By is a token's name, or empty.

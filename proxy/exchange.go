@@ -35,6 +35,7 @@ type exchange struct {
 	stalled  bool       // the client took no byte for too long
 	bodyRead bool       // the request's body was read to its end
 	admitted bool       // the request was let in
+	owner    bool       // whoever sent it may pause
 	cut      bool       // the answer is to be cut, or there is to be none
 }
 

@@ -42,7 +42,7 @@ const (
 
 // newInstruments returns the metrics of a proxy. Series whose labels are known
 // beforehand stand at 0 from the start, so that their first increase is one.
-func newInstruments(o Options, recent *status.Recent, embeds *embeds) *instruments {
+func newInstruments(o Options, recent *status.Recent, embeds *embeds, pauser *pauser) *instruments {
 	s := new(metrics.Set)
 	m := &instruments{
 		set:       s,
@@ -122,6 +122,9 @@ func newInstruments(o Options, recent *status.Recent, embeds *embeds) *instrumen
 			return float64(waiting)
 		})
 	}
+	s.Gauge("foreman_paused", "Whether the target is kept for its owner.", func() float64 {
+		return boolToFloat(pauser.now() != nil)
+	})
 	s.Gauge("foreman_target_up", "Whether the last poll of the target was good.", func() float64 {
 		return boolToFloat(!o.Inventory.State().Degraded())
 	})

@@ -19,6 +19,7 @@ import (
 type health struct {
 	inventory *inventory.Inventory
 	gate      *gate.Gate
+	pauser    *pauser
 	cors      *cors.Memory
 	version   string
 	probed    atomic.Pointer[time.Time] // when /readyz was asked for last; nil: it never was
@@ -26,13 +27,14 @@ type health struct {
 
 // healthJSON is what they answer.
 type healthJSON struct {
-	Status   string     `json:"status"` // ok, slow, waking, degraded or shutting down
+	Status   string     `json:"status"` // ok, slow, waking, degraded, paused or shutting down
 	Reason   string     `json:"reason,omitempty"`
-	Since    time.Time  `json:"since"`     // when the status last changed
-	LastPoll *time.Time `json:"last_poll"` // the last good one; null: none yet
-	Models   int        `json:"models"`    // in the inventory
-	Running  int        `json:"running"`   // chats at the target
-	Waiting  int        `json:"waiting"`   // chats in line
+	Until    *time.Time `json:"paused_until,omitempty"` // nil: not paused, or until somebody resumes
+	Since    time.Time  `json:"since"`                  // when the status last changed
+	LastPoll *time.Time `json:"last_poll"`              // the last good one; null: none yet
+	Models   int        `json:"models"`                 // in the inventory
+	Running  int        `json:"running"`                // chats at the target
+	Waiting  int        `json:"waiting"`                // chats in line
 	Version  string     `json:"version"`
 }
 
@@ -48,10 +50,16 @@ func (h *health) serve(x *exchange) error {
 	if busy {
 		answer.Running = 1
 	}
-	ready := false
+	ready, retry := false, retryAfter
+	pause := h.pauser.now()
 	switch {
 	case h.gate.Closed():
 		answer.Status = "shutting down"
+	case pause != nil:
+		answer.Status, retry = "paused", paused(pause.Until, h.pauser.wall()).retry
+		if !pause.Until.IsZero() {
+			answer.Until = new(pause.Until.UTC())
+		}
 	case !state.Waking.IsZero():
 		answer.Status, answer.Since = "waking", state.Waking.UTC()
 	case state.Degraded():
@@ -67,7 +75,7 @@ func (h *health) serve(x *exchange) error {
 		h.probed.Store(&now)
 		if !ready {
 			status = http.StatusServiceUnavailable
-			x.Header().Set("Retry-After", seconds(retryAfter))
+			x.Header().Set("Retry-After", seconds(retry))
 		}
 	}
 	x.Header().Set("Cache-Control", "no-store")

@@ -26,6 +26,7 @@ type page struct {
 	embeds    *embeds // nil: nothing limits them
 	inventory *inventory.Inventory
 	gate      *gate.Gate
+	pauser    *pauser
 	recent    *status.Recent
 	log       *slog.Logger
 	target    string // URL without secrets
@@ -35,7 +36,7 @@ type page struct {
 
 func (h *page) serve(x *exchange, r *http.Request, cancel context.CancelCauseFunc) error {
 	if r.Method == http.MethodPost {
-		return h.serveStop(x, r, cancel)
+		return h.serveForm(x, r, cancel)
 	}
 	return h.write(x, http.StatusOK, h.read())
 }
@@ -52,6 +53,7 @@ func (h *page) write(x *exchange, code int, page *status.Page) error {
 	if wantsJSON(x.request) {
 		write, contentType = (*status.Page).WriteJSON, "application/json; charset=utf-8"
 	}
+	page.MayPause = x.owner
 	var b bytes.Buffer
 	if err := write(page, &b); err != nil {
 		return err
@@ -77,6 +79,7 @@ func (h *page) read() *status.Page {
 		Version:         h.version,
 		Now:             now,
 		Host:            status.Host{URL: h.target, Reason: state.Reason, Slow: state.Slow, Waking: state.Waking, Since: state.Since, LastPoll: state.LastPoll, NextPoll: state.NextPoll},
+		Pause:           h.pauser.now(),
 		Hour:            h.recent.Hour(),
 		Turn:            status.Span(h.gate.MeanTurn()),
 		Day:             h.recent.Today(now),
@@ -131,12 +134,12 @@ func newChat(place gate.Place) status.Chat {
 	return row
 }
 
-// serveStop stops a chat, running or waiting, for whoever may see the page: the button
-// there is a form. A browser sends the password along by itself, so a page of another
-// site must not be able to have it sent: [http.CrossOriginProtection]. Where there is no
-// password, that goes for pages under a name of their own that leads here, too (DNS
+// serveForm does what the buttons of the page are for, which are forms, for whoever may see
+// it: stop a chat, pause, resume. A browser sends the password along by itself, so a page of
+// another site must not be able to have it sent: [http.CrossOriginProtection]. Where there
+// is no password, that goes for pages under a name of their own that leads here, too (DNS
 // rebinding).
-func (h *page) serveStop(x *exchange, r *http.Request, cancel context.CancelCauseFunc) error {
+func (h *page) serveForm(x *exchange, r *http.Request, cancel context.CancelCauseFunc) error {
 	if err := http.NewCrossOriginProtection().Check(r); err != nil {
 		return fmt.Errorf("%w: %w", errCrossOrigin, err)
 	}
@@ -152,21 +155,41 @@ func (h *page) serveStop(x *exchange, r *http.Request, cancel context.CancelCaus
 		return badRequest("missing request body")
 	}
 	form, err := url.ParseQuery(string(body))
-	if err != nil || form.Has("stop") == form.Has("stop-all") {
-		return badRequest("want one form field, stop or stop-all, with the key of a chat")
+	var asked []string
+	for _, field := range []string{"stop", "stop-all", "pause", "resume"} {
+		if form.Has(field) {
+			asked = append(asked, field)
+		}
 	}
-	victims := h.find(form.Get("stop"))
-	if form.Has("stop-all") {
-		victims = h.findAll(form.Get("stop-all"))
+	if err != nil || len(asked) != 1 {
+		return badRequest("want one of the form fields stop or stop-all with the key of a chat, pause with a time such as 1h or with on, or resume=1")
 	}
+	switch asked[0] {
+	case "stop":
+		return h.stop(x, h.find(form.Get("stop")))
+	case "stop-all":
+		return h.stop(x, h.findAll(form.Get("stop-all")))
+	default:
+		return h.pause(x, form)
+	}
+}
+
+// stop stops chats, running or waiting.
+func (h *page) stop(x *exchange, victims []*chat) error {
 	if victims == nil {
-		if wantsJSON(r) {
+		if wantsJSON(x.request) {
 			return errNotStoppable
 		}
 		page := h.read()
 		page.Notice = "What you wanted to stop had ended."
 		return h.write(x, http.StatusNotFound, page)
 	}
+	h.end(x, victims...)
+	return h.done(x)
+}
+
+// end stops chats in the name of whoever has asked for it.
+func (h *page) end(x *exchange, victims ...*chat) {
 	by := ""
 	if x.Named {
 		by = x.Client
@@ -176,7 +199,40 @@ func (h *page) serveStop(x *exchange, r *http.Request, cancel context.CancelCaus
 			h.log.Info("chat stopped", "by", x.Client, "addr", x.Addr, "id", victim.ID, "client", victim.Client, "model", victim.Model)
 		}
 	}
-	if wantsJSON(r) {
+}
+
+// pause pauses, after the running chat or now, or resumes: for the owner alone.
+func (h *page) pause(x *exchange, form url.Values) error {
+	if !x.owner {
+		return errNotOwner
+	}
+	if form.Has("resume") {
+		if form.Get("resume") != "1" || form.Has("now") {
+			return badRequest("want resume=1 alone")
+		}
+		h.pauser.resume(x.Client)
+		return h.done(x)
+	}
+	length, err := time.ParseDuration(form.Get("pause"))
+	if on := form.Get("pause") == "on"; !on && (err != nil || length < time.Second) {
+		return badRequest("want pause with a time of at least 1s, such as 15m or 1h, or pause=on: until somebody resumes")
+	}
+	if form.Has("now") && form.Get("now") != "1" {
+		return badRequest("want now=1, or leave it out: then the running chat may end")
+	}
+	until := h.pauser.pause(x.Client, length)
+	h.log.Info("paused", "by", x.Client, "addr", x.Addr, unlessZero("until", until), "now", form.Has("now"))
+	if holder, _ := h.gate.Line(); form.Has("now") && holder != nil {
+		if running, ok := holder.Value.(*chat); ok {
+			h.end(x, running)
+		}
+	}
+	return h.done(x)
+}
+
+// done answers whoever has pressed a button.
+func (h *page) done(x *exchange) error {
+	if wantsJSON(x.request) {
 		return h.write(x, http.StatusOK, h.read())
 	}
 	x.Header().Set("Location", "status") // beside this path, also behind a proxy that has it under another

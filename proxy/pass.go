@@ -25,6 +25,7 @@ type passes struct {
 	embeds    *embeds // nil: any number of embeddings passes at once
 	inventory *inventory.Inventory
 	forwarder *forwarder
+	pauser    *pauser
 	cors      *cors.Memory
 	warmer    *warm.Warmer // nil: no embedder is kept resident
 	manage    bool         // let model management through
@@ -80,6 +81,13 @@ func (h *passes) serveEmbed(x *exchange, r *http.Request, cancel context.CancelC
 			return err
 		}
 		defer h.embeds.leave()
+	}
+	if model, _ := h.inventory.State().Find(asked.Model); !model.Remote {
+		leave, err := h.pauser.enter()
+		if err != nil {
+			return err
+		}
+		defer leave()
 	}
 	room.keep()
 	err = h.forwarder.forwardAwake(r.Context(), newPass(x, r, body), r, asked.Model)

@@ -11,6 +11,7 @@
 //	forward.go    in its turn it goes through the ReverseProxy, whose Director readdresses
 //	              it (director.go), to the target (target), under watch (watch.go); bytes
 //	              come back as they come, and the turn is left with the last
+//	pause.go      while the target is kept for its owner, foreman itself has the turn
 //	heartbeat.go  while none come the client hears heartbeats
 //	exchange.go   all go out through the ResponseWriter, which notes them in the record
 //	record.go     log, metrics and page have that record
@@ -60,6 +61,10 @@ type Options struct {
 	MaxTurn      time.Duration // longest turn of a chat; 0: as long as it takes
 	Embeds       int           // embeddings at the target at once; 0: any number
 	EmbedModel   string        // the embedder that is kept resident; empty: none
+
+	// Quiet returns when the quiet hours end that a clock on the wall shows now, in which the
+	// target is kept for its owner; zero: it shows none. nil: there are none.
+	Quiet func(now time.Time) (end time.Time)
 }
 
 // A Proxy is the handler of everything that foreman answers. Make one with [New].
@@ -69,6 +74,7 @@ type Proxy struct {
 	passes    *passes
 	page      *page
 	health    *health
+	pauser    *pauser
 	gate      *gate.Gate
 	embeds    *embeds // nil: nothing limits them
 	metrics   *instruments
@@ -87,21 +93,23 @@ func New(o Options) *Proxy {
 	forwarder := newForwarder(o, closing, admission, memory)
 	waiting := newBodies(o.MaxBody, max(4*o.MaxBody, 256<<20))
 	passing := newBodies(o.MaxBody, max(o.MaxBody, 64<<20)) // a full line turns no embedding away
+	pauser := newPauser(o)
 	return &Proxy{
 		admission: admission,
 		chats: &chats{
-			bodies: waiting, inventory: o.Inventory, gate: o.Gate, forwarder: forwarder, cors: memory, log: o.Log,
+			bodies: waiting, inventory: o.Inventory, gate: o.Gate, forwarder: forwarder, pauser: pauser, cors: memory, log: o.Log,
 			queueTimeout: o.QueueTimeout, heartbeat: o.Heartbeat, stall: o.StallTimeout, maxTurn: o.MaxTurn, loaded: map[string]*loadOptions{},
 		},
-		passes: &passes{bodies: passing, embeds: embeds, inventory: o.Inventory, forwarder: forwarder, cors: memory, warmer: o.Warmer, manage: o.Manage, preflights: make(chan struct{}, maxPreflights)},
+		passes: &passes{bodies: passing, embeds: embeds, inventory: o.Inventory, forwarder: forwarder, pauser: pauser, cors: memory, warmer: o.Warmer, manage: o.Manage, preflights: make(chan struct{}, maxPreflights)},
 		page: &page{
-			bodies: passing, embeds: embeds, inventory: o.Inventory, gate: o.Gate, recent: recent, log: o.Log,
+			bodies: passing, embeds: embeds, inventory: o.Inventory, gate: o.Gate, pauser: pauser, recent: recent, log: o.Log,
 			target: o.Target.String(), embedder: o.EmbedModel, version: o.Version,
 		},
-		health:  &health{inventory: o.Inventory, gate: o.Gate, cors: memory, version: o.Version},
+		health:  &health{inventory: o.Inventory, gate: o.Gate, pauser: pauser, cors: memory, version: o.Version},
+		pauser:  pauser,
 		gate:    o.Gate,
 		embeds:  embeds,
-		metrics: newInstruments(o, recent, embeds),
+		metrics: newInstruments(o, recent, embeds, pauser),
 		recent:  recent,
 		cors:    memory,
 		log:     o.Log,
@@ -123,7 +131,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if notAdmitted != nil {
 		err = notAdmitted // report it first: clients without access must not learn which paths exist
 	} else {
-		x.admitted = true
+		x.admitted, x.owner = true, token == nil || token.Owner
 		if !anybody {
 			x.Client = p.admission.clientOf(r, token)
 			if !conns.Admit(r.Context()) {
@@ -227,6 +235,10 @@ func (p *Proxy) Close() {
 	p.embeds.close()
 	p.close()
 }
+
+// Run follows the clocks by which the target is paused, and has it unload its models in a
+// pause, until ctx ends.
+func (p *Proxy) Run(ctx context.Context) { p.pauser.run(ctx) }
 
 // AwaitBalancer gives a load balancer, if one has asked for /readyz lately, the time to
 // find out that the proxy is closed. Until then it opens connections, and whoever closes

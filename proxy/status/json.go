@@ -11,6 +11,10 @@ import (
 func (p *Page) WriteJSON(w io.Writer) error {
 	page := *p // of which no list is null
 	page.Now = p.Now.UTC()
+	if p.Pause != nil {
+		page.Pause = new(*p.Pause)
+		page.Pause.Since, page.Pause.Until = p.Pause.Since.UTC(), p.Pause.Until.UTC()
+	}
 	if p.Running != nil {
 		page.Running = new(p.Running.inUTC())
 	}

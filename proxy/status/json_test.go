@@ -19,6 +19,7 @@ func TestJSON(t *testing.T) {
 	p := &Page{
 		Version: "v1.2.3", Now: at,
 		Host:    Host{URL: "http://gpu.lan:11434", Since: at.Add(-time.Hour), LastPoll: at.Add(-7 * time.Second), NextPoll: at.Add(23 * time.Second)},
+		Pause:   &Pause{By: "ann", Since: at.Add(-2 * time.Second), Until: at.Add(time.Hour)},
 		Running: &Chat{ID: "7K3Q", Model: "llama3.2:latest", Key: "41", Client: "192.0.2.7", Agent: "ollama-js/0.6.4", Since: at.Add(-25 * time.Second), Bytes: 4096, Answering: true},
 		Waiting: []Chat{{ID: "9BXA", Model: "qwen3:8b", Key: "42", Client: "ann", Weight: 3, Background: "header", Options: "num_ctx=8192", Since: at.Add(-4 * time.Second), Position: 1, Next: true, Estimate: &estimate}},
 		Embeds:  &Embeds{4, 96},
@@ -66,7 +67,7 @@ func TestJSON(t *testing.T) {
 
 	// What is not known is null, and lists are never.
 	p = &Page{Now: at, Host: Host{Since: at, Reason: "starting"}, ResidentUnknown: true, Models: []Model{{Name: "any"}}}
-	for _, want := range []string{`"status": "degraded"`, `"reason": "starting"`, `"last_poll": null`, `"running": null`, `"waiting": []`, `"resident": null`, `"today": []`, `"recent": []`, `"others": []`} {
+	for _, want := range []string{`"status": "degraded"`, `"reason": "starting"`, `"last_poll": null`, `"pause": null`, `"running": null`, `"waiting": []`, `"resident": null`, `"today": []`, `"recent": []`, `"others": []`} {
 		if got := write(); !strings.Contains(got, want) {
 			t.Errorf("got\n%s; want %s in it", got, want)
 		}

@@ -38,6 +38,7 @@ type Page struct {
 	Version string    `json:"version"`
 	Now     time.Time `json:"now"`
 	Host    Host      `json:"host"`
+	Pause   *Pause    `json:"pause"`            // nil: not paused
 	Running *Chat     `json:"running"`          // nil: no chat has the turn
 	Waiting []Chat    `json:"waiting"`          // in order of arrival
 	Embeds  *Embeds   `json:"embeds,omitempty"` // nil: nothing limits them, and nobody counts
@@ -50,6 +51,7 @@ type Page struct {
 	Turn            Span   `json:"-"` // how long turns took lately; 0: none has ended yet
 	Embedder        string `json:"-"` // the model that is kept resident; empty: none
 	ResidentUnknown bool   `json:"-"` // which models are resident could not be read
+	MayPause        bool   `json:"-"` // whoever reads the page
 	Notice          string `json:"-"` // what to tell whoever has pressed a button; empty: nothing
 }
 
@@ -69,6 +71,14 @@ type Host struct {
 type Change struct {
 	At     time.Time
 	Reason string // empty: none
+}
+
+// A Pause is why the host is kept for its owner.
+type Pause struct {
+	By       string    `json:"by,omitempty"`   // who has paused; empty: FOREMAN_QUIET
+	Since    time.Time `json:"since"`          // when it was said
+	Until    time.Time `json:"until,omitzero"` // zero: until somebody resumes
+	Unloaded bool      `json:"unloaded"`       // the chat that ran has ended, and what was resident is unloaded
 }
 
 // A Chat is one that has the turn, or waits for it.

@@ -183,10 +183,10 @@ func (s *soakers) ask(ctx context.Context, id string, w wish, rnd *rand.Rand) (o
 	switch {
 	case err != io.EOF:
 		return broken("mid-stream", err)
-	case resp.StatusCode >= 500 && tellsError(body.String()):
+	case (resp.StatusCode >= 500 || resp.StatusCode == http.StatusForbidden) && tellsError(body.String()): // 403: stopped by a pause
 		return fmt.Sprint("refused: ", resp.StatusCode)
 	case resp.StatusCode != http.StatusOK:
-		s.t.Errorf("%s %s: got %d %s; want 200, or from 500 on with an error", id, w.path, resp.StatusCode, &body)
+		s.t.Errorf("%s %s: got %d %s; want 200, or 403 or from 500 on with an error", id, w.path, resp.StatusCode, &body)
 	case w.whole(body.String()):
 		return "whole"
 	case tellsError(body.String()):

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -23,8 +24,8 @@ var (
 	soakSamples = flag.String("samples", "", "`file` for what foreman takes of the machine during the soak, for testdata/bench.sh -workload -resources")
 )
 
-// TestSoak has clients chat and embed, and leave at random, while Ollama is
-// killed and started again twice. Every answer is whole or seen to be cut, no two
+// TestSoak has clients chat and embed, and leave at random, while the host is paused again
+// and again, and Ollama killed and started again twice. Every answer is whole or seen to be cut, no two
 // chats are ever open at once, and nothing is left behind:
 //
 //	go -C testdata/e2e test -run Soak -soak 60s
@@ -55,6 +56,9 @@ func TestSoak(t *testing.T) {
 		}
 		all.Go(func() { s.run(ctx, stop, i, next) })
 	}
+
+	pauses := 0
+	all.Go(func() { pauses = pauseNowAndThen(t, stop, foreman.URL) })
 
 	<-time.After(*soakTime / 3)
 	own.Kill() // and back at once, so that foreman may not even notice
@@ -107,7 +111,10 @@ func TestSoak(t *testing.T) {
 		}
 	}
 	fmt.Printf("%d asked in %v:\n%s", s.sum(""), *soakTime, s)
-	fmt.Printf("Ollama killed and started again: 2 times; chats that reached it: %d; open at once: %d\n", total, most)
+	if pauses == 0 {
+		t.Error("never paused")
+	}
+	fmt.Printf("paused %d times; Ollama killed and started again: 2 times; chats that reached it: %d; open at once: %d\n", pauses, total, most)
 	fmt.Printf("at rest before, and not more after: %v\n", before)
 }
 
@@ -134,6 +141,29 @@ func sample(t *testing.T, base string) {
 			}
 		}
 	})
+}
+
+// pauseNowAndThen pauses until stop ends, every other time at the cost of the running chat,
+// and resumes when the models are unloaded, or after a second: Ollama may be away. It returns
+// how often.
+func pauseNowAndThen(t *testing.T, stop context.Context, base string) (pauses int) {
+	for stop.Err() == nil {
+		form := url.Values{"pause": {"1h"}}
+		if pauses%2 == 1 {
+			form.Set("now", "1")
+		}
+		askStatus(t, base, http.MethodPost, form)
+		limited, cancel := context.WithTimeout(stop, time.Second)
+		lab.Until(limited, func() error { return wantUnloaded(t, base) })
+		cancel()
+		askStatus(t, base, http.MethodPost, url.Values{"resume": {"1"}})
+		pauses++
+		select {
+		case <-time.After(time.Second):
+		case <-stop.Done():
+		}
+	}
+	return pauses
 }
 
 // restingAt returns what a foreman without work has of goroutines and file
