@@ -95,14 +95,18 @@ func (h *page) read() *status.Page {
 		page.Embeds.AtHost, page.Embeds.Waiting = h.embeds.count()
 	}
 	holder, waiting := h.gate.Line()
-	turn := time.Duration(page.Turn)
+	turn, rest := time.Duration(page.Turn), time.Duration(0) // until the first in line has its turn
 	if holder != nil {
 		page.Running = new(newChat(*holder))
+		rest = max(turn-time.Since(holder.Since), 0)
+	}
+	if page.Pause != nil {
+		rest = max(rest, page.Pause.Until.Sub(h.pauser.wall()))
 	}
 	for _, place := range waiting {
 		row := newChat(place)
-		if turn > 0 && holder != nil {
-			row.Estimate = new(status.Span(max(turn-time.Since(holder.Since), 0) + turn*time.Duration(place.Position-1)))
+		if turn > 0 && (page.Pause == nil || !page.Pause.Until.IsZero()) {
+			row.Estimate = new(status.Span(rest + turn*time.Duration(place.Position-1)))
 		}
 		page.Waiting = append(page.Waiting, row)
 	}

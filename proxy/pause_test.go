@@ -16,6 +16,7 @@ import (
 
 	"foreman/config"
 	"foreman/inventory"
+	"foreman/proxy/status"
 	"foreman/proxy/tokens"
 	"foreman/warm"
 )
@@ -216,6 +217,9 @@ func TestPause(t *testing.T) {
 		o.set(func() { o.resident = []string{"mine:latest"} })
 		time.Sleep(40 * time.Minute)
 		o.wantMemory(t, "what the owner loads", []string{"mine:latest"}, nil, 1)
+		if e := f.page.read().Waiting[0].Estimate; e == nil || *e != status.Span(9*time.Minute+58*time.Second) {
+			t.Errorf("who waits will for %v; want what is left of the pause", e)
+		}
 		o.none(t)
 
 		time.Sleep(10 * time.Minute)
