@@ -755,7 +755,7 @@ var beatsDir = sync.OnceValues(func() (dir string, err error) {
 // installBeats returns a function that runs a file of tests in beatsDir.
 func installBeats(t *testing.T) (run func(t *testing.T, file string, env ...string)) {
 	t.Helper()
-	const advice = "the JavaScript clients need Node.js 18 or later, with npm (Debian: apt-get install nodejs npm)"
+	const advice = "the JavaScript clients need Node.js 20 or later, with npm (Debian: apt-get install nodejs npm)"
 	node := need(t, advice, "node")
 	need(t, advice, "npm")
 	dir, err := beatsDir()

@@ -119,7 +119,15 @@ func (e environment) with(variables environment) environment {
 // free port.
 func (e environment) start(t *testing.T) *lab.Foreman {
 	t.Helper()
-	e = e.with(environment{"FOREMAN_ADDR": "127.0.0.1:0", "FOREMAN_OLLAMA_URL": ollama.URL, "GORACE": "atexit_sleep_ms=0"})
+	foreman := e.startBefore(t, ollama.URL)
+	eventually(t, func() error { return wantStatus(foreman.URL+"/readyz", http.StatusOK) })
+	return foreman
+}
+
+// startBefore is start in front of another target, that may not be ready.
+func (e environment) startBefore(t *testing.T, target string) *lab.Foreman {
+	t.Helper()
+	e = e.with(environment{"FOREMAN_ADDR": "127.0.0.1:0", "FOREMAN_OLLAMA_URL": target, "GORACE": "atexit_sleep_ms=0"})
 	foreman, err := lab.StartForeman(t.Context(), foremanBinary, t.TempDir(), e.list()...)
 	if err != nil {
 		t.Fatal(err)
@@ -132,7 +140,6 @@ func (e environment) start(t *testing.T) *lab.Foreman {
 			t.Logf("foreman's log:\n%s", foreman.Log())
 		}
 	})
-	eventually(t, func() error { return wantStatus(foreman.URL+"/readyz", http.StatusOK) })
 	if strings.Contains(foreman.Log(), "variable unknown to foreman") {
 		t.Error("the file sets a variable that is unknown to foreman")
 	}
@@ -595,17 +602,17 @@ func TestKubernetes(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		const placeholder = "CHANGE\n"
-		if n := strings.Count(placeholders, placeholder); n != 2 {
-			t.Fatalf("the tokens are %q; want two that are to be changed", placeholders)
+		const placeholder = " CHANGE"
+		if n := strings.Count(placeholders, placeholder); n != 3 {
+			t.Fatalf("the tokens are %q; want three that are to be changed", placeholders)
 		}
-		for changed := range 2 { // not all of them
-			write(strings.Replace(placeholders, placeholder, "sesame-1\n", changed))
-			if said, want := env.refusedStart(t), "expected the token of bob to have at least 8 characters"; !strings.Contains(said, want) {
+		for changed := range 3 { // not all of them
+			write(strings.Replace(placeholders, placeholder, " sesame-1", changed))
+			if said, want := env.refusedStart(t), "expected the token of nightly to have at least 8 characters"; !strings.Contains(said, want) {
 				t.Errorf("%d tokens changed: got %s; want %q", changed, said, want)
 			}
 		}
-		write(strings.NewReplacer("ann CHANGE", "ann sesame-1", "bob CHANGE", "bob sesame-2").Replace(placeholders))
+		write(strings.NewReplacer("ann CHANGE", "ann sesame-1", "bob CHANGE", "bob sesame-2", "nightly CHANGE", "nightly sesame-3").Replace(placeholders))
 		foreman := env.start(t)
 		for token, want := range map[string]int{"sesame-1": http.StatusOK, "sesame-2": http.StatusOK, "CHANGE": http.StatusUnauthorized, "": http.StatusUnauthorized} {
 			resp, err := withToken(token).Get(foreman.URL + "/api/tags")
