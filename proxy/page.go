@@ -81,6 +81,7 @@ func (h *page) read() *status.Page {
 		Host:            status.Host{URL: h.target, Reason: state.Reason, Slow: state.Slow, Waking: state.Waking, Since: state.Since, LastPoll: state.LastPoll, NextPoll: state.NextPoll},
 		Pause:           h.pauser.now(),
 		Hour:            h.recent.Hour(),
+		Affinity:        status.Span(h.gate.AffinityNow()),
 		Turn:            status.Span(h.gate.MeanTurn()),
 		Day:             h.recent.Today(now),
 		Embedder:        h.embedder,

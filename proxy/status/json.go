@@ -49,15 +49,6 @@ func utc(t time.Time) *time.Time {
 
 // MarshalJSON writes a host as README.md explains it.
 func (h Host) MarshalJSON() ([]byte, error) {
-	status := "up"
-	switch {
-	case !h.Waking.IsZero():
-		status = "waking"
-	case h.Reason != "":
-		status = "degraded"
-	case h.Slow:
-		status = "slow"
-	}
 	return json.Marshal(struct {
 		URL      string     `json:"url"`
 		Status   string     `json:"status"`
@@ -66,7 +57,7 @@ func (h Host) MarshalJSON() ([]byte, error) {
 		Since    time.Time  `json:"since"`
 		LastPoll *time.Time `json:"last_poll"`
 		NextPoll *time.Time `json:"next_poll"`
-	}{h.URL, status, h.Reason, h.Waking.UTC(), h.Since.UTC(), utc(h.LastPoll), utc(h.NextPoll)})
+	}{h.URL, h.State(), h.Reason, h.Waking.UTC(), h.Since.UTC(), utc(h.LastPoll), utc(h.NextPoll)})
 }
 
 // A Span is a time that something took, or takes.

@@ -18,11 +18,12 @@ func TestJSON(t *testing.T) {
 	estimate := Span(95 * time.Second)
 	p := &Page{
 		Version: "v1.2.3", Now: at,
-		Host:    Host{URL: "http://gpu.lan:11434", Since: at.Add(-time.Hour), LastPoll: at.Add(-7 * time.Second), NextPoll: at.Add(23 * time.Second)},
-		Pause:   &Pause{By: "ann", Since: at.Add(-2 * time.Second), Until: at.Add(time.Hour)},
-		Running: &Chat{ID: "7K3Q", Model: "llama3.2:latest", Key: "41", Client: "192.0.2.7", Agent: "ollama-js/0.6.4", Since: at.Add(-25 * time.Second), Bytes: 4096, Answering: true},
-		Waiting: []Chat{{ID: "9BXA", Model: "qwen3:8b", Key: "42", Client: "ann", Weight: 3, Background: "header", Options: "num_ctx=8192", Since: at.Add(-4 * time.Second), Position: 1, Next: true, Estimate: &estimate}},
-		Embeds:  &Embeds{4, 96},
+		Host:     Host{URL: "http://gpu.lan:11434", Since: at.Add(-time.Hour), LastPoll: at.Add(-7 * time.Second), NextPoll: at.Add(23 * time.Second)},
+		Pause:    &Pause{By: "ann", Since: at.Add(-2 * time.Second), Until: at.Add(time.Hour)},
+		Running:  &Chat{ID: "7K3Q", Model: "llama3.2:latest", Key: "41", Client: "192.0.2.7", Agent: "ollama-js/0.6.4", Since: at.Add(-25 * time.Second), Bytes: 4096, Answering: true},
+		Waiting:  []Chat{{ID: "9BXA", Model: "qwen3:8b", Key: "42", Client: "ann", Weight: 3, Background: "header", Options: "num_ctx=8192", Since: at.Add(-4 * time.Second), Position: 1, Next: true, Estimate: &estimate}},
+		Embeds:   &Embeds{4, 96},
+		Affinity: Span(24 * time.Second),
 		Models: []Model{
 			{Name: "llama3.2:latest", Size: 2019393189, Resident: new(true), Expires: at.Add(5 * time.Minute)},
 			{Name: "nomic-embed-text:latest", Resident: new(true), Embedder: true},

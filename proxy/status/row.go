@@ -15,8 +15,8 @@ const (
 	atOnce   = 10 * time.Millisecond
 )
 
-// slow is how long a chat takes at least for the page to say what took most of it.
-const slow = 5 * time.Second
+// slowChat is how long a chat takes at least for the page to say what took most of it.
+const slowChat = 5 * time.Second
 
 // A part is a part of a request's time.
 type part struct {
@@ -61,7 +61,7 @@ func partsOf(r Record) []part {
 // mostly names the longest parts of a slow request's time that are more than half of it
 // together; empty: it is not slow.
 func mostly(r Record) string {
-	if r.Duration < slow {
+	if r.Duration < slowChat {
 		return ""
 	}
 	var names []string

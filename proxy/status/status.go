@@ -35,14 +35,15 @@ func sourceHash(source string) string {
 
 // A Page is what the page shows, and what JSON has of it, which README.md explains.
 type Page struct {
-	Version string    `json:"version"`
-	Now     time.Time `json:"now"`
-	Host    Host      `json:"host"`
-	Pause   *Pause    `json:"pause"`            // nil: not paused
-	Running *Chat     `json:"running"`          // nil: no chat has the turn
-	Waiting []Chat    `json:"waiting"`          // in order of arrival
-	Embeds  *Embeds   `json:"embeds,omitempty"` // nil: nothing limits them, and nobody counts
-	Models  []Model   `json:"models"`
+	Version  string    `json:"version"`
+	Now      time.Time `json:"now"`
+	Host     Host      `json:"host"`
+	Pause    *Pause    `json:"pause"`            // nil: not paused
+	Running  *Chat     `json:"running"`          // nil: no chat has the turn
+	Waiting  []Chat    `json:"waiting"`          // in order of arrival
+	Embeds   *Embeds   `json:"embeds,omitempty"` // nil: nothing limits them, and nobody counts
+	Affinity Span      `json:"affinity_ms"`      // how long chats for the model that is loaded may overtake others
+	Models   []Model   `json:"models"`
 	Day
 	Chats  []Record `json:"recent"` // that have ended, latest first
 	Others []Record `json:"others"` // that were no chats
@@ -65,6 +66,28 @@ type Host struct {
 	LastPoll time.Time // the last good poll; zero: none yet
 	NextPoll time.Time // when the next is due; zero: it is under way
 	Changes  []Change  // of Reason, the latest last
+}
+
+// States of the host.
+const (
+	up       = "up"
+	slow     = "slow"
+	waking   = "waking"
+	degraded = "degraded"
+)
+
+// State returns the host's.
+func (h Host) State() string {
+	switch {
+	case !h.Waking.IsZero():
+		return waking
+	case h.Reason != "":
+		return degraded
+	case h.Slow:
+		return slow
+	default:
+		return up
+	}
 }
 
 // A Change is when a reason to be degraded came up, or changed, or went.

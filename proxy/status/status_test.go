@@ -118,13 +118,16 @@ func TestPageShows(t *testing.T) {
 			{Key: "5", Model: "other:latest", Client: "ann", Weight: 3, Background: "tier", Since: now, Position: 3, Estimate: &late},
 		}
 	}
+	waking := func(p *Page) { p.Host.Reason, p.Host.Waking = "unreachable", ago(12*time.Second) }
 	for _, test := range []struct {
 		name, part string
 		change     func(*Page)
 		want       string
 	}{
 		{"up", "host", nil, "● up"},
-		{"slow", "host", func(p *Page) { p.Host.Slow = true }, "● up, slow"},
+		{"slow", "host", func(p *Page) { p.Host.Slow = true }, "● up, slow " + hints["slow"]},
+		{"waking", "host", waking, "◆ waking " + hints["waking"]},
+		{"waking", "host-since", waking, "http://ollama:11434, waking for 12 s, degraded for 90 s, " + poll},
 		{"up", "host-since", nil, "http://ollama:11434, up for 90 s, " + poll},
 		{"unreachable", "host", func(p *Page) { p.Host.Reason = "unreachable" }, "▲ degraded: unreachable " + hints["unreachable"]},
 		{"a reason without a hint", "host", func(p *Page) { p.Host.Reason = "new" }, "▲ degraded: new"},
@@ -156,6 +159,8 @@ func TestPageShows(t *testing.T) {
 			}
 		}, running + line + " 2 chats with one can wait Stop all for ann one by one" +
 			" one can wait: header Stop for ann, waiting for 2.0 s one can wait: header Stop for ann, waiting for 1.0 s"},
+		{"affinity", "now", func(p *Page) { p.Running, p.Waiting, p.Affinity = nil, nil, Span(24*time.Second) },
+			"No chat is running. Nobody waits. Chats for the model that is loaded may overtake others for 24 s."},
 		{"idle", "now", func(p *Page) { p.Running, p.Waiting = nil, nil }, "No chat is running. Nobody waits."},
 
 		{"resident", "models", nil, "embed:latest resident embedder stays loaded chat:latest 2.0 GB"},
@@ -213,6 +218,7 @@ func TestTitle(t *testing.T) {
 		"busy · foreman":                func(p *Page) { p.Waiting = nil },
 		"2 waiting · foreman":           func(*Page) {},
 		"degraded · foreman":            func(p *Page) { p.Host.Reason, p.Running, p.Waiting = "starting", nil, nil },
+		"waking, 2 waiting · foreman":   func(p *Page) { p.Host.Reason, p.Host.Waking = "unreachable", now },
 		"degraded, 2 waiting · foreman": func(p *Page) { p.Host.Reason = "unreachable" },
 	} {
 		p := busyPage()

@@ -32,9 +32,10 @@ var pageTemplate = template.Must(template.New("status").Funcs(template.FuncMap{
 	"countdown": formatCountdown,
 	"duration":  formatDuration,
 	"estimate":  formatEstimate,
-	"hint":      func(reason string) string { return hints[reason] },
+	"hint":      func(state string) string { return hints[state] },
 	"host":      withoutPort,
 	"id":        shortID,
+	"mark":      func(state string) string { return marks[state] },
 	"mostly":    mostly,
 	"onePiece":  func() string { return onePiece },
 	"percent":   percent,
@@ -47,8 +48,13 @@ var pageTemplate = template.Must(template.New("status").Funcs(template.FuncMap{
 	"unloads":   unloads,
 }).Option("missingkey=zero").Parse(pageHTML))
 
-// hints say for each reason to be degraded what to do.
+// marks are for those who do not see colours.
+var marks = map[string]string{up: "●", slow: "●", waking: "◆", degraded: "▲"}
+
+// hints say for states, and for each reason to be degraded, what to do.
 var hints = map[string]string{
+	slow:           "The host takes 4 s or longer to say which models it has. Chats go on.",
+	waking:         "Nothing answers at this address. foreman has sent the machine a magic packet, and chats wait in line until it is up, or FOREMAN_WAKE_TIMEOUT has passed.",
 	"starting":     "foreman asks the host for its models for the first time. That takes a few seconds.",
 	"unreachable":  "Nothing answers at this address. Does Ollama run? By itself it listens on 127.0.0.1 only: set OLLAMA_HOST=0.0.0.0 on the host and restart it.",
 	"unauthorized": "The host refuses foreman. Is FOREMAN_OLLAMA_TOKEN right? If Ollama does not accept the Host name, use an IP address in FOREMAN_OLLAMA_URL.",
