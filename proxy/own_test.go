@@ -274,7 +274,11 @@ func TestStatusTellsTheWaitInLine(t *testing.T) {
 		}
 		first.finish()
 		holder.status(t)
-		target.next(t, "slow").finish()
+		running := target.next(t, "slow")
+		if got := f.page.read().Running; got.Since.Sub(got.Joined) != 1500*time.Millisecond {
+			t.Errorf("running: %+v; want it to have waited for 1.5 s", got)
+		}
+		running.finish()
 		slow.status(t)
 		synctest.Wait()
 		if !slices.ContainsFunc(latest(f), func(r status.Record) bool {

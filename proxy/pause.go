@@ -25,6 +25,7 @@ type pauser struct {
 	warmer    *warm.Warmer                        // nil: no embedder is kept resident
 	quiet     func(now time.Time) (end time.Time) // see Options.Quiet
 	wall      func() time.Time                    // the clock on the wall
+	recent    *status.Recent
 	log       *slog.Logger
 	changed   chan struct{} // has one when Run is to look again
 
@@ -48,9 +49,9 @@ type hold struct {
 }
 
 // newPauser returns one that is paused already, if it is in quiet hours.
-func newPauser(o Options) *pauser {
+func newPauser(o Options, recent *status.Recent) *pauser {
 	p := &pauser{
-		gate: o.Gate, inventory: o.Inventory, target: o.Target, warmer: o.Warmer, quiet: o.Quiet, wall: time.Now, log: o.Log,
+		gate: o.Gate, inventory: o.Inventory, target: o.Target, warmer: o.Warmer, quiet: o.Quiet, wall: time.Now, recent: recent, log: o.Log,
 		changed: make(chan struct{}, 1),
 	}
 	p.followLocked(byClock)
@@ -152,6 +153,7 @@ func (p *pauser) followLocked(who string) {
 	case !paused && p.hold != nil:
 		p.hold.end()
 		p.hold.turn.Leave()
+		p.recent.AddPause(p.hold.since, time.Now())
 		p.log.Info("pause over", "by", who, "took", time.Since(p.hold.since).Round(time.Second).String())
 		p.hold = nil
 		if p.warmer != nil {

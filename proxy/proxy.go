@@ -93,7 +93,7 @@ func New(o Options) *Proxy {
 	forwarder := newForwarder(o, closing, admission, memory)
 	waiting := newBodies(o.MaxBody, max(4*o.MaxBody, 256<<20))
 	passing := newBodies(o.MaxBody, max(o.MaxBody, 64<<20)) // a full line turns no embedding away
-	pauser := newPauser(o)
+	pauser := newPauser(o, recent)
 	return &Proxy{
 		admission: admission,
 		chats: &chats{

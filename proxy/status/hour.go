@@ -28,11 +28,12 @@ const (
 	loading = "loading" // and the host loaded a model for it, as it says itself
 	away    = "away"    // the state was degraded
 	idle    = "idle"    // it was not, and nobody had the turn
+	paused  = "paused"  // the host was kept for its owner
 	waiting = "waiting" // a chat stood in line; several may at once
 )
 
 // order is that of the lanes.
-var order = []string{had, loading, away, idle, waiting}
+var order = []string{had, loading, away, paused, idle, waiting}
 
 // A use is what a part of the host's time was for.
 type use struct{ class, client string }
@@ -90,6 +91,13 @@ func (h *Hour) addRecord(r Record) {
 	}
 }
 
+// AddPause notes a pause that has ended.
+func (r *Recent) AddPause(began, ended time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hour.add(use{class: paused}, began, ended, ended)
+}
+
 func (h Hour) clone() Hour {
 	for i := range h {
 		h[i].times = maps.Clone(h[i].times)
@@ -124,6 +132,9 @@ func (p *Page) lanes() []*lane {
 	for _, c := range p.Waiting {
 		hour.add(use{class: waiting}, c.Since, p.Now, p.Now)
 	}
+	if p.Pause != nil {
+		hour.add(use{class: paused}, p.Pause.Since, p.Now, p.Now)
+	}
 	for i, change := range p.Host.Changes {
 		class, end := idle, p.Now
 		if change.Reason != "" {
@@ -142,7 +153,7 @@ func (p *Page) lanes() []*lane {
 			continue
 		}
 		for u := range m.times {
-			if u.class == had {
+			if u.class == had || u.class == paused {
 				m.times[use{class: idle}] -= m.times[u]
 			}
 		}

@@ -43,7 +43,7 @@ function show(fresh) {
 }
 function held() { return Date.now() < quiet || matchMedia("(hover)").matches && document.querySelector("button:hover"); }
 
-// A button stops its chat without loading the page anew.
+// A button does what it says without loading the page anew.
 addEventListener("submit", async event => {
 	event.preventDefault();
 	const button = event.target.querySelector("button"), body = new URLSearchParams(new FormData(event.target));
@@ -52,9 +52,9 @@ addEventListener("submit", async event => {
 	notice.classList.add("over");
 	try {
 		const fresh = await load({ method: "POST", body });
-		notice.textContent = fresh.getElementById("notice").textContent || button.ariaLabel.replace("Stop", "Stopped");
+		notice.textContent = fresh.getElementById("notice").textContent || button.ariaLabel.replace(/^Stop/, "Stopp").replace(/e? /, "ed ");
 	} catch {
-		notice.textContent = "foreman did not answer. The chat may go on.";
+		notice.textContent = `foreman did not answer. Perhaps it did not ${button.textContent.toLowerCase()}.`;
 		button.disabled = false;
 	}
 	notice.focus({ preventScroll: true });

@@ -90,6 +90,7 @@ func text(fragment string) string {
 var live = map[string][2]string{
 	"host":       {`<div id="host" role="status" data-live>`, "</div>"},
 	"host-since": {`<p id="host-since" data-live>`, "</p>"},
+	"pause":      {`<div id="pause" data-live>`, "</div>"},
 	"now":        {`<div id="now" data-live>`, "</section>"},
 	"models":     {`<div id="models" data-live>`, "</div>"},
 	"hour":       {`<div id="hour" data-live>`, "</section>"},
@@ -105,6 +106,7 @@ func TestPageShows(t *testing.T) {
 		first   = " chat:latest next Stop for 192.0.2.2, waiting for 2.0 s"
 		second  = " other:latest num_ctx=8192 Stop for 2001:db8::3, waiting for 1.0 s"
 		line    = " 2 waiting, in the order of their turns:"
+		inPause = " Chats wait in line, embeddings are turned away."
 		poll    = "last good poll 2.0 s ago, the next in 28 s"
 	)
 	estimate := Span(95 * time.Second)
@@ -134,6 +136,19 @@ func TestPageShows(t *testing.T) {
 		{"degraded", "host-since", func(p *Page) { p.Host.Reason = "unreachable" }, "http://ollama:11434, degraded for 90 s, " + poll},
 		{"never polled", "host-since", func(p *Page) { p.Host.LastPoll, p.Host.NextPoll = time.Time{}, time.Time{} },
 			"http://ollama:11434, up for 90 s, last good poll never, the next is under way"},
+
+		{"paused", "host", func(p *Page) { p.Pause = &Pause{By: "192.0.2.1:1001"} },
+			"■ paused by 192.0.2.1 When the running chat has ended, foreman unloads the models." + inPause},
+		{"paused, and unloading", "host", func(p *Page) { p.Pause, p.Running = &Pause{By: "ann"}, nil }, "■ paused by ann foreman unloads the models." + inPause},
+		{"quiet", "host", func(p *Page) { p.Pause = &Pause{Unloaded: true} }, "■ quiet hours foreman has unloaded the models." + inPause},
+		{"quiet, and the host is away", "host", func(p *Page) { p.Pause, p.Host.Reason = &Pause{Unloaded: true}, "new" },
+			"■ quiet hours foreman has unloaded the models." + inPause + " ▲ degraded: new"},
+		{"to pause", "pause", func(p *Page) { p.MayPause = true },
+			"Keep the host for yourself for 15 minutesfor an houruntil resumed stop the running chat Pause"},
+		{"for others to pause", "pause", nil, ""},
+		{"paused for a time", "pause", func(p *Page) { p.Pause, p.MayPause = &Pause{By: "ann", Until: now.Add(time.Hour)}, true },
+			"until " + clock(-time.Hour) + ", 1 h 0 min to go Resume"},
+		{"paused by others", "pause", func(p *Page) { p.Pause = &Pause{By: "ann"} }, "until somebody resumes"},
 
 		{"answering", "now", nil, running + line + first + second},
 		{"an empty answer", "now", func(p *Page) { p.Running.Bytes = 0 }, strings.Replace(running, "12.3 MB", "0 bytes", 1) + line + first + second},
@@ -219,6 +234,8 @@ func TestTitle(t *testing.T) {
 		"2 waiting · foreman":           func(*Page) {},
 		"degraded · foreman":            func(p *Page) { p.Host.Reason, p.Running, p.Waiting = "starting", nil, nil },
 		"waking, 2 waiting · foreman":   func(p *Page) { p.Host.Reason, p.Host.Waking = "unreachable", now },
+		"paused, 2 waiting · foreman":   func(p *Page) { p.Host.Reason, p.Pause = "unreachable", &Pause{By: "ann"} },
+		"quiet · foreman":               func(p *Page) { p.Pause, p.Waiting = new(Pause), nil },
 		"degraded, 2 waiting · foreman": func(p *Page) { p.Host.Reason = "unreachable" },
 	} {
 		p := busyPage()

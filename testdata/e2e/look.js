@@ -23,7 +23,8 @@ scheme => {
 	must($("[tabindex]").every(e => e.tabIndex <= 0), "an order of focus of its own");
 	must($("#host[role=status], #notice[role=status], #stale[role=alert]").length === 3, "changes are not read out");
 	const names = $("button").map(e => e.getAttribute("aria-label") ?? "");
-	must(names.every(name => /^Stop (the chat of \S+ with \S+, (which is running|number \d+ in line)|all \d+ chats of \S+ that wait)$/.test(name)), "buttons are called " + names);
+	must($("select, input:not([type=hidden])").every(e => e.labels.length === 1 && e.labels[0].textContent.trim()), "a field has no label");
+	must(names.every(name => /^(Stop (the chat of \S+ with \S+, (which is running|number \d+ in line)|all \d+ chats of \S+ that wait)|(Pause|Resume) foreman)$/.test(name)), "buttons are called " + names);
 	must(new Set(names).size === names.length, "two buttons have one name: " + names);
 	must($("form").every(e => e.method === "post" && !e.hasAttribute("action") && e.querySelectorAll("button").length === 1), "a form is not as it should be");
 
@@ -45,7 +46,7 @@ scheme => {
 		if (!inSight(e)) continue;
 		must(e.scrollWidth <= e.clientWidth + 1 || e.clientWidth === 0 || getComputedStyle(e).display === "inline", "cut off: " + show(e));
 		const texts = [...e.childNodes].filter(n => n.nodeType === Node.TEXT_NODE && n.data.trim());
-		const rects = e.matches("button, input, svg, .key") ? [e.getBoundingClientRect()] : texts.flatMap(text => {
+		const rects = e.matches("button, select, input, svg, .key") ? [e.getBoundingClientRect()] : texts.flatMap(text => {
 			const range = document.createRange();
 			range.selectNodeContents(text);
 			return [...range.getClientRects()];
@@ -62,7 +63,7 @@ scheme => {
 		// Boxes of text have room above and below the letters.
 		must(over("left", "right") <= 1 || over("top", "bottom") <= 3, "one on the other: " + show(a.e) + " and " + show(b.e));
 	}));
-	for (const e of $("button, input[type=checkbox], summary")) {
+	for (const e of $("button, select, input[type=checkbox], summary")) {
 		const target = (e.closest("label") ?? e).getBoundingClientRect();
 		must(!inSight(e) || target.width >= 24 && (target.height >= 24 || e.matches("summary")), "too small to hit: " + show(e));
 	}
@@ -94,7 +95,7 @@ scheme => {
 		must(ratio >= 3, "contrast " + ratio.toFixed(1) + ": " + show(e));
 	}
 	for (const e of $(".key")) must(contrast(rgba(getComputedStyle(e).backgroundColor), ground(e.parentElement)) >= 3, "contrast: " + show(e));
-	for (const e of $("button")) must(contrast(rgba(getComputedStyle(e).borderTopColor), ground(e)) >= 3, "contrast of the border: " + show(e));
+	for (const e of $("button, select")) must(contrast(rgba(getComputedStyle(e).borderTopColor), ground(e)) >= 3, "contrast of the border: " + show(e));
 
 	// The parts of bars as people see them who lack a kind of cones (Machado, Oliveira
 	// and Fernandes 2009): their distance in CIELAB. About 2 is just seen.

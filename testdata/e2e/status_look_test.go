@@ -324,6 +324,77 @@ func TestStatusPageLooks(t *testing.T) {
 	g.look(t, "stale")
 }
 
+// TestStatusPageStates looks at the page while the host is paused, in quiet hours, woken or
+// slow, and pauses and resumes there.
+func TestStatusPageStates(t *testing.T) {
+	g := &gallery{startBrowser(t), *pictures}
+	if g.dir != "" {
+		if err := os.MkdirAll(g.dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tab := g.tab
+	open := func(target string, env ...string) *lab.Foreman {
+		t.Helper()
+		foreman := startForeman(t, target, append([]string{"FOREMAN_EMBED_MODEL="}, env...)...)
+		navigate(t, tab, foreman.URL+"/status")
+		return foreman
+	}
+	host := serve(t, crowd{models: []string{"llama3.2:latest"}})
+
+	foreman := open(host)
+	shows(t, tab, "#host", "● up")
+	g.look(t, "pausable")
+	value[bool](t, tab, `(document.querySelector("#pause select").focus(), true)`)
+	press(t, tab, "u") // until resumed
+	shows(t, tab, "#foot", "foreman")
+	if err := doIn(tab, chromedp.Click("#pause button")); err != nil {
+		t.Fatal(err)
+	}
+	shows(t, tab, "#notice", "Paused foreman")
+	pointAt(t, tab, 1, 1)
+	shows(t, tab, "#host", "■ paused by 127.0.0.1", "foreman has unloaded the models.")
+	shows(t, tab, "#pause", "until somebody resumes", "Resume")
+	call(t, foreman.URL+"/api/chat", "", `{"model":"llama3.2"}`)
+	shows(t, tab, "#now", "No chat is running.", "1 waiting")
+	titled(t, tab, "paused, 1 waiting · foreman")
+	shows(t, tab, "#hour", "paused")
+	g.look(t, "paused")
+	g.walk(t, 390)
+	value[bool](t, tab, `(document.querySelector("#pause button").focus(), true)`)
+	press(t, tab, "\r")
+	shows(t, tab, "#notice", "Resumed foreman")
+	shows(t, tab, "#host", "● up")
+	shows(t, tab, "#pause", "Pause")
+	shows(t, tab, "#now", "Nobody waits.")
+	shows(t, tab, "#hour", "paused")
+
+	now := time.Now()
+	open(host, "FOREMAN_QUIET="+now.Add(-time.Hour).Format("15:04-")+now.Add(2*time.Hour).Format("15:04"))
+	shows(t, tab, "#host", "■ quiet hours")
+	shows(t, tab, "#pause", "until ", "1 h ", "to go")
+	titled(t, tab, "quiet · foreman")
+	g.look(t, "quiet")
+
+	asleep, err := lab.FreeAddr()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sleepAt(t, asleep)
+	foreman = open("http://"+asleep, "FOREMAN_WAKE=a0:b1:c2:d3:e4:f5@127.0.0.1:9")
+	call(t, foreman.URL+"/api/chat", "", `{"model":"llama3.2"}`)
+	shows(t, tab, "#host", "◆ waking", "magic packet")
+	shows(t, tab, "#host-since", "waking for ")
+	titled(t, tab, "waking · foreman")
+	g.look(t, "waking")
+
+	front, delay := slowFront(t, host)
+	delay.Store(int64(5 * time.Second))
+	open(front)
+	shows(t, tab, "#host", "● up, slow")
+	g.look(t, "host-slow")
+}
+
 // serve starts a stand-in for Ollama for one test.
 func serve(t *testing.T, handler http.Handler) (url string) {
 	t.Helper()
@@ -383,7 +454,7 @@ func (g *gallery) expectTables(t *testing.T, name string) {
 			roles[strings.Trim(string(node.Role.Value), `"`)]++
 		}
 	}
-	for role, selector := range map[string]string{"table": "table", "columnheader": "thead th", "rowheader": "tbody th", "button": "button", "listitem": "li", "time": "time"} {
+	for role, selector := range map[string]string{"table": "table", "columnheader": "thead th", "rowheader": "tbody th", "button": "button", "combobox": "select", "listitem": "li", "time": "time"} {
 		want := value[int](t, g.tab, fmt.Sprintf("[...document.querySelectorAll(%q)].filter(e => e.checkVisibility()).length", selector))
 		if roles[role] != want {
 			t.Errorf("%s: a screen reader gets %d of %s; want %d", name, roles[role], role, want)
@@ -411,7 +482,7 @@ func (g *gallery) walk(t *testing.T, width int64) {
 	})()`
 	want := value[int](t, g.tab, `(h => (h.tabIndex = -1, h.focus(), h.blur(), h.removeAttribute("tabindex")))(document.querySelector("h1")),
 		(getSelection().removeAllRanges(), scrollTo(0, 0),
-		[...document.querySelectorAll("button, input:not([type=hidden]), summary, a")].filter(e => e.checkVisibility()).length)`)
+		[...document.querySelectorAll("button, select, input:not([type=hidden]), summary, a")].filter(e => e.checkVisibility()).length)`)
 	var stops []stop
 	for range want + 1 {
 		press(t, g.tab, "\t")
