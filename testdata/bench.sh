@@ -78,52 +78,76 @@ quiet() {
 }
 
 echo 'building foreman and testdata/bench' >&2
-go build -o "$scratch/foreman" .
-
 if [ -n "$workload" ]; then
 	go build -o "$scratch/workload" ./testdata/bench/workload
-	swap=$(command -v llama-swap) || {
-		swap=$scratch/llama-swap
-		go -C testdata/bench/llama-swap build -o "$swap" github.com/mostlygeek/llama-swap || true # then it is left out
+	# scaled SCALE CONSTANT... builds a foreman whose gate's constants run so many times as fast.
+	scaled() {
+		local constants=${*:2}
+		sed -E "s#^(\t|const )(${constants// /|})( += [a-zA-Z0-9.* ]*(/ 10)?)#\1\2\3 / $1 #" gate/rules.go >"$scratch/rules.go"
+		if [ "$(diff gate/rules.go "$scratch/rules.go" | grep -c '^>')" != $(($# - 1)) ]; then
+			echo "testdata/bench.sh: gate/rules.go has not each of the constants $constants: adapt the script" >&2
+			exit 1
+		fi
+		printf '{"Replace":{"%s":"%s"}}' "$PWD/gate/rules.go" "$scratch/rules.go" >"$scratch/overlay.json"
+		go build -overlay "$scratch/overlay.json" -o "$scratch/foreman" .
 	}
+	bounds=(patience leastToStay longestToStay unknownToStay)
 	host() { # builds the real Ollama
 		go -C testdata/e2e build -o "$scratch/host" ./host
 		binary=$("$scratch/host" -build "$scratch/ollama")
 		printf '#!/bin/sh\nexec %s %s\n' "$scratch/host" "$binary" >"$scratch/host.sh"
 		chmod +x "$scratch/host.sh"
 	}
-	measure() { "$scratch/workload" -foreman "$scratch/foreman" -llama-swap "$swap" "$@"; }
-	machine() {
+	measure() { "$scratch/workload" -foreman "$scratch/foreman" -llama-swap "${swap-}" "$@"; }
+	machine() { # builds the last of what is measured, and tells of the machine
+		swap=$(command -v llama-swap) || {
+			swap=$scratch/llama-swap
+			go -C testdata/bench/llama-swap build -o "$swap" github.com/mostlygeek/llama-swap || true # then it is left out
+		}
 		quiet
 		printf '%s, %s cores, %s, foreman at %s\n\n' "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)" \
 			"$(go env GOVERSION)" "$(git rev-parse --short HEAD 2>/dev/null || echo '?')"
 	}
 	if [ "$#" -gt 0 ]; then
-		flags=()
+		flags=() scale=60 last=
 		for flag in "$@"; do
 			flags+=("$flag")
+			[ "$last" != -scale ] || scale=$flag
 			if [ "$flag" = -ollama ]; then
 				host
 				flags+=("$scratch/host.sh")
 			fi
+			last=$flag
 		done
 		case " $* " in
 		*' -simulate '* | *' -from '* | *' -resources '* | *' -h '*) ;; # nothing is measured
-		*) machine ;;
+		*' -ollama '*)
+			scaled "$scale" "${bounds[@]}"
+			machine
+			;;
+		*)
+			scaled "$scale" "${bounds[@]}" leastLoad
+			machine
+			;;
 		esac
 		measure "${flags[@]}"
 		exit
 	fi
 	out=$(mktemp -d -t workload.XXXX)
 	host
+	scaled 60 "${bounds[@]}" leastLoad
 	machine
 	measure -seeds 1,2 -out "$out"
 	echo
+	scaled 30 "${bounds[@]}" # a real Ollama tells some milliseconds of a model that was loaded before
 	measure -ollama "$scratch/host.sh" -loads 8 -scale 30 -horizon 1200 -out "$out/ollama"
+	echo
+	measure -simulate -seeds "$(seq -s , 1 24)"
 	echo "pictures and runs are in $out" >&2
 	exit
 fi
 
+go build -o "$scratch/foreman" .
 go build -o "$scratch/bench" ./testdata/bench
 
 # The foreman that reserves nothing has another main.go.

@@ -41,7 +41,7 @@ func (s shares) weight(client string) int {
 type place struct {
 	dir, addr, target string
 	embedder          string // the model to keep resident; empty: there is none
-	scale, load       float64
+	scale             float64
 	clients           []string
 	shares            shares
 	programs          map[string]string
@@ -57,7 +57,7 @@ var fronts = []front{
 	{key: "background", name: "foreman, batch in background", command: foreman(), shares: shares{background: true}},
 }
 
-// foreman runs with its defaults, whose times are scaled, and knows the clients by their tokens.
+// foreman runs with its defaults, whose times are scaled (those that are constants by bench.sh), and knows the clients by their tokens.
 func foreman(settings ...string) func(place) ([]string, []string) {
 	return func(p place) ([]string, []string) {
 		var tokens strings.Builder
@@ -78,15 +78,11 @@ func foreman(settings ...string) func(place) ([]string, []string) {
 		return []string{p.programs["foreman"]}, append([]string{
 			"FOREMAN_ADDR=" + p.addr, "FOREMAN_OLLAMA_URL=http://" + p.target, "FOREMAN_EMBED_MODEL=" + p.embedder,
 			"FOREMAN_TOKENS_FILE=" + p.write("tokens", tokens.String()), "FOREMAN_LOG_LEVEL=warn",
-			scaled("FOREMAN_AFFINITY", autoAffinity(p.load)), scaled("FOREMAN_HEARTBEAT", 20), scaled("FOREMAN_POLL_INTERVAL", 30),
+			scaled("FOREMAN_HEARTBEAT", 20), scaled("FOREMAN_POLL_INTERVAL", 30),
 			scaled("FOREMAN_STALL_TIMEOUT", 600),
 		}, settings...)
 	}
 }
-
-// autoAffinity is what FOREMAN_AFFINITY=auto comes to on a host that loads a model in so many seconds. The bounds do not
-// scale, so the bench sets it.
-func autoAffinity(load float64) float64 { return min(max(3*load, 5), 120) }
 
 // haproxy lets one chat through.
 func haproxy(p place) ([]string, []string) {

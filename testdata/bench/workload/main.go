@@ -207,7 +207,7 @@ func (s settings) once(f front, w *work, load float64) (run Run, err error) {
 	if err != nil {
 		return run, err
 	}
-	p := place{dir: dir, target: strings.TrimPrefix(t.url(), "http://"), scale: s.scale, load: load, clients: w.clients, programs: s.programs}
+	p := place{dir: dir, target: strings.TrimPrefix(t.url(), "http://"), scale: s.scale, clients: w.clients, programs: s.programs}
 	if s.ollama == "" {
 		p.embedder = "embed"
 	}

@@ -17,6 +17,9 @@ type policy struct {
 	shortest  bool    // the chat that takes the host for the least time now: the ideal for the mean wait of open arrivals
 }
 
+// autoAffinity is for how many seconds chats for the model loaded last may overtake, where a load takes so many.
+func autoAffinity(load float64) float64 { return min(max(3*load, 5), 120) }
+
 // policies are those of the fronts that can be simulated, and others.
 var policies = []policy{
 	{key: "none", name: "Ollama's own queue", silent: true},
