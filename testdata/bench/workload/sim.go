@@ -27,6 +27,7 @@ var policies = []policy{
 	{key: "foreman", name: "foreman", fair: true, affinity: 1},
 	{key: "weights", name: "foreman, people weigh 3", fair: true, affinity: 1, shares: shares{people: 3}},
 	{key: "background", name: "foreman, batch in background", fair: true, affinity: 1, shares: shares{background: true}},
+	{name: "foreman, people weigh 100", fair: true, affinity: 1, shares: shares{people: 100}},
 	{name: "foreman, AFFINITY=0", fair: true},
 	{name: "and the conversation of the last chat first", fair: true, affinity: 1, session: "last"},
 	{name: "and conversations that the host still has first", fair: true, affinity: 1, session: "kept"},
