@@ -16,7 +16,7 @@ import (
 // before, as all ask the same.
 func TestUsage(t *testing.T) {
 	t.Parallel()
-	own := startOllama(t, append(lab.Pace{Load: 300 * time.Millisecond, Prompt: 50 * time.Millisecond, Rate: 100}.Env(), "STANDIN_KEEP=2")...)
+	own := startOllama(t, append(lab.Pace{Load: 300 * time.Millisecond, Prompt: 50 * time.Millisecond, Rate: 100}.Env(), "STANDIN_KEEP=12")...)
 	foreman := startForeman(t, own.URL, "FOREMAN_LOG_FORMAT=json", "FOREMAN_EMBED_MODEL=")
 	const messages = `"messages":[{"role":"user","content":"Who are you?"}]`
 	prompt, completion := 0., 0.
