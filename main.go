@@ -161,6 +161,7 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stde
 	}
 	if named != nil {
 		loops.Go(func() { named.Run(base, 2*time.Second) })
+		loops.Go(func() { proxy.WarnOfModels(base, named, inv, log) })
 	}
 	loops.Go(func() { inv.Run(base) })
 	loops.Go(func() { handler.Run(base) })

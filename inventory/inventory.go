@@ -130,18 +130,18 @@ func (inv *Inventory) Next(ctx context.Context, seen uint64) (State, error) {
 }
 
 // Check reports whether the target can be asked for a model, spelt in any way that
-// Ollama accepts, and returns the model: it can if it lists the model and was not
-// found unreachable. Before Check says no it polls once, in common with everybody who
-// asks at that moment. A target that is away, and would be woken for the model (see
-// [Inventory.Awake]), can be asked for it; if its models were never read, that is one of
-// the name that was asked.
+// Ollama accepts, and returns the model: it can if it lists the model, which is among
+// those in only, and was not found unreachable. Before Check says no it polls once, in
+// common with everybody who asks at that moment. A target that is away, and would be woken
+// for the model (see [Inventory.Awake]), can be asked for it; if its models were never read,
+// that is one of the name that was asked.
 //
 // The error is ErrNotFound, or ErrCloud, if the target answers and lacks the model; it
 // wraps target.ErrUnreachable if the target does not answer, target.ErrLocal if foreman
 // could not poll, and ErrDegraded, with the cause, if the target answers but its models
 // cannot be read and the model was never seen; or it is the cause of ctx.
-func (inv *Inventory) Check(ctx context.Context, asked string) (Model, error) {
-	_, cloud, ok := reference(asked)
+func (inv *Inventory) Check(ctx context.Context, asked string, only Patterns) (Model, error) {
+	name, cloud, ok := reference(asked)
 	notFound := ErrNotFound
 	if cloud {
 		notFound = ErrCloud
@@ -150,12 +150,16 @@ func (inv *Inventory) Check(ctx context.Context, asked string) (Model, error) {
 		return Model{}, notFound // no target can hold it: not worth a poll
 	}
 	came := time.Now()
-	state, err := inv.ask(ctx, func(s State) bool { return s.Holds(asked) && (s.reachable() || inv.wakes(s, asked, came)) })
+	state, err := inv.ask(ctx, func(s State) bool {
+		_, ok := s.models.find(asked, only)
+		return ok && (s.reachable() || inv.wakes(s, asked, came))
+	})
 	if err != nil {
 		return Model{}, err
 	}
-	wakes := inv.wakes(state, asked, came)
-	switch model, ok := state.models.find(asked); {
+	model, ok := state.models.find(asked, only)
+	wakes := inv.wakes(state, asked, came) && (ok || state.Tags == nil && only.Match(shortest(name)))
+	switch {
 	case !state.reachable() && !wakes:
 		return Model{}, fmt.Errorf("last poll: %w", state.err)
 	case ok:
@@ -383,11 +387,12 @@ func (inv *Inventory) readResident(ctx context.Context, since time.Time) {
 	if err == nil {
 		read = time.Now()
 	} else {
+		ps = nil
 		inv.log.Debug("resident models not read", "err", err)
 	}
 	inv.change(func(s *State) {
 		if s.Since.Equal(since) { // else an outage began meanwhile; after it they are read anew
-			s.Resident, s.ResidentRead = resident, read
+			s.Resident, s.ResidentRead, s.PS = resident, read, ps
 			s.Seq++
 		}
 	})

@@ -172,7 +172,7 @@ func (b *bed) wantLog(want ...string) {
 // wantCheck checks what Check says of a model.
 func (b *bed) wantCheck(model string, want error) {
 	b.t.Helper()
-	if _, got := b.Check(limited(b.t), model); got != want && (want == nil || !errors.Is(got, want)) {
+	if _, got := b.Check(limited(b.t), model, nil); got != want && (want == nil || !errors.Is(got, want)) {
 		b.t.Errorf("Check(%q): got %v; want %v", model, got, want)
 	}
 }
@@ -697,7 +697,7 @@ func TestReachable(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	inBed(t, 30*second, chat, nil, func(t *testing.T, b *bed) {
-		if model, err := b.Check(limited(t), "CHAT"); model.Name != "chat:latest" || err != nil {
+		if model, err := b.Check(limited(t), "CHAT", nil); model.Name != "chat:latest" || err != nil {
 			t.Errorf("got %v, %v; want the target's spelling", model, err)
 		}
 		for _, model := range []string{"", "not a name", "chat:", strings.Repeat("x", 5000)} {
@@ -735,7 +735,7 @@ func TestCheckCloud(t *testing.T) {
 		b.wantCheck("chat:cloud", ErrCloud)
 		b.wantPolls(minInterval)
 		b.tags(`{"models":[{"name":"chat:cloud","remote_host":"https://ollama.com:443"}]}`, nil)
-		if model, err := b.Check(limited(t), " chat:Cloud"); model != (Model{Name: "chat:cloud", Remote: true}) || err != nil {
+		if model, err := b.Check(limited(t), " chat:Cloud", nil); model != (Model{Name: "chat:cloud", Remote: true}) || err != nil {
 			t.Errorf("got %v, %v; want the model that was pulled", model, err)
 		}
 		b.wantPolls(2 * minInterval)
@@ -747,7 +747,7 @@ func TestCheckErrorsAreApart(t *testing.T) {
 	all := []error{ErrNotFound, ErrCloud, ErrDegraded, target.ErrUnreachable, target.ErrUnauthorized}
 	for err, want := range map[error][]error{nil: {ErrNotFound}, errInternal: {ErrDegraded}, errToken: {ErrDegraded, target.ErrUnauthorized}, errRefused: {target.ErrUnreachable}} {
 		inBed(t, 30*second, chat, err, func(t *testing.T, b *bed) {
-			_, got := b.Check(limited(t), "new")
+			_, got := b.Check(limited(t), "new", nil)
 			for _, e := range all {
 				if errors.Is(got, e) != slices.Contains(want, e) {
 					t.Errorf("%v: is it %q? %t", got, e, errors.Is(got, e))
@@ -809,7 +809,7 @@ func TestChecksDuringAPollShareTheNext(t *testing.T) {
 func TestWhoWaitsCanLeave(t *testing.T) {
 	for name, wait := range map[string]func(context.Context, *bed) error{
 		"Next":      func(ctx context.Context, b *bed) error { _, err := b.Next(ctx, b.State().Seq); return err },
-		"Check":     func(ctx context.Context, b *bed) error { _, err := b.Check(ctx, "new"); return err },
+		"Check":     func(ctx context.Context, b *bed) error { _, err := b.Check(ctx, "new", nil); return err },
 		"Reachable": func(ctx context.Context, b *bed) error { return b.Reachable(ctx) },
 	} {
 		inBed(t, 30*second, "", errRefused, func(t *testing.T, b *bed) {

@@ -22,12 +22,13 @@ type models struct {
 	byName map[string]Model // by canonical name
 }
 
-// find returns the model that a request asks for. A model of Ollama's cloud is found
-// only if it was pulled, whatever a model here is called.
-func (m models) find(asked string) (Model, bool) {
+// find returns the model that a request asks for, if that is among those that it may ask
+// for. A model of Ollama's cloud is found only if it was pulled, whatever a model here is
+// called.
+func (m models) find(asked string, only Patterns) (Model, bool) {
 	name, cloud, _ := reference(asked)
 	model, ok := m.byName[name]
-	return model, ok && (model.Remote || !cloud)
+	return model, ok && (model.Remote || !cloud) && only.Match(model.Name)
 }
 
 // readModels reads an answer to GET /api/tags.

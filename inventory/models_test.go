@@ -43,7 +43,7 @@ func TestFind(t *testing.T) {
 		// What the target holds under such a name runs in the cloud all the same.
 		"a:cloud": {}, "old:x-cloud": {}, "b:7b-cloud": {},
 	} {
-		if got, ok := m.find(name); got != want && ok || ok != (want != Model{}) || state.Holds(name) != ok {
+		if got, ok := m.find(name, nil); got != want && ok || ok != (want != Model{}) || state.Holds(name) != ok {
 			t.Errorf("%q: got %v, %t; want %v", name, got, ok, want)
 		}
 	}

@@ -90,6 +90,15 @@ func canonical(name string) (string, bool) {
 	return strings.ToLower(host + "/" + namespace + "/" + model + ":" + tag), ok
 }
 
+// shortest returns a canonical name as Ollama lists it: without what is default before the tag.
+func shortest(canonical string) string {
+	name, ok := strings.CutPrefix(canonical, defaultHost+"/")
+	if !ok {
+		return canonical
+	}
+	return strings.TrimPrefix(name, defaultNamespace+"/")
+}
+
 // isPart reports whether s is one part of a name: a letter, digit or underscore
 // first, then those and the bytes in marks, and no longer than limit.
 func isPart(s string, limit int, marks string) bool {

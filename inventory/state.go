@@ -34,9 +34,11 @@ type State struct {
 	// Resident are the models in the memory of the target, in the order of its
 	// last answer to GET /api/ps. ResidentRead is when that was read. If it is zero,
 	// the resident models are not known, and Resident is nil: they were never
-	// read, the last attempt to read them failed, or the state is degraded.
+	// read, the last attempt to read them failed, or the state is degraded. PS is that answer,
+	// or nil.
 	Resident     []Resident
 	ResidentRead time.Time
+	PS           []byte
 
 	models      models
 	err         error     // of the last poll
@@ -106,7 +108,7 @@ func (s State) Holds(model string) bool {
 }
 
 // Find returns the model that the target holds, spelt in any way that Ollama accepts.
-func (s State) Find(model string) (Model, bool) { return s.models.find(model) }
+func (s State) Find(model string) (Model, bool) { return s.models.find(model, nil) }
 
 // IsResident reports whether the model, spelt in any way that Ollama accepts, is
 // known to be in the memory of the target.
@@ -220,6 +222,6 @@ func (s *State) become(reason string, slow bool) {
 		s.Wakes.OK++
 	}
 	if s.Degraded() {
-		s.Resident, s.ResidentRead = nil, time.Time{}
+		s.Resident, s.ResidentRead, s.PS = nil, time.Time{}, nil
 	}
 }

@@ -251,17 +251,23 @@ func TestWhatWakesNothing(t *testing.T) {
 func TestCheckOfATargetAsleep(t *testing.T) {
 	for _, test := range []struct {
 		tags, asked string
+		only        Patterns
 		want        Model
 		err         error
 	}{
-		{both, "CHAT", Model{Name: "chat:latest"}, nil},
-		{both, "absent", Model{}, target.ErrUnreachable},
-		{both, "absent:cloud", Model{}, target.ErrUnreachable},
-		{"", "any", Model{Name: "any"}, nil},
-		{"", "no/such/na/me", Model{}, ErrNotFound},
+		{both, "CHAT", nil, Model{Name: "chat:latest"}, nil},
+		{both, "absent", nil, Model{}, target.ErrUnreachable},
+		{both, "absent:cloud", nil, Model{}, target.ErrUnreachable},
+		{"", "any", nil, Model{Name: "any"}, nil},
+		{"", "no/such/na/me", nil, Model{}, ErrNotFound},
+		{both, "CHAT", Patterns{"c*"}, Model{Name: "chat:latest"}, nil},
+		{both, "CHAT", Patterns{"embed"}, Model{}, target.ErrUnreachable},
+		{"", "Library/Any", Patterns{"any"}, Model{Name: "Library/Any"}, nil},
+		{"", "hf.co/library/any", Patterns{"any"}, Model{}, target.ErrUnreachable},
+		{"", "registry.ollama.ai/library/secret", Patterns{"reg*", "lib*"}, Model{}, target.ErrUnreachable},
 	} {
 		inSleepyBed(t, test.tags, func(t *testing.T, b *bed, w *fakeWaker) {
-			if got, err := b.Check(limited(t), test.asked); got != test.want || !errors.Is(err, test.err) {
+			if got, err := b.Check(limited(t), test.asked, test.only); got != test.want || !errors.Is(err, test.err) {
 				t.Errorf("%q: got %+v, %v; want %+v, %v", test.asked, got, err, test.want, test.err)
 			}
 			b.wantSent(w)

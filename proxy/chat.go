@@ -83,7 +83,7 @@ func (h *chats) serve(x *exchange, r *http.Request, token *tokens.Token, cancel 
 		return err
 	}
 	x.Model = asked.Model
-	model, err := h.inventory.Check(r.Context(), asked.Model)
+	model, err := h.inventory.Check(r.Context(), asked.Model, x.only)
 	if err != nil {
 		return modelRefused(asked.Model, err)
 	}
@@ -283,7 +283,7 @@ func (h *chats) woken(ctx context.Context, x *exchange, c *chat) error {
 		x.Queued = time.Since(c.joined)
 		x.timing = queueTiming(x.Queued)
 	}
-	_, err := h.inventory.Check(ctx, c.Asked.Model)
+	_, err := h.inventory.Check(ctx, c.Asked.Model, x.only)
 	return modelRefused(c.Asked.Model, err)
 }
 

@@ -42,6 +42,7 @@ var (
 	errNotStoppable  = &refusal{status: http.StatusNotFound, reason: "no such chat", text: "no such chat waits or runs: it may have ended"}
 	errNotOwner      = &refusal{status: http.StatusForbidden, reason: "not the owner", text: "only the owner of the Ollama host may pause it: whoever has FOREMAN_TOKEN, or a token marked owner in FOREMAN_TOKENS_FILE"}
 	errManage        = &refusal{status: http.StatusForbidden, reason: "management off", text: "model management is off; whoever runs foreman can turn it on with FOREMAN_MANAGE=true"}
+	errManageSome    = &refusal{status: http.StatusForbidden, reason: "management off", text: "this token is for some models alone, and manages none"}
 	errLoop          = &refusal{status: http.StatusLoopDetected, reason: "loop", text: target.ErrLoop.Error()}
 	errEncoding      = &refusal{status: http.StatusUnsupportedMediaType, reason: "content encoding", text: "only Content-Encoding: identity is supported here"}
 	errZstd          = &refusal{status: http.StatusUnsupportedMediaType, reason: "content encoding", text: errEncoding.text + "; in Codex, enable_request_compression=false sees to that"}

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"foreman/inventory"
 	"foreman/proxy/dialect"
 	"foreman/proxy/status"
 )
@@ -27,6 +28,7 @@ type exchange struct {
 	Class   class
 	request *http.Request // as it came in
 	route   *route
+	only    inventory.Patterns // the models that the client may ask for; nil: any
 
 	mu       sync.Mutex // held while a piece of the answer goes out: the target's, or a heartbeat
 	timing   string     // value of the Server-Timing field; empty: the request had no turn

@@ -88,7 +88,12 @@ func (b *heartbeats) beat() {
 			b.cancel(fmt.Errorf("%w: %v", errDefect, e))
 		}
 	}()
-	b.askGrant()
+	b.x.mu.Lock()
+	early := !b.due.IsZero() && !b.x.begun()
+	b.x.mu.Unlock()
+	if early { // nobody waits for it but the beat
+		askGrant(b.x, b.cors, b.target)
+	}
 	b.x.mu.Lock()
 	defer b.x.mu.Unlock()
 	now := time.Now()
@@ -102,24 +107,22 @@ func (b *heartbeats) beat() {
 	b.next(time.Now())
 }
 
-// grantTimeout is how long a first beat waits for the target to say what a page may read.
+// grantTimeout is how long an answer of foreman's own waits for the target to say what a
+// page may read.
 const grantTimeout = time.Second
 
-// askGrant asks the target what it lets a page read for which the header of an early answer
-// is due, if it has not said so yet: a browser that remembers its preflight from before
-// foreman started asks no more. Nobody waits for it but the beat.
-func (b *heartbeats) askGrant() {
-	origin := b.x.request.Header.Get("Origin")
-	b.x.mu.Lock()
-	early := !b.due.IsZero() && !b.x.begun()
-	b.x.mu.Unlock()
-	if !early || origin == "" || b.cors.Knows(origin) {
+// askGrant asks the target what it lets a page read that foreman itself is to answer, if it
+// has not said so yet: a browser that remembers its preflight from before foreman started
+// asks no more.
+func askGrant(x *exchange, memory *cors.Memory, t *target.Target) {
+	origin := x.request.Header.Get("Origin")
+	if origin == "" || memory.Knows(origin) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(b.x.request.Context(), grantTimeout)
+	ctx, cancel := context.WithTimeout(x.request.Context(), grantTimeout)
 	defer cancel()
-	if answer, err := b.target.Preflight(ctx, b.x.Route, origin); err == nil {
-		b.cors.Note(origin, answer, false)
+	if answer, err := t.Preflight(ctx, x.request.URL.Path, origin); err == nil {
+		memory.Note(origin, answer, false)
 	}
 }
 

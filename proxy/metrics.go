@@ -85,22 +85,7 @@ func newInstruments(o Options, recent *status.Recent, embeds *embeds, pauser *pa
 		emit(float64(ok), "ok")
 		emit(float64(failed), "failed")
 	})
-	s.Func(metrics.CounterKind, "foreman_chat_seconds_total", "Time for which chats had their turn, by the name of the client's token; other: without one.", []string{"client"}, func(emit func(float64, ...string)) {
-		emit(0, tokens.Other) // until there is more
-		for client, sum := range recent.Named() {
-			emit(time.Duration(sum.Held).Seconds(), cmp.Or(client, tokens.Other))
-		}
-	})
-	s.Func(metrics.CounterKind, "foreman_client_tokens_total", "Tokens of chats by the name of the client's token, as the target says where it does: prompt, those of them that it had read before (cached), and completion.", []string{"client", "kind"}, func(emit func(float64, ...string)) {
-		for client, sum := range recent.Named() {
-			if client == "" {
-				continue
-			}
-			emit(float64(sum.PromptTokens), client, promptTokens)
-			emit(float64(sum.CachedTokens), client, cachedTokens)
-			emit(float64(sum.CompletionTokens), client, completionTokens)
-		}
-	})
+	addClients(s, recent.Named)
 	s.Func(metrics.CounterKind, "foreman_retries_total", "Requests sent once more because the target had closed the kept-alive connection.", nil, func(emit func(float64, ...string)) {
 		emit(float64(o.Target.Retries()))
 	})
@@ -148,6 +133,34 @@ func newInstruments(o Options, recent *status.Recent, embeds *embeds, pauser *pa
 	})
 	s.Process()
 	return m
+}
+
+// addClients adds what the chats of named clients come to.
+func addClients(s *metrics.Set, named func() map[string]status.Sum) {
+	s.Func(metrics.CounterKind, "foreman_chat_seconds_total", "Time for which chats had their turn, by the name of the client's token; other: without one.", []string{"client"}, func(emit func(float64, ...string)) {
+		for client, sum := range named() {
+			emit(time.Duration(sum.Held).Seconds(), cmp.Or(client, tokens.Other))
+		}
+	})
+	s.Func(metrics.CounterKind, "foreman_client_tokens_total", "Tokens of chats by the name of the client's token, as the target says where it does: prompt, those of them that it had read before (cached), and completion.", []string{"client", "kind"}, func(emit func(float64, ...string)) {
+		for client, sum := range named() {
+			if client == "" {
+				continue
+			}
+			emit(float64(sum.PromptTokens), client, promptTokens)
+			emit(float64(sum.CachedTokens), client, cachedTokens)
+			emit(float64(sum.CompletionTokens), client, completionTokens)
+		}
+	})
+}
+
+// ofClient returns the metrics of a client's chats alone.
+func ofClient(recent *status.Recent, client string) *metrics.Set {
+	s := new(metrics.Set)
+	addClients(s, func() map[string]status.Sum {
+		return map[string]status.Sum{client: recent.Named()[client]}
+	})
+	return s
 }
 
 func boolToFloat(b bool) float64 {

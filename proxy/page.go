@@ -49,6 +49,9 @@ func wantsJSON(r *http.Request) bool {
 
 // write answers with the page.
 func (h *page) write(x *exchange, code int, page *status.Page) error {
+	if x.only != nil {
+		page = page.Of(x.Client, x.only.Match)
+	}
 	write, contentType := (*status.Page).Write, "text/html; charset=utf-8"
 	if wantsJSON(x.request) {
 		write, contentType = (*status.Page).WriteJSON, "application/json; charset=utf-8"
@@ -181,7 +184,8 @@ func (h *page) serveForm(x *exchange, r *http.Request, cancel context.CancelCaus
 
 // stop stops chats, running or waiting.
 func (h *page) stop(x *exchange, victims []*chat) error {
-	if victims == nil {
+	victims = slices.DeleteFunc(victims, func(victim *chat) bool { return x.only != nil && victim.Client != x.Client })
+	if len(victims) == 0 {
 		if wantsJSON(x.request) {
 			return errNotStoppable
 		}

@@ -73,7 +73,13 @@ func (h *passes) serveEmbed(x *exchange, r *http.Request, cancel context.CancelC
 		return err
 	}
 	asked, err := ask.JSON(r.URL.Path, body)
-	if err == ask.ErrModels { // of what else is wrong with it the target tells in its own words
+	switch {
+	case x.only != nil:
+		err = h.mayAsk(r.Context(), x, asked, err)
+	case err != ask.ErrModels:
+		err = nil // of what else is wrong with it the target tells in its own words
+	}
+	if err != nil {
 		return err
 	}
 	if h.embeds != nil {
@@ -145,7 +151,10 @@ func noBody(x *exchange, r *http.Request) error {
 // has read the whole answer finds the change in the inventory; and if the answer is cut,
 // who knows what was done.
 func (h *passes) serveManage(x *exchange, r *http.Request, cancel context.CancelCauseFunc) error {
-	if !h.manage {
+	switch {
+	case x.only != nil:
+		return errManageSome
+	case !h.manage:
 		if x.route.path == "/api/pull" { // what `ollama run` asks for when it does not find the model
 			pull := *errManage
 			pull.text = "model not pulled: is its name in the list of models? " + pull.text
@@ -183,20 +192,29 @@ func (h *passes) stream(x *exchange, r *http.Request) error {
 // serveTags answers with the target's models as last polled. A web page's request
 // goes on to the target while that answers: its CORS decides.
 func (h *passes) serveTags(x *exchange, r *http.Request) error {
+	if x.only != nil {
+		state := h.inventory.State()
+		return h.serveSome(x, inventory.Answer{Body: state.Tags, Read: state.LastPoll}, "models")
+	}
 	if r.Header.Get("Origin") != "" && !h.inventory.State().Degraded() {
 		if err := h.send(x, r, nil); x.begun() || !errors.Is(err, target.ErrUnreachable) && !errors.Is(err, target.ErrLocal) && !errors.Is(err, errAsleep) {
 			return err
 		}
 	}
 	state := h.inventory.State()
-	switch {
-	case state.Tags == nil && state.Reason == inventory.Unreachable:
-		return errUnreachable
-	case state.Tags == nil:
-		return errNotPolled
+	if state.Tags == nil {
+		return notRead(state)
 	}
 	h.serveLast(x, inventory.Answer{Body: state.Tags, Read: state.LastPoll})
 	return nil
+}
+
+// notRead is why there is no last answer of the target.
+func notRead(state inventory.State) error {
+	if state.Reason == inventory.Unreachable {
+		return errUnreachable
+	}
+	return errNotPolled
 }
 
 // KeptPaths are the other paths where the target's last answer has to do while
@@ -206,6 +224,9 @@ var KeptPaths = []string{"/api/version", "/v1/models"}
 // serveRead passes a request that reads from the target. While that is degraded, the
 // last answer has to do, if there is one.
 func (h *passes) serveRead(x *exchange, r *http.Request, cancel context.CancelCauseFunc) error {
+	if x.only != nil && x.Route != "/api/version" && x.Route != "/api/status" { // which say nothing of models
+		return h.serveReadOf(x, r, cancel)
+	}
 	state := h.inventory.State()
 	if kept, ok := state.Kept[r.URL.Path]; ok && state.Degraded() {
 		h.serveLast(x, kept)

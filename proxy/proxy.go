@@ -16,7 +16,8 @@
 //	exchange.go   all go out through the ResponseWriter, which notes them in the record
 //	record.go     log, metrics and page have that record
 //
-// What is no chat goes by pass.go instead, embeddings a few at a time if embeds.go limits them; foreman's own answers are in own.go and
+// What is no chat goes by pass.go instead, embeddings a few at a time if embeds.go limits them,
+// and what reads of models by rights.go, if the client may ask for some alone; foreman's own answers are in own.go and
 // page.go. The tables and verdicts (routes.go, admit.go, errors.go) know nobody. A file
 // uses only what stands below it here.
 package proxy
@@ -140,7 +141,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if token != nil {
-		x.Named = true
+		x.Named, x.only = true, token.Models
 		defer context.AfterFunc(token.Revoked(), func() { cancel(errRevoked) })()
 	}
 	if err == nil {
@@ -180,6 +181,9 @@ func (p *Proxy) serve(x *exchange, r *http.Request, token *tokens.Token, cancel 
 	case rootPath:
 		return p.health.serveRoot(x)
 	case metricsPath:
+		if x.only != nil {
+			return serveMetrics(x, ofClient(p.recent, x.Client))
+		}
 		return serveMetrics(x, p.metrics.set)
 	case statusPath:
 		return p.page.serve(x, r, cancel)

@@ -35,8 +35,12 @@ type Error string
 
 func (e Error) Error() string { return string(e) }
 
-// TranscriptionsPath is where a form names the model, and not JSON.
-const TranscriptionsPath = "/v1/audio/transcriptions"
+// Paths with a reading of their own: where a form names the model, and not JSON; and where
+// it may stand under name, which counts where model is empty.
+const (
+	TranscriptionsPath = "/v1/audio/transcriptions"
+	ShowPath           = "/api/show"
+)
 
 // Read reads the body of a chat. Its errors are of type [Error].
 func Read(r *http.Request, body []byte) (Ask, error) {
@@ -70,12 +74,18 @@ func JSON(path string, body []byte) (Ask, error) {
 	model, stream, keepAlive := field{name: "model", skipNull: true}, field{name: "stream"}, field{name: "keep_alive"}
 	messages, prompt := field{name: "messages"}, field{name: "prompt"}
 	options, shift, tier := field{name: "options"}, field{name: "shift"}, field{name: "service_tier"}
+	name := field{name: "name", skipNull: true, skipEmpty: true}
+	model.skipEmpty = path == ShowPath
 	switch kind := kindOf(object); kind {
 	case "object":
-		read(object, &model, &stream, &keepAlive, &messages, &prompt, &options, &shift, &tier)
+		read(object, &model, &stream, &keepAlive, &messages, &prompt, &options, &shift, &tier, &name)
 	case "null":
 	default:
 		return Ask{}, Error("the request body must be a JSON object, not " + kind)
+	}
+	if path == ShowPath && name.value != nil {
+		model.add(name.value)
+		model.inDoubt = model.inDoubt || name.inDoubt
 	}
 	a := Ask{Flex: !tier.inDoubt && tier.value != nil && isSame(tier.value, []byte(`"flex"`))}
 	if a.Model, err = nameOf(model); err != nil {
@@ -99,10 +109,11 @@ func JSON(path string, body []byte) (Ask, error) {
 
 // A field is what a JSON object says under one name.
 type field struct {
-	name     string
-	skipNull bool   // a null says nothing
-	value    []byte // as it stands in the object; nil: none
-	inDoubt  bool   // there is another, and it differs
+	name      string
+	skipNull  bool   // a null says nothing
+	skipEmpty bool   // nor does an empty string
+	value     []byte // as it stands in the object; nil: none
+	inDoubt   bool   // there is another, and it differs
 }
 
 // read finds fields in an object: their keys in any case, and as often as they come.
@@ -124,7 +135,7 @@ func read(object []byte, fields ...*field) {
 
 func (f *field) add(value []byte) {
 	switch {
-	case f.skipNull && value[0] == 'n':
+	case f.skipNull && value[0] == 'n', f.skipEmpty && string(value) == `""`:
 	case f.value == nil:
 		f.value = value
 	case !f.inDoubt:

@@ -89,6 +89,28 @@ func TestReadJSON(t *testing.T) {
 	}
 }
 
+// TestShow: where Ollama takes a name if the model is empty, both must come to the same.
+func TestShow(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"model":"chat","name":""}`:               "chat",
+		`{"model":"","Name":"chat"}`:               "chat",
+		`{"model":null,"name":"chat"}`:             "chat",
+		`{"model":"","Model":"chat"}`:              "chat",
+		`{"model":"chat","name":"\u0063hat"}`:      "chat",
+		`{"model":"","name":null,"name":"chat"}`:   "chat",
+		`{"model":"","name":""}`:                   string(errNoModel),
+		`{"model":"chat","name":"other"}`:          string(ErrModels),
+		`{"name":"chat","NAME":"other"}`:           string(ErrModels),
+		`{"model":"chat","name":5}`:                string(ErrModels),
+		`{"model":"chat","name":"","name":"Chat"}`: string(ErrModels),
+	} {
+		a, err := JSON(ShowPath, []byte(body))
+		if got := a.Model; err == nil && got != want || err != nil && err.Error() != want {
+			t.Errorf("%s: got %q, %v; want %s", body, got, err, want)
+		}
+	}
+}
+
 // TestUnloads: Ollama unloads a model for a chat without messages, or a generation
 // without a prompt, whose keep_alive is 0. What it may read in another way is no unload.
 func TestUnloads(t *testing.T) {
@@ -431,7 +453,7 @@ func FuzzMembers(f *testing.F) {
 			}
 			var buf [len("draft_num_predict")]byte
 			folded, ok := appendFolded(buf[:0], key)
-			for _, name := range append(loadOptions, "model", "stream", "keep_alive", "messages", "prompt", "options", "shift") {
+			for _, name := range append(loadOptions, "model", "stream", "keep_alive", "messages", "prompt", "options", "shift", "name") {
 				if got, want := ok && string(folded) == name, strings.EqualFold(text, name); got != want {
 					t.Errorf("%s is %s: got %t; want %t", key, name, got, want)
 				}

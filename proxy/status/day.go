@@ -126,7 +126,7 @@ func (r *Recent) Today(now time.Time) Day {
 func (r *Recent) Named() map[string]Sum {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	named := map[string]Sum{}
+	named := map[string]Sum{"": {}}
 	for name, sum := range r.named {
 		named[name] = *sum
 	}

@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"html/template"
+	"slices"
 	"time"
 )
 
@@ -54,6 +55,23 @@ type Page struct {
 	ResidentUnknown bool   `json:"-"` // which models are resident could not be read
 	MayPause        bool   `json:"-"` // whoever reads the page
 	Notice          string `json:"-"` // what to tell whoever has pressed a button; empty: nothing
+}
+
+// Of returns what of the page is of one client's chats, and of the models that it may ask for.
+func (p *Page) Of(client string, may func(model string) bool) *Page {
+	own := &Page{Version: p.Version, Now: p.Now, Host: p.Host, Turn: p.Turn, ResidentUnknown: p.ResidentUnknown, Notice: p.Notice}
+	if p.Running != nil && p.Running.Client == client {
+		own.Running = p.Running
+	}
+	own.Waiting = slices.DeleteFunc(slices.Clone(p.Waiting), func(c Chat) bool { return c.Client != client })
+	own.Models = slices.DeleteFunc(slices.Clone(p.Models), func(m Model) bool { return !may(m.Name) })
+	own.Shares = slices.DeleteFunc(slices.Clone(p.Shares), func(s Share) bool { return s.Client != client })
+	for _, share := range own.Shares {
+		own.Totals.Sum = share.Sum
+	}
+	isOthers := func(r Record) bool { return r.Client != client }
+	own.Chats, own.Others = slices.DeleteFunc(slices.Clone(p.Chats), isOthers), slices.DeleteFunc(slices.Clone(p.Others), isOthers)
+	return own
 }
 
 // A Host is the Ollama host.

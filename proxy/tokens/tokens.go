@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -89,6 +91,13 @@ func (f *File) Find(sent string) *Token {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.valid[digest]
+}
+
+// All returns the tokens, in no order.
+func (f *File) All() []*Token {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Collect(maps.Values(f.valid))
 }
 
 // Run looks at the file every so often, until ctx ends, and takes the tokens from it once
