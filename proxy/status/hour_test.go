@@ -40,6 +40,8 @@ func TestHour(t *testing.T) {
 		{"a chat of hours, and a load longer than it", Page{}, []Record{{
 			Client: "192.0.2.1:1001", Ended: now, Queued: 90 * minute, Duration: 4 * time.Hour, Held: 150 * minute, Usage: usage.Usage{Load: 4 * time.Hour},
 		}}, "192.0.2.1 59 min: 59=1.00; loading 59 min: 59=1.00"},
+		{"a chat for which the host was woken in its turn", Page{}, []Record{{Client: "ann", Ended: ago(30 * second), Queued: 50 * second, Held: minute, Duration: minute}},
+			"ann 10 s: 1=0.17 0=0.00; waiting up to 1: 1=0.83 0=0.00"},
 		{"a chat that waited and left", Page{}, []Record{{Client: "ann", Ended: ago(30 * second), Duration: minute, Queued: minute}}, "waiting up to 1: 1=1.00 0=0.00"},
 		{"now", Page{
 			Host: up, Running: &Chat{Client: "192.0.2.1:1001", Joined: ago(150 * second), Since: ago(90 * second)},
@@ -75,5 +77,10 @@ func TestHour(t *testing.T) {
 		if got := strings.Join(lanes, "; "); got != test.want {
 			t.Errorf("%s:\n got %q\nwant %q", test.name, got, test.want)
 		}
+	}
+
+	p := Page{Now: now, Waiting: []Chat{{Since: ago(minute)}, {Since: ago(minute)}, {Since: ago(15 * second)}}}
+	if got, want := p.lanes()[0].Path(), "M58 100v-40h1V100zM59 100v-100h1V100z"; got != want {
+		t.Errorf("drawn as %s; want %s", got, want)
 	}
 }

@@ -28,7 +28,7 @@ func busyPage() *Page {
 		Version: "v1.2.3",
 		Now:     now,
 		Host:    Host{URL: "http://ollama:11434", Since: ago(90 * time.Second), LastPoll: ago(2 * time.Second), NextPoll: now.Add(28*time.Second - 1)},
-		Running: &Chat{Key: "1", Model: "chat:latest", Client: "192.0.2.1:1001", Agent: "curl/8.5.0", Since: ago(3 * time.Second), Bytes: 12_345_678, Answering: true},
+		Running: &Chat{Key: "1", Model: "chat:latest", Client: "192.0.2.1:1001", Agent: "curl/8.5.0", Joined: ago(4 * time.Second), Since: ago(3 * time.Second), Bytes: 12_345_678, Answering: true},
 		Waiting: []Chat{
 			{Key: "2", Model: "chat:latest", Client: "192.0.2.2:1002", Since: ago(2 * time.Second), Position: 1, Next: true},
 			{Key: "3", Model: "other:latest", Options: "num_ctx=8192", Client: "[2001:db8::3]:1003", Since: ago(time.Second), Position: 2},
@@ -177,6 +177,13 @@ func TestPageShows(t *testing.T) {
 		{"affinity", "now", func(p *Page) { p.Running, p.Waiting, p.Affinity = nil, nil, Span(24*time.Second) },
 			"No chat is running. Nobody waits. Chats for the model that is loaded may overtake others for 24 s."},
 		{"idle", "now", func(p *Page) { p.Running, p.Waiting = nil, nil }, "No chat is running. Nobody waits."},
+
+		{"the last hour", "hour", func(p *Page) {
+			p.Host.Changes = []Change{{ago(8 * time.Minute), "unreachable"}, {ago(5 * time.Minute), ""}}
+		},
+			"who had the host 60 min ago now in all 192.0.2.1 3 s | | away 3 min | | idle 4 min | | waiting up to 1 | | as a table minutes ago the host waiting " +
+				"0 to 5 192.0.2.1 3.0 s, idle 4 min 57 s | up to 1 | 5 to 10 away 3 min 0 s | nobody |"},
+		{"nothing is known", "hour", func(p *Page) { p.Running, p.Waiting = nil, nil }, "Nothing is known yet."},
 
 		{"resident", "models", nil, "embed:latest resident embedder stays loaded chat:latest 2.0 GB"},
 		{"unloads", "models", func(p *Page) { p.Models[1].Expires = now.Add(299 * time.Second) }, "embed:latest resident embedder unloads in 4 min chat:latest 2.0 GB"},
