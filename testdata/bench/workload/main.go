@@ -222,6 +222,7 @@ func (s settings) once(f front, w *work, load float64) (run Run, err error) {
 	stop := r.sample(c, max(s.horizon/240, s.scale), &run.Samples)
 	d.drive(w)
 	stop()
+	text, _ := os.ReadFile(r.log)
 	r.stop()
 	served, err := t.end()
 	for _, chat := range d.records {
@@ -230,7 +231,7 @@ func (s settings) once(f front, w *work, load float64) (run Run, err error) {
 		}
 	}
 	run.Chats, run.Embed, run.EmbedLost = d.records, d.embed, d.embedFailed
-	if text, _ := os.ReadFile(r.log); len(text) > 0 {
+	if len(text) > 0 {
 		fmt.Fprintf(os.Stderr, "%s says: %s\n", f.name, text[:min(len(text), 2000)])
 	}
 	return run, err

@@ -20,7 +20,8 @@ func near(t *testing.T, what string, got, want, part float64) {
 }
 
 func TestSameSeedSameWork(t *testing.T) {
-	if newWork(1, 3600).hash() != newWork(1, 3600).hash() || newWork(1, 3600).hash() == newWork(2, 3600).hash() {
+	one, again, other := newWork(1, 3600).hash(), newWork(1, 3600).hash(), newWork(2, 3600).hash()
+	if one != again || one == other {
 		t.Error("a seed must make the same work, and another seed another")
 	}
 }
