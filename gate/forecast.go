@@ -2,6 +2,7 @@ package gate
 
 import (
 	"cmp"
+	"container/list"
 	"slices"
 	"time"
 )
@@ -9,28 +10,43 @@ import (
 // unknownTurn is how long a turn is taken to be while none has ended.
 const unknownTurn = 10 * time.Second
 
-// rankLocked reckons in which order those in line go, if nobody comes or leaves any more
-// and turns take as long as they did lately: a copy of the gate goes through them.
-func (g *Gate) rankLocked() {
+// rank reckons in which order those in line go, if due, which has mu, says that somebody
+// is there who needs it. Nobody waits for the gate meanwhile but those who want to know, too.
+func (g *Gate) rank(due func() bool) {
+	g.ranking.Lock()
+	defer g.ranking.Unlock()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !due() {
+		return
+	}
+	g.elapseLocked(time.Now())
 	g.ranked = g.now
-	turn := cmp.Or(g.meanTurn, unknownTurn)
-	future := g.copyLocked()
-	end := future.holder.began
-	for rank := 1; ; {
-		if !future.holder.pause { // nobody knows how long that takes
+	future, turn := g.copyLocked(), cmp.Or(g.meanTurn, unknownTurn)
+	g.mu.Unlock()
+	order := future.foretell(turn)
+	g.mu.Lock()
+	for i, t := range order {
+		t.rank = i + 1
+	}
+}
+
+// foretell returns in which order those in line go, if nobody comes or leaves any more and
+// each turn takes as long. The gate, a copy, is at its end then.
+func (g *Gate) foretell(turn time.Duration) (order []*Turn) {
+	for end := g.holder.began; ; end = g.now {
+		if !g.holder.pause { // nobody knows how long that takes
 			end = end.Add(turn)
 		}
-		if end.After(future.now) {
-			future.elapseLocked(end)
+		if end.After(g.now) {
+			g.elapseLocked(end)
 		}
-		end = future.now
-		t := future.handOverLocked()
+		t := g.handOverLocked()
 		if t == nil {
-			return
+			return order
 		}
 		if !t.pause {
-			t.rank = rank
-			rank++
+			order = append(order, t)
 		}
 	}
 }
@@ -44,9 +60,14 @@ func (g *Gate) copyLocked() *Gate {
 	for name, c := range g.clients {
 		if c.chats > 0 {
 			copied := *c
-			copied.lanes = make(map[class]*lane, len(c.lanes))
+			copied.lanes, copied.patient = make(map[class]*lane, len(c.lanes)), nil
 			future.clients[name] = &copied
 		}
+	}
+	future.patients = list.New()
+	for e := g.patients.Front(); e != nil; e = e.Next() {
+		c := future.clients[e.Value.(*client).name]
+		c.patient = future.patients.PushBack(c)
 	}
 	future.waiting = make(map[class]*lanes, len(g.waiting))
 	for class, ls := range g.waiting {

@@ -54,6 +54,8 @@ type Gate struct {
 
 	limit int // how many may wait
 
+	ranking sync.Mutex // held, before mu, by whoever reckons the turns' ranks
+
 	mu       sync.Mutex // guards what follows
 	closed   bool
 	line     list.List     // of *Turn, in order of arrival
@@ -104,7 +106,9 @@ type Turn struct {
 
 // New returns an open gate where at most limit requests wait behind the holder.
 func New(limit int) *Gate {
-	return &Gate{limit: limit, loads: map[string]time.Duration{}, order: order{waiting: map[class]*lanes{}, clients: map[string]*client{}}}
+	return &Gate{limit: limit, loads: map[string]time.Duration{}, order: order{
+		waiting: map[class]*lanes{}, clients: map[string]*client{}, patients: list.New(),
+	}}
 }
 
 // Join takes the turn, if that is free, or the last place in line. The caller must
@@ -174,14 +178,11 @@ func (g *Gate) Unloaded() {
 // that has the turn. It may be a second old.
 func (t *Turn) Position() int {
 	g := t.gate
+	g.rank(func() bool { return t.inLine != nil && (t.rank == 0 || time.Since(g.ranked) >= time.Second) })
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if t.inLine == nil {
 		return 0
-	}
-	if t.rank == 0 || time.Since(g.ranked) >= time.Second {
-		g.elapseLocked(time.Now())
-		g.rankLocked()
 	}
 	return t.rank
 }
@@ -329,24 +330,26 @@ type Place struct {
 // Line returns who has the turn, nil if nobody does, and who waits, in order of
 // arrival.
 func (g *Gate) Line() (holder *Place, waiting []Place) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.holder == nil {
-		return nil, nil
-	}
-	if g.line.Len() > 0 {
+	var turns []*Turn
+	g.rank(func() bool {
 		g.elapseLocked(time.Now())
-		g.rankLocked()
+		if g.holder != nil && !g.holder.pause {
+			holder = &Place{Request: g.holder.request, Since: g.holder.began}
+		}
 		next := g.nextLocked()
 		for e := g.line.Front(); e != nil; e = e.Next() {
 			t := e.Value.(*Turn)
-			waiting = append(waiting, Place{t.request, t.arrived, t.rank, t == next})
+			turns = append(turns, t)
+			waiting = append(waiting, Place{t.request, t.arrived, 0, t == next})
 		}
+		return len(turns) > 0
+	})
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i, t := range turns {
+		waiting[i].Position = t.rank
 	}
-	if g.holder.pause {
-		return nil, waiting
-	}
-	return &Place{Request: g.holder.request, Since: g.holder.began}, waiting
+	return holder, waiting
 }
 
 // passOnLocked takes the turn from whoever has it, and gives it to the next in line.

@@ -69,6 +69,9 @@ func (g *Gate) lineUpLocked(t *Turn) {
 	c := g.clients[t.request.Client]
 	class := c.classOf(t)
 	*c.inLine(class.background)++
+	if class.background && c.background == 1 && c.promoted == nil {
+		g.askLocked(c)
+	}
 	if l := c.lanes[class]; l != nil {
 		l.turns = slices.Insert(l.turns, l.find(t), t)
 		heap.Fix(g.waiting[class], l.index)
@@ -86,7 +89,9 @@ func (g *Gate) lineUpLocked(t *Turn) {
 func (g *Gate) stepOutLocked(t *Turn) {
 	c := g.clients[t.request.Client]
 	class := c.classOf(t)
-	*c.inLine(class.background)--
+	if *c.inLine(class.background)--; c.background == 0 {
+		g.calmLocked(c)
+	}
 	l, ls := c.lanes[class], g.waiting[class]
 	if len(l.turns) > 1 {
 		i := l.find(t)

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"container/heap"
+	"container/list"
 	"maps"
 	"time"
 )
@@ -20,7 +21,7 @@ type order struct {
 	virtual    float64            // time; see elapseLocked
 	weights    int                // of the clients here
 	pressing   int                // of those of them that have something here that cannot wait
-	due        time.Time          // nobody's background has waited for patience before
+	patients   *list.List         // of *client: whose background waits, in the order in which their patience ends
 
 	kind      Kind      // of the request that had the turn last
 	overtaken time.Time // since when others are overtaken by that kind; zero: none is
@@ -28,6 +29,8 @@ type order struct {
 
 // A client is what the gate knows of whoever asks.
 type client struct {
+	name string
+
 	// account is where the client stands on the scale of the gate's virtual time, in
 	// nanoseconds: its turns move it on by what they take, divided by its weight.
 	account float64
@@ -38,8 +41,9 @@ type client struct {
 	ordinary, background int // in line: those that cannot wait, and those that can
 	lanes                map[class]*lane
 
-	asked    time.Time // since when its background waits, or when that had the turn last
-	promoted *Turn     // the one of its background that goes as any other; nil: none does
+	asked    time.Time     // since when its background waits, or when that had the turn last
+	patient  *list.Element // in order.patients; nil: it is not there
+	promoted *Turn         // the one of its background that goes as any other; nil: none does
 }
 
 // Share: clients have the gate's time by their weights. Virtual time is what a client of
@@ -49,9 +53,16 @@ type client struct {
 
 // elapseLocked moves time on, and stops on the way where somebody's patience ends.
 func (g *Gate) elapseLocked(now time.Time) {
-	for !g.due.IsZero() && !g.due.After(now) {
-		g.shareLocked(g.due)
-		g.promoteLocked()
+	for e := g.patients.Front(); e != nil; e = g.patients.Front() {
+		c := e.Value.(*client)
+		due := c.asked.Add(patience)
+		if due.After(now) {
+			break
+		}
+		if due.After(g.now) {
+			g.shareLocked(due)
+		}
+		g.promoteLocked(c)
 	}
 	g.shareLocked(now)
 }
@@ -91,7 +102,7 @@ func (g *Gate) moveLocked(c *client, account float64) {
 func (g *Gate) arriveLocked(t *Turn) {
 	c := g.clients[t.request.Client]
 	if c == nil {
-		c = &client{lanes: map[class]*lane{}}
+		c = &client{name: t.request.Client, lanes: map[class]*lane{}}
 		g.clients[t.request.Client] = c
 	}
 	g.weighLocked(c, -1)
@@ -106,9 +117,6 @@ func (g *Gate) arriveLocked(t *Turn) {
 	g.weighLocked(c, 1)
 	if c.chats == 1 || c.pressing == 1 && !t.request.Background {
 		g.moveLocked(c, max(c.account, g.virtual))
-	}
-	if t.request.Background && c.background == 0 && c.promoted == nil {
-		g.askLocked(c)
 	}
 }
 
@@ -136,7 +144,9 @@ func (g *Gate) departLocked(t *Turn) {
 	g.weighLocked(c, 1)
 	if c.promoted == t {
 		c.promoted = nil
-		g.due = g.now
+		if c.background > 0 && c.patient == nil {
+			c.patient = g.patients.PushFront(c) // it has waited for long enough
+		}
 	}
 	if c.chats > 0 {
 		return
@@ -182,42 +192,41 @@ func (c *client) inLine(background bool) *int {
 
 // askLocked has a client's patience begin now.
 func (g *Gate) askLocked(c *client) {
-	c.asked = g.now
-	if due := g.now.Add(patience); g.due.IsZero() || due.Before(g.due) {
-		g.due = due
+	g.calmLocked(c)
+	c.asked, c.patient = g.now, g.patients.PushBack(c)
+}
+
+// calmLocked has no patience of a client's end.
+func (g *Gate) calmLocked(c *client) {
+	if c.patient != nil {
+		g.patients.Remove(c.patient)
+		c.patient = nil
 	}
 }
 
-// promoteLocked has the oldest of a client's background go as any other, if that has had
-// no turn for as long as its patience. The client starts as one that comes anew.
-func (g *Gate) promoteLocked() {
-	g.due = time.Time{}
-	for name, c := range g.clients {
-		if c.background == 0 || c.promoted != nil || g.holder != nil && g.holder.request.Background && g.holder.request.Client == name {
-			continue
-		}
-		if due := c.asked.Add(patience); due.After(g.now) {
-			if g.due.IsZero() || due.Before(g.due) {
-				g.due = due
-			}
-			continue
-		}
-		var oldest *Turn
-		for class, l := range c.lanes {
-			if t := l.turns[0]; class.background && (oldest == nil || t.number < oldest.number) {
-				oldest = t
-			}
-		}
-		g.stepOutLocked(oldest)
-		g.weighLocked(c, -1)
-		c.promoted = oldest
-		c.pressing++
-		g.weighLocked(c, 1)
-		if c.pressing == 1 {
-			g.moveLocked(c, max(c.account, g.virtual))
-		}
-		g.lineUpLocked(oldest)
+// promoteLocked has the oldest of a client's background go as any other, unless another of
+// it has the turn, behind which its patience begins anew. The client starts as one that
+// comes anew.
+func (g *Gate) promoteLocked(c *client) {
+	g.calmLocked(c)
+	if h := g.holder; h.request.Background && g.clients[h.request.Client] == c {
+		return
 	}
+	var oldest *Turn
+	for class, l := range c.lanes {
+		if t := l.turns[0]; class.background && (oldest == nil || t.number < oldest.number) {
+			oldest = t
+		}
+	}
+	g.stepOutLocked(oldest)
+	g.weighLocked(c, -1)
+	c.promoted = oldest
+	c.pressing++
+	g.weighLocked(c, 1)
+	if c.pressing == 1 {
+		g.moveLocked(c, max(c.account, g.virtual))
+	}
+	g.lineUpLocked(oldest)
 }
 
 // Affinity: the gate stays with a kind while others are overtaken for no longer than
@@ -274,8 +283,8 @@ func (g *Gate) handOverLocked() *Turn {
 	case last.pause:
 		g.unloadedLocked()
 	default:
-		if last.request.Background {
-			g.askLocked(g.clients[last.request.Client])
+		if c := g.clients[last.request.Client]; last.request.Background && c.background > 0 {
+			g.askLocked(c)
 		}
 		g.departLocked(last)
 	}

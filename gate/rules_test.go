@@ -343,9 +343,20 @@ func TestPositions(t *testing.T) {
 
 // BenchmarkHandOff is one hand-off of the turn, and one request that joins, while so many
 // wait for so many clients, of two kinds; all alike, or of many weights and half of them
-// such as can wait.
+// such as can wait. BenchmarkLine is one look at those who wait.
 func BenchmarkHandOff(b *testing.B) {
-	for _, n := range []struct{ clients, line int }{{1, 1}, {10, 10}, {1000, 1000}, {1000, 10_000}, {10_000, 10_000}} {
+	benchmark(b, func(g *gate.Gate, join func()) {
+		g.HasTurn().Leave()
+		join()
+	})
+}
+
+func BenchmarkLine(b *testing.B) {
+	benchmark(b, func(g *gate.Gate, _ func()) { g.Line() })
+}
+
+func benchmark(b *testing.B, step func(g *gate.Gate, join func())) {
+	for _, n := range []struct{ clients, line int }{{1, 1}, {10, 10}, {10, 512}, {1000, 1000}, {1000, 10_000}, {10_000, 10_000}} {
 		for _, mixed := range []bool{false, true} {
 			b.Run(fmt.Sprintf("%d clients/%d in line/mixed=%v", n.clients, n.line, mixed), func(b *testing.B) {
 				b.ReportAllocs()
@@ -367,8 +378,7 @@ func BenchmarkHandOff(b *testing.B) {
 					join()
 				}
 				for b.Loop() {
-					g.HasTurn().Leave()
-					join()
+					step(g, join)
 				}
 			})
 		}
