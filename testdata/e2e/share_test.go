@@ -273,7 +273,7 @@ func TestLoadOptionsAreAKind(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(meter.Close)
-	foreman := startForeman(t, meter.URL, "FOREMAN_EMBED_MODEL=")
+	foreman := startForeman(t, meter.URL, "FOREMAN_EMBED_MODEL=", "FOREMAN_AFFINITY=1m")
 	var all sync.WaitGroup
 	for i := range 10 {
 		all.Go(func() {
