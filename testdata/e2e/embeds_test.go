@@ -93,8 +93,8 @@ func TestEmbedStorm(t *testing.T) {
 				took = time.Since(at)
 			})
 			leave()
-			if got := meter.Most("/api/embed"); limit > 0 && (got != limit || most > limit) {
-				t.Errorf("%d embeddings at Ollama at once, %d of the storm before a query of somebody else; want %d, and no more than these", got, most, limit)
+			if got := meter.Most("/api/embed"); limit > 0 && (got != limit || most > storm/4) { // also while queries were on their way
+				t.Errorf("%d embeddings at Ollama at once, %d of the storm before a query of somebody else; want %d, and few", got, most, limit)
 			}
 			t.Logf("words a second: %.0f alone, %.0f in the storm of %v; at Ollama at once %d; the longest of %d queries %v, with %d of the storm before it",
 				alone, inStorm, took.Round(time.Millisecond), meter.Most("/api/embed"), queries, longest.Round(time.Millisecond), most)

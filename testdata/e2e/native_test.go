@@ -29,6 +29,7 @@ var realInference = []string{
 	"TestCommandLineStopsABusyModel",
 	"TestPageAborts",
 	"TestChatsOneAtATimeEmbedsTogether",
+	"TestEmbedStorm",
 	"TestStreamComesAsItIsMade",
 	"TestUsage",
 	"TestSameAsDirect",
