@@ -51,7 +51,7 @@ func TestEmbedStorm(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 			defer cancel()
 			embed := func(who string, n int) {
-				_, err := newClient(t, foreman.URL, "sesame-"+who).Embed(ctx, &api.EmbedRequest{Model: lab.EmbedModel, Input: strings.Repeat(fmt.Sprint(n, " and so on "), 40)})
+				_, err := newClient(t, foreman.URL, "sesame-"+who).Embed(ctx, &api.EmbedRequest{Model: lab.EmbedModel, Input: strings.Repeat(fmt.Sprint(n, " and so on "), 4)})
 				if err != nil {
 					t.Errorf("%s: %v", who, err)
 				}
