@@ -45,7 +45,7 @@ type hold struct {
 	turn     *gate.Turn
 	over     context.Context // ends with it
 	end      context.CancelFunc
-	unloaded bool // what was resident at its beginning
+	unloaded bool // nothing is resident any more
 }
 
 // newPauser returns one that is paused already, if it is in quiet hours.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -10,11 +11,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"foreman/config"
+	"foreman/gate"
 	"foreman/inventory"
 	"foreman/proxy/status"
 	"foreman/proxy/tokens"
@@ -517,10 +520,76 @@ func TestQuietFromTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, o, _ := newOwnedFront(t, func(o *Options) {
 			o.Quiet = func(time.Time) time.Time { return time.Now().Add(time.Hour) }
+			another := *o
+			another.Gate = gate.New(1)
+			if New(another).pauser.now() == nil {
+				t.Error("not paused before it runs")
+			}
 		})
 		o.wantMemory(t, "at the start", nil, nil, 0)
 		if got := f.paused(t); got != "quiet, 1 01:00, unloaded" {
 			t.Errorf("paused: %q", got)
 		}
 	})
+}
+
+// A calls waker counts the packets that wake the target.
+type calls struct{ atomic.Int32 }
+
+func (c *calls) Wake(context.Context) error {
+	c.Add(1)
+	return nil
+}
+
+// TestPausedWhileWaking: the chat for which the host is woken counts as running, and what
+// it loads is unloaded. In the pause nobody has the host woken.
+func TestPausedWhileWaking(t *testing.T) {
+	for _, now := range []bool{false, true} {
+		inBubble(t, fmt.Sprint("now: ", now), func(t *testing.T) {
+			packets := new(calls)
+			f, o, network := newOwnedFront(t, func(opts *Options) {
+				opts.Inventory.Waker, opts.Inventory.WakeTimeout = packets, 3*time.Minute
+			})
+			o.sleep(true)
+			f.Inventory.Refresh()
+			time.Sleep(time.Minute)
+			first, second := connectIn(t, network), connectIn(t, network)
+			for _, c := range []*wire{first, second} {
+				c.send(t, postOf("/v1/chat/completions", `{"model":"chat"}`))
+				synctest.Wait()
+			}
+			time.Sleep(time.Second)
+			if packets.Load() == 0 {
+				t.Fatal("the host is not woken")
+			}
+			if now {
+				f.form(t, "pause=1h&now=1")
+				first.expect(t, http.StatusForbidden, "the chat for which the host was woken")
+			} else {
+				f.form(t, "pause=1h")
+			}
+			time.Sleep(time.Minute)
+			o.sleep(false)
+			if !now {
+				o.any(t).finish()
+				first.expect(t, http.StatusOK, "the chat for which the host was woken")
+			}
+			time.Sleep(time.Minute)
+			o.none(t)
+			if o.set(func() {}); len(o.resident) > 0 || f.paused(t) != "pipe, 1 01:01, unloaded" {
+				t.Errorf("resident %v, paused: %q", o.resident, f.paused(t))
+			}
+			sent := packets.Load()
+			o.sleep(true)
+			f.Inventory.Refresh()
+			time.Sleep(30 * time.Minute)
+			if n := packets.Load(); n != sent {
+				t.Errorf("%d packets in the pause; want none", n-sent)
+			}
+			o.sleep(false)
+			time.Sleep(30 * time.Minute)
+			o.any(t).finish()
+			second.expect(t, http.StatusOK, "the chat that waited")
+		})
+	}
 }
