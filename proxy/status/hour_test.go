@@ -34,12 +34,12 @@ func TestHour(t *testing.T) {
 		{"away", Page{Host: Host{Changes: []Change{{ago(3 * minute), "unreachable"}, {ago(2 * minute), "bad answer"}, {ago(minute), ""}}}}, nil,
 			"away 2 min: 3=0.50 2=1.00 1=0.50 0=0.00; idle 1 min: 1=0.50 0=1.00"},
 		{"a chat", Page{Host: up}, []Record{{
-			Client: "ann", Ended: ago(20 * second), Duration: 110 * second, Arriving: 10 * second, Queued: 30 * second, Held: minute, Idle: 10 * second,
+			Client: "ann", Ended: now, Duration: 110 * second, Arriving: 10 * second, Queued: 30 * second, Held: minute, Idle: 30 * second,
 			Usage: usage.Usage{Load: 20 * second},
-		}}, "ann 1 min: 1=1.00 0=0.00; loading 20 s: 1=0.33 0=0.00; idle 2 min: 3=0.50 2=1.00 1=0.00 0=1.00; waiting up to 1: 2=0.50 1=0.00"},
+		}}, "ann 1 min: 1=0.67; loading 20 s: 1=0.17 0=0.33; idle 2 min: 3=0.50 2=1.00 1=0.33; waiting up to 1: 2=0.17 1=0.33 0=0.00"},
 		{"a chat of hours, and a load longer than it", Page{}, []Record{{
-			Client: "192.0.2.1:1001", Ended: now, Queued: 90 * minute, Duration: 4 * time.Hour, Held: 150 * minute, Usage: usage.Usage{Load: 4 * time.Hour},
-		}}, "192.0.2.1 59 min: 59=1.00; loading 59 min: 59=1.00"},
+			Client: "192.0.2.1:1001", Ended: now, Queued: 90 * minute, Duration: 4 * time.Hour, Held: 149 * minute, Usage: usage.Usage{Load: 4 * time.Hour},
+		}}, "192.0.2.1 58 min: 59=1.00 1=0.50 0=0.00; loading 58 min: 59=1.00 1=0.50 0=0.00"},
 		{"a chat for which the host was woken in its turn", Page{}, []Record{{Client: "ann", Ended: ago(30 * second), Queued: 50 * second, Held: minute, Duration: minute}},
 			"ann 10 s: 1=0.17 0=0.00; waiting up to 1: 1=0.83 0=0.00"},
 		{"a chat that waited and left", Page{}, []Record{{Client: "ann", Ended: ago(30 * second), Duration: minute, Queued: minute}}, "waiting up to 1: 1=1.00 0=0.00"},
@@ -56,6 +56,8 @@ func TestHour(t *testing.T) {
 			Host: Host{Changes: []Change{{ago(150 * minute), "unreachable"}, {ago(50 * minute), ""}}}, Running: &Chat{Client: "ann", Joined: ago(120 * minute), Since: ago(58 * minute)},
 		}, []Record{{Client: "bob", Ended: ago(2 * minute), Duration: minute, Held: minute}},
 			"ann 58 min: 58=0.50 57=1.00; bob 1 min: 3=0.50 1=0.00; away 9 min: 59=1.00 50=0.50 49=0.00; waiting up to 1: 59=1.00 58=0.50 57=0.00"},
+		{"a minute of another hour in the same place", Page{}, []Record{{Client: "ann", Ended: ago(slots * minute), Held: second, Duration: second}, {Client: "bob", Ended: now, Held: second, Duration: second}},
+			"bob 1 s: 0=0.03"},
 		{"another hour", Page{}, []Record{{Client: "ann", Ended: ago(time.Hour), Held: second, Duration: second}, {Client: "bob", Ended: now.Add(2 * time.Hour), Held: second, Duration: second}}, ""},
 	} {
 		var r Recent

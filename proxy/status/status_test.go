@@ -278,7 +278,8 @@ func TestNotice(t *testing.T) {
 func TestStopButtons(t *testing.T) {
 	form := regexp.MustCompile(`(?s)<(?:li|div) (?:id="chat|data-key)[-=]"?([^"]*)"[^>]*>(?:[^<]|<[^l])*?<form method="post"><input type="hidden" name="(stop|stop-all)" value="([^"]*)"><button aria-label="([^"]*)">Stop(?: all)?</button></form>`)
 	p := busyPage()
-	p.Waiting = append(p.Waiting, Chat{Key: "5", Model: "chat:latest", Client: "ann", Position: 4}, Chat{Key: "4", Model: "chat:latest", Client: "ann", Position: 3})
+	p.Waiting = append(p.Waiting, Chat{Key: "6", Model: "chat:latest", Client: "ann", Position: 5},
+		Chat{Key: "4", Model: "chat:latest", Client: "ann", Position: 3}, Chat{Key: "5", Model: "chat:latest", Client: "ann", Position: 4})
 	var got []string
 	for _, m := range form.FindAllStringSubmatch(render(t, p), -1) {
 		got = append(got, strings.Join(m[1:], " "))
@@ -287,9 +288,10 @@ func TestStopButtons(t *testing.T) {
 		"1 stop 1 Stop the chat of 192.0.2.1 with chat:latest, which is running",
 		"2 stop 2 Stop the chat of 192.0.2.2 with chat:latest, number 1 in line",
 		"3 stop 3 Stop the chat of 2001:db8::3 with other:latest, number 2 in line",
-		"ann stop-all 4 Stop all 2 chats of ann that wait", // 4 came last
+		"ann stop-all 5 Stop all 3 chats of ann that wait", // 5 came last
 		"4 stop 4 Stop the chat of ann with chat:latest, number 3 in line",
 		"5 stop 5 Stop the chat of ann with chat:latest, number 4 in line",
+		"6 stop 6 Stop the chat of ann with chat:latest, number 5 in line",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q; want %q", got, want)

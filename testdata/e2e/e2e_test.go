@@ -84,6 +84,14 @@ func runTests(m *testing.M) (status int, err error) {
 // environment, or another value for a variable, goes in env.
 func startForeman(t *testing.T, target string, env ...string) *lab.Foreman {
 	t.Helper()
+	f := startForemanAnyhow(t, target, env...)
+	eventually(t, func() error { return wantHealth(f.URL, "ok", "") }) // after /readyz it would end later
+	return f
+}
+
+// startForemanAnyhow is startForeman where the target is not to be used yet.
+func startForemanAnyhow(t *testing.T, target string, env ...string) *lab.Foreman {
+	t.Helper()
 	f, err := lab.StartForeman(t.Context(), foremanBinary, t.TempDir(), append([]string{
 		"FOREMAN_OLLAMA_URL=" + target,
 		"FOREMAN_EMBED_MODEL=" + lab.EmbedModel,
@@ -106,7 +114,6 @@ func startForeman(t *testing.T, target string, env ...string) *lab.Foreman {
 			t.Logf("foreman's log:\n%s", log)
 		}
 	})
-	eventually(t, func() error { return wantHealth(f.URL, "ok", "") }) // after /readyz it would end later
 	return f
 }
 

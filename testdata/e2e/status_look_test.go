@@ -336,7 +336,7 @@ func TestStatusPageStates(t *testing.T) {
 	tab := g.tab
 	open := func(target string, env ...string) *lab.Foreman {
 		t.Helper()
-		foreman := startForeman(t, target, append([]string{"FOREMAN_EMBED_MODEL="}, env...)...)
+		foreman := startForemanAnyhow(t, target, append([]string{"FOREMAN_EMBED_MODEL="}, env...)...)
 		navigate(t, tab, foreman.URL+"/status")
 		return foreman
 	}
