@@ -214,7 +214,7 @@ func (s *State) become(reason string, slow bool) {
 		s.Since = now
 	}
 	if reason != s.Reason {
-		s.Changes = append(slices.Clip(s.Changes[max(0, len(s.Changes)+1-changesLimit):]), Change{now, reason})
+		s.Changes = append(s.Changes[max(0, len(s.Changes)+1-changesLimit):], Change{now, reason})
 	}
 	s.Reason, s.Slow = reason, slow
 	if s.reachable() && !s.Waking.IsZero() {

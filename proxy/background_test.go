@@ -52,6 +52,9 @@ func TestWeightAndBackground(t *testing.T) {
 		if _, line := f.Gate.Line(); line[0].Weight != test.weight || line[0].Background != (test.background != "") {
 			t.Errorf("%+v: got %+v in line", test, line[0].Request)
 		}
+		if got := f.page.read().Waiting[0]; got.Weight != test.weight || got.Background != test.background {
+			t.Errorf("%+v: got %+v on the page", test, got)
+		}
 		chat.finish()
 		running.expect(t, 200, "the first chat")
 		target.next(t, "waiting"+test.more).finish()

@@ -310,8 +310,8 @@ func TestStatusTellsWhoIsNext(t *testing.T) {
 			}
 			return fmt.Sprint(next)
 		}
-		if got, want := next(), "[chat:latest]"; got != want {
-			t.Errorf("next: %s; want %s", got, want)
+		if got, want := next(), "[chat:latest]"; got != want || f.page.read().Affinity != status.Span(time.Minute) {
+			t.Errorf("next: %s, affinity %v; want %s, and a minute", got, f.page.read().Affinity, want)
 		}
 		target.any(t).finish()
 		clients[0].status(t)

@@ -181,8 +181,8 @@ func TestPageShows(t *testing.T) {
 		{"the last hour", "hour", func(p *Page) {
 			p.Host.Changes = []Change{{ago(8 * time.Minute), "unreachable"}, {ago(5 * time.Minute), ""}}
 		},
-			"who had the host 60 min ago now in all 192.0.2.1 3 s | | away 3 min | | idle 4 min | | waiting up to 1 | | as a table minutes ago the host waiting " +
-				"0 to 5 192.0.2.1 3.0 s, idle 4 min 57 s | up to 1 | 5 to 10 away 3 min 0 s | nobody |"},
+			"who had the host 60 min ago now in all 192.0.2.1 | 3 s | away | 3 min | idle | 4 min | waiting | up to 1 | as a table minutes ago the host waiting " +
+				"0 to 5 192.0.2.1 3.0 s, idle 3 min 57 s | up to 1 | 5 to 10 away 3 min 0 s, idle 60 s | nobody |"},
 		{"nothing is known", "hour", func(p *Page) { p.Running, p.Waiting = nil, nil }, "Nothing is known yet."},
 
 		{"resident", "models", nil, "embed:latest resident embedder stays loaded chat:latest 2.0 GB"},
