@@ -114,6 +114,20 @@ func (s *setup) client(t *testing.T, name string, fields ...string) *api.Client 
 	return newClientWith(t, s.URL, header)
 }
 
+// models returns what a client is told that there is.
+func (s *setup) models(t *testing.T, name string) (names []string) {
+	t.Helper()
+	list, err := s.client(t, name).List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range list.Models {
+		names = append(names, strings.TrimSuffix(m.Name, ":latest"))
+	}
+	slices.Sort(names)
+	return names
+}
+
 // post posts a form to the status page with the token of a name.
 func (s *setup) post(t *testing.T, name string, form url.Values) answer {
 	t.Helper()
@@ -152,7 +166,8 @@ func at(hour int) environment {
 	return environment{"TZ": fmt.Sprintf("Etc/GMT%+d", -east)}
 }
 
-// TestSetupFamily has a child ask by day, and a parent let it ask in quiet hours.
+// TestSetupFamily has a child ask for its models and others, and a parent let it ask in
+// quiet hours.
 func TestSetupFamily(t *testing.T) {
 	own := startSetupOllama(t, "llama3.2", "gemma3")
 	s := readSetup(t, "family")
@@ -166,6 +181,17 @@ func TestSetupFamily(t *testing.T) {
 	toNobody := environment{"FOREMAN_WAKE": mac.String() + "@127.0.0.1:9"} // the Ollama of the test does not sleep
 
 	s.start(t, own.URL, toNobody.with(at(12)))
+	if got, want := s.models(t, "kid"), []string{"gemma3", "llama3.2"}; !slices.Equal(got, want) {
+		t.Errorf("the child is told of %q; want %q", got, want)
+	}
+	if got := s.models(t, "mum"); !slices.Contains(got, lab.ChatModel) {
+		t.Errorf("a parent is told of %q; want all", got)
+	}
+	for who, want := range map[string]string{"kid": "model '" + lab.ChatModel + "' not found", "mum": "", "dad": ""} {
+		if err := chatWith(t, s.client(t, who), lab.ChatModel); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s asks %s: got %v; want %q", who, lab.ChatModel, err, want)
+		}
+	}
 	if err := chatWith(t, s.client(t, "kid"), "gemma3"); err != nil {
 		t.Errorf("the child asks gemma3: %v", err)
 	}
@@ -301,6 +327,12 @@ func TestSetupClass(t *testing.T) {
 	}
 	release()
 	asking.Wait()
+	if got, want := s.models(t, "pupil07"), []string{"gemma3", "llama3.2", "nomic-embed-text"}; !slices.Equal(got, want) {
+		t.Errorf("a pupil is told of %q; want %q", got, want)
+	}
+	if err := chatWith(t, s.client(t, "pupil07"), "gpt-oss"); err == nil || !strings.Contains(err.Error(), "model 'gpt-oss' not found") {
+		t.Errorf("a pupil asks gpt-oss: got %v; want it not found", err)
+	}
 	if err := chatWith(t, s.client(t, "teacher"), "gpt-oss"); err != nil {
 		t.Errorf("the teacher asks gpt-oss: %v", err)
 	}
