@@ -326,7 +326,7 @@ var allGoals = []goal{
 	{"tokens, of the best front's that starves nobody", false, 0.92, func(g group, _, foreman Figures) float64 {
 		best := foreman.Tokens
 		for _, f := range g.fronts {
-			if f.GaveUp+f.Failed == 0 && !f.Runs[0].Background { // there the batch starves
+			if run := f.Runs[0]; f.GaveUp+f.Failed == 0 && run.Key != "" && !run.Background { // a front, and one that lets no batch starve
 				best = max(best, f.Tokens)
 			}
 		}

@@ -22,7 +22,8 @@ func autoAffinity(load float64) float64 { return min(max(3*load, 5), 120) }
 
 // policies are those of the fronts that can be simulated, and others.
 var policies = []policy{
-	{key: "none", name: "Ollama's own queue", silent: true},
+	{key: "none", name: "Ollama's own queue", silent: true, affinity: forever}, // see stub.passOn
+	{name: "order of arrival", silent: true},
 	{key: "arrival", name: "foreman, FAIR=false", affinity: 1},
 	{key: "foreman", name: "foreman", fair: true, affinity: 1},
 	{key: "weights", name: "foreman, people weigh 3", fair: true, affinity: 1, shares: shares{people: 3}},

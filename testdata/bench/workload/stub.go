@@ -45,8 +45,14 @@ type stub struct {
 	mu     sync.Mutex // guards what follows
 	host   Host
 	busy   bool
-	line   []chan struct{} // first come, first served
+	line   []waiter        // in order of arrival
 	served map[int]*Record // by ID, the host's side only
+}
+
+// A waiter is a chat that is in the host and waits.
+type waiter struct {
+	model string
+	turn  chan struct{} // closed when it comes
 }
 
 const (
@@ -123,7 +129,7 @@ func (s *stub) chat(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, `{"error":"no sizes in the last message"}`, http.StatusBadRequest)
 		return
 	}
-	if s.enter(r.Context()) {
+	if s.enter(r.Context(), request.Model) {
 		record := s.serve(request)
 		s.answer(w, r, record)
 		s.leave(record)
@@ -155,10 +161,10 @@ func (s *stub) answer(w http.ResponseWriter, r *http.Request, record *Record) {
 }
 
 // enter waits in line, and reports false if ctx ended first.
-func (s *stub) enter(ctx context.Context) bool {
+func (s *stub) enter(ctx context.Context, model string) bool {
 	turn := make(chan struct{})
 	s.mu.Lock()
-	s.line = append(s.line, turn)
+	s.line = append(s.line, waiter{model, turn})
 	if !s.busy {
 		s.passOn()
 	}
@@ -170,7 +176,7 @@ func (s *stub) enter(ctx context.Context) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if i := slices.Index(s.line, turn); i >= 0 {
+	if i := slices.Index(s.line, waiter{model, turn}); i >= 0 {
 		s.line = slices.Delete(s.line, i, i+1)
 	} else {
 		s.passOn() // the turn came at the same moment
@@ -194,10 +200,12 @@ func (s *stub) leave(record *Record) {
 	s.passOn()
 }
 
-// passOn gives the turn to the first in line.
+// passOn gives the turn to the first in line for the model that is loaded, and else to the first: in Ollama 0.34 a
+// request for a loaded model does not queue up with those that have to wait for a load (server/sched.go, GetRunner).
 func (s *stub) passOn() {
 	if s.busy = len(s.line) > 0; s.busy {
-		close(s.line[0])
-		s.line = s.line[1:]
+		next := max(0, slices.IndexFunc(s.line, func(w waiter) bool { return w.model == s.host.loaded }))
+		close(s.line[next].turn)
+		s.line = slices.Delete(s.line, next, next+1)
 	}
 }

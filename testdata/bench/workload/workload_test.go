@@ -138,7 +138,7 @@ func TestLiveIsAsSimulated(t *testing.T) {
 	}
 	checkRecords(t, "live", run.Chats)
 	live := figuresOf([]Run{run})
-	simulated := figuresOf([]Run{{Horizon: horizon, Chats: simulate(newWork(1, horizon), host, policy{silent: true}, 300)}})
+	simulated := figuresOf([]Run{{Horizon: horizon, Chats: simulate(newWork(1, horizon), host, policies[0], 300)}})
 	least := math.Inf(1) // of chats that the machine did not hold up
 	for _, r := range run.Chats {
 		if r.Outcome == ok {
