@@ -80,25 +80,24 @@ quiet() {
 echo 'building foreman and testdata/bench' >&2
 if [ -n "$workload" ]; then
 	go build -o "$scratch/workload" ./testdata/bench/workload
-	# overlay SOURCE SCRIPT N PROGRAM ARGUMENT... builds PROGRAM with N lines of SOURCE as sed makes them of SCRIPT.
-	overlay() {
-		sed -E "$2" "$1" >"$scratch/overlay.go"
-		if [ "$(diff "$1" "$scratch/overlay.go" | grep -c '^>')" != "$3" ]; then
-			echo "testdata/bench.sh: $1 has not the $3 constants that are to be scaled: adapt the script" >&2
-			exit 1
-		fi
-		printf '{"Replace":{"%s":"%s"}}' "$1" "$scratch/overlay.go" >"$scratch/overlay.json"
-		go build -overlay "$scratch/overlay.json" -o "$scratch/$4" "${@:5}"
-	}
 	# scaled SCALE CONSTANT... builds a foreman whose gate's constants run so many times as fast, and such a llama-swap.
 	scaled() {
-		local constants=${*:2} swap=github.com/mostlygeek/llama-swap
-		overlay "$PWD/gate/rules.go" "s#^(\t|const )(${constants// /|})( += [a-zA-Z0-9.* ]*(/ 10)?)#\1\2\3 / $1 #" $(($# - 1)) foreman
-		command -v llama-swap >/dev/null || (
-			cd testdata/bench/llama-swap
-			go mod download $swap
-			overlay "$(go list -m -f '{{.Dir}}' $swap)/proxy/process.go" "s#250 \* time.Millisecond|5\*time.Second#& / $1#" 2 llama-swap $swap
-		) || true # then it is left out
+		local constants=${*:2}
+		sed -E "s#^(\t|const )(${constants// /|})( += [a-zA-Z0-9.* ]*(/ 10)?)#\1\2\3 / $1 #" gate/rules.go >"$scratch/rules.go"
+		if [ "$(diff gate/rules.go "$scratch/rules.go" | grep -c '^>')" != $(($# - 1)) ]; then
+			echo "testdata/bench.sh: gate/rules.go has not each of the constants $constants: adapt the script" >&2
+			exit 1
+		fi
+		printf '{"Replace":{"%s":"%s"}}' "$PWD/gate/rules.go" "$scratch/rules.go" >"$scratch/overlay.json"
+		go build -overlay "$scratch/overlay.json" -o "$scratch/foreman" .
+		command -v llama-swap >/dev/null || swap "$1" || echo 'llama-swap cannot be built' >&2
+	}
+	swap() {
+		local copy=$scratch/swap-$1 module
+		module=$(go mod download -json github.com/mostlygeek/llama-swap@v0.1.5 | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p') &&
+			cp -r "$module" "$copy" && chmod -R u+w "$copy" &&
+			sed -i -E "s#250 \* time.Millisecond|5\*time.Second#& / $1#" "$copy/proxy/process.go" &&
+			go -C "$copy" build -o "$scratch/llama-swap" .
 	}
 	bounds=(patience leastToStay longestToStay unknownToStay)
 	host() { # builds the real Ollama
