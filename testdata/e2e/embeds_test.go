@@ -51,7 +51,8 @@ func TestEmbedStorm(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 			defer cancel()
 			embed := func(who string, n int) {
-				_, err := newClient(t, foreman.URL, "sesame-"+who).Embed(ctx, &api.EmbedRequest{Model: lab.EmbedModel, Input: strings.Repeat(fmt.Sprint(n, " and so on "), 4)})
+				header := http.Header{"Authorization": {"Bearer sesame-" + who}, "X-Request-Id": {fmt.Sprint(who, "-", n)}} // which tells the meter who asks
+				_, err := newClientWith(t, foreman.URL, header).Embed(ctx, &api.EmbedRequest{Model: lab.EmbedModel, Input: strings.Repeat(fmt.Sprint(n, " and so on "), 4)})
 				if err != nil {
 					t.Errorf("%s: %v", who, err)
 				}
@@ -86,7 +87,11 @@ func TestEmbedStorm(t *testing.T) {
 					embed("person", i)
 					longest = max(longest, time.Since(asked))
 					mu.Lock()
-					most = max(most, slices.Index(began[before:], "person"))
+					if at := slices.Index(began[before:], "person"); at >= 0 {
+						most = max(most, at)
+					} else {
+						t.Error("the query has not come to Ollama")
+					}
 					mu.Unlock()
 				}
 				all.Wait()
