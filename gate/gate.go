@@ -99,8 +99,9 @@ type Turn struct {
 	inLine  *list.Element // in Gate.line; nil: not in line
 	rank    int           // see [Turn.Position]; 0: not reckoned yet
 	began   time.Time     // when it got the turn; zero: it has not
-	held    time.Duration // for how long it had the turn
+	held    time.Duration // for how long it had the turn, until it was suspended or has left
 	changed bool          // the one before it was of another kind
+	idle    bool          // it is suspended; see [Turn.Suspend]
 	err     error         // why it was turned away
 }
 
@@ -212,11 +213,38 @@ func (t *Turn) Waited() time.Duration {
 	return t.began.Sub(t.arrived)
 }
 
-// Held returns for how long the request had the turn, once it has left.
+// Held returns for how long the request had the turn, once it has left, but for the time
+// for which it was suspended.
 func (t *Turn) Held() time.Duration {
 	t.gate.mu.Lock()
 	defer t.gate.mu.Unlock()
 	return t.held
+}
+
+// Suspend has the turn's time charged to nobody from now on: what all wait for is away. From
+// now on nothing counts as loaded. Only who has the turn may call it, and may do so again.
+func (t *Turn) Suspend() {
+	g := t.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !t.idle {
+		g.elapseLocked(time.Now())
+		t.held += g.now.Sub(t.began)
+		t.idle = true
+		g.unloadedLocked()
+	}
+}
+
+// Resume ends what Suspend has begun: the turn begins now.
+func (t *Turn) Resume() {
+	g := t.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if t.idle {
+		g.elapseLocked(time.Now())
+		t.began, t.idle, t.changed = g.now, false, true
+		g.kind = t.request.Kind
+	}
 }
 
 // Loaded says how long the request's kind took to load in its turn, as far as the caller
@@ -244,8 +272,10 @@ func (t *Turn) Leave() {
 	switch {
 	case g.holder == t:
 		g.elapseLocked(time.Now())
-		t.held = g.now.Sub(t.began)
-		if !t.pause {
+		if !t.idle {
+			t.held += g.now.Sub(t.began)
+		}
+		if !t.pause && !t.idle {
 			if g.meanTurn == 0 {
 				g.meanTurn = t.held
 			}

@@ -73,7 +73,7 @@ func (g *Gate) elapseLocked(now time.Time) {
 // divided by its weight.
 func (g *Gate) shareLocked(now time.Time) {
 	took := float64(now.Sub(g.now))
-	if g.now = now; !g.Fair || g.holder == nil || g.holder.pause {
+	if g.now = now; !g.Fair || g.holder == nil || g.holder.pause || g.holder.idle {
 		return
 	}
 	c := g.clients[g.holder.request.Client]

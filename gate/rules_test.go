@@ -219,6 +219,41 @@ func TestPause(t *testing.T) {
 	})
 }
 
+// While a turn is suspended its time is charged to nobody, and nothing is loaded.
+func TestSuspend(t *testing.T) {
+	fairly(t, 0, func(t *testing.T, h *hall) {
+		h.send(t.Context(), "0Xa 1Xa 2Ya 3Ya 4Ya 5Ya")
+		time.Sleep(time.Minute)
+		h.turn("0Xa").Suspend()
+		time.Sleep(time.Hour)
+		h.turn("0Xa").Suspend()
+		h.send(t.Context(), "6Za")
+		h.turn("0Xa").Resume()
+		time.Sleep(time.Minute)
+		h.turn("0Xa").Leave()
+		if got := [3]time.Duration{h.turn("0Xa").Waited(), h.turn("0Xa").Held(), h.MeanTurn()}; got != [3]time.Duration{61 * time.Minute, 2 * time.Minute, 2 * time.Minute} {
+			t.Errorf("waited, held and a mean turn of %v; want 1h1m, 2m, 2m", got)
+		}
+		h.wantServed(6, 45*time.Second, "2Ya 6Za 3Ya 4Ya 1Xa 5Ya") // Z starts at 30 s, and X has had 2 minutes
+	})
+	for resumed, next := range map[bool]string{true: "1Xa in", false: "2Yb in"} {
+		fairly(t, time.Hour, func(t *testing.T, h *hall) {
+			h.send(t.Context(), "0Xa 1Xa 2Yb")
+			h.wantNews("0Xa in")
+			time.Sleep(time.Minute)
+			h.turn("0Xa").Suspend()
+			time.Sleep(time.Minute)
+			if resumed {
+				h.turn("0Xa").Resume()
+			}
+			h.leave("0Xa", next)
+			if held := h.turn("0Xa").Held(); held != time.Minute {
+				t.Errorf("held for %v; want 1m", held)
+			}
+		})
+	}
+}
+
 // Accounts of clients that are gone are forgotten as soon as the others have had as
 // much, though those wait for a kind that does not get its turn.
 func TestAccountsAreForgotten(t *testing.T) {
