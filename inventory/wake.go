@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -23,38 +24,37 @@ type Wakes struct {
 }
 
 // Awake waits until the target can be asked for anything by a request that came at a time,
-// and wakes it for that if need be; woken is whether it was. A target is woken that does not
-// answer, unless its machine refuses the connection and so is up, or the last attempt ended
-// in vain after the request came; and only for a model that it lists, or for any where its
-// models were never read. All who ask meanwhile share the one attempt, which goes on for
-// WakeTimeout though nobody waits any more. The errors are those of [Inventory.Reachable].
-func (inv *Inventory) Awake(ctx context.Context, model string, came time.Time) (woken bool, err error) {
-	if !inv.beginWake(model, came) {
-		state := inv.State()
-		if state.Asleep() && came.Before(state.beganAt) { // else each of a long line would ask if it is back
-			return false, fmt.Errorf("last poll: %w", state.err)
+// and wakes it for that if need be. A target is woken that does not answer, unless its
+// machine refuses the connection and so is up, or the last attempt ended in vain after the
+// request came; and only for a model that it lists, or for any where its models were never
+// read. All who ask meanwhile share the one attempt, which goes on for WakeTimeout though
+// nobody waits any more. The errors are those of [Inventory.Reachable].
+//
+// Lost is why the request could not reach a target that was found to be awake; nil: it has
+// not tried. It is the error unless the target was woken since.
+func (inv *Inventory) Awake(ctx context.Context, model string, came time.Time, lost error) error {
+	if lost != nil {
+		if inv.Waker == nil {
+			return lost
 		}
-		return false, inv.Reachable(ctx)
+		if _, err := inv.ask(ctx, func(s State) bool { return !s.reachable() }); err != nil {
+			return err
+		}
 	}
+	if inv.beginWake(model, came) {
+		return inv.awaitWake(ctx, came)
+	}
+	if state := inv.State(); state.Asleep() && came.Before(state.beganAt) { // else each of a long line would ask if it is back
+		return fmt.Errorf("last poll: %w", state.err)
+	}
+	return cmp.Or(inv.Reachable(ctx), lost)
+}
+
+// awaitWake waits for the end of the attempt to wake the target that is under way.
+func (inv *Inventory) awaitWake(ctx context.Context, came time.Time) error {
 	state, err := inv.until(ctx, func(s State) bool { return s.Waking.IsZero() || !s.gaveUp.Before(came) })
 	if err == nil && !state.reachable() {
 		err = fmt.Errorf("not woken; last poll: %w", state.err)
-	}
-	return true, err
-}
-
-// AwakeAgain is Awake for a request that could not reach the target, though that was found
-// to be awake. The error is lost, why it could not, unless the target was woken since.
-func (inv *Inventory) AwakeAgain(ctx context.Context, model string, came time.Time, lost error) error {
-	if inv.Waker == nil {
-		return lost
-	}
-	if _, err := inv.ask(ctx, func(s State) bool { return !s.reachable() }); err != nil {
-		return err
-	}
-	woken, err := inv.Awake(ctx, model, came)
-	if !woken && err == nil {
-		return lost
 	}
 	return err
 }

@@ -81,13 +81,12 @@ func every(first, last time.Duration) (times []time.Duration) {
 }
 
 // awake has n requests for a model that come now wait until the target is awake. The
-// result is theirs, all alike, and how long they waited.
-func (b *bed) awake(n int, model string) (woken bool, err error, took time.Duration) {
+// result is theirs, all alike.
+func (b *bed) awake(n int, model string) (took time.Duration, err error) {
 	b.t.Helper()
 	type result struct {
-		woken bool
-		err   string
-		took  time.Duration
+		err  string
+		took time.Duration
 	}
 	var mu sync.Mutex
 	var all sync.WaitGroup
@@ -95,11 +94,11 @@ func (b *bed) awake(n int, model string) (woken bool, err error, took time.Durat
 	came := time.Now()
 	for range n {
 		all.Go(func() {
-			w, e := b.Awake(b.t.Context(), model, came)
+			e := b.Awake(b.t.Context(), model, came, nil)
 			mu.Lock()
 			defer mu.Unlock()
-			woken, err, took = w, e, time.Since(came)
-			results[result{w, fmt.Sprint(e), took}]++
+			took, err = time.Since(came), e
+			results[result{fmt.Sprint(e), took}]++
 		})
 	}
 	all.Wait()
@@ -107,7 +106,7 @@ func (b *bed) awake(n int, model string) (woken bool, err error, took time.Durat
 	if len(results) != 1 {
 		b.t.Errorf("got %v; want one result for all", results)
 	}
-	return woken, err, took
+	return took, err
 }
 
 func TestWake(t *testing.T) {
@@ -118,17 +117,18 @@ func TestWake(t *testing.T) {
 				t.Errorf("waking since %v, %+v; want since the first request", state.Waking, state.Wakes)
 			}
 		})
+		time.AfterFunc(6*second, func() { b.Awake(t.Context(), "chat", time.Now(), nil) }) // shares the wake
 		// There is a poll at once, and then every 4 s.
-		if woken, err, took := b.awake(100, "CHAT"); !woken || err != nil || took != 12*second {
-			t.Errorf("got %v, %v after %v; want it woken after 12s", woken, err, took)
+		if took, err := b.awake(100, "CHAT"); err != nil || took != 12*second {
+			t.Errorf("got %v after %v; want it woken after 12s", err, took)
 		}
 		sleep(time.Minute)
 		b.wantSent(w, 0, 5*second, 10*second)
 		if state := b.State(); !state.Waking.IsZero() || state.Wakes != (Wakes{OK: 1}) {
 			t.Errorf("waking since %v, %+v; want one wake that ended well", state.Waking, state.Wakes)
 		}
-		if woken, err, took := b.awake(1, "chat"); woken || err != nil || took != 0 {
-			t.Errorf("got %v, %v after %v; want it awake", woken, err, took)
+		if took, err := b.awake(1, "chat"); err != nil || took != 0 {
+			t.Errorf("got %v after %v; want it awake", err, took)
 		}
 		for _, want := range []string{`level=INFO msg="waking the target" timeout=3m0s`, `level=INFO msg="target woken" took=12s`} {
 			if strings.Count(b.log.String(), want) != 1 {
@@ -143,8 +143,8 @@ func TestWake(t *testing.T) {
 		b.wantSent(w)
 		time.AfterFunc(second, func() { b.tags(both, nil) })
 		w.began = time.Now()
-		if woken, err, _ := b.awake(2, "embed"); !woken || err != nil {
-			t.Errorf("got %v, %v; want it woken again", woken, err)
+		if _, err := b.awake(2, "embed"); err != nil {
+			t.Errorf("got %v; want it woken again", err)
 		}
 		b.wantSent(w, 0)
 	})
@@ -158,16 +158,16 @@ func TestWakeInVain(t *testing.T) {
 		go func() {
 			ctx, cancel := context.WithTimeoutCause(t.Context(), second, errToken)
 			defer cancel()
-			_, left = b.Awake(ctx, "chat", came)
+			left = b.Awake(ctx, "chat", came, nil)
 		}()
 		time.AfterFunc(time.Minute, func() { // whoever comes later waits for the same
 			began := time.Now()
-			if _, err := b.Awake(t.Context(), "chat", began); !errors.Is(err, target.ErrUnreachable) || time.Since(began) != 2*time.Minute {
+			if err := b.Awake(t.Context(), "chat", began, nil); !errors.Is(err, target.ErrUnreachable) || time.Since(began) != 2*time.Minute {
 				t.Errorf("got %v after %v; want %v after 2m", err, time.Since(began), target.ErrUnreachable)
 			}
 		})
-		if woken, err, took := b.awake(100, "chat"); !woken || !errors.Is(err, target.ErrUnreachable) || took != 3*time.Minute {
-			t.Errorf("got %v, %v after %v; want %v after 3m", woken, err, took, target.ErrUnreachable)
+		if took, err := b.awake(100, "chat"); !errors.Is(err, target.ErrUnreachable) || took != 3*time.Minute {
+			t.Errorf("got %v after %v; want %v after 3m", err, took, target.ErrUnreachable)
 		}
 		if left != errToken {
 			t.Errorf("who left got %v; want the cause", left)
@@ -183,8 +183,8 @@ func TestWakeInVain(t *testing.T) {
 		// Whoever came before the end is not waited for again, without a poll each; the next is.
 		before := time.Now()
 		for range 100 {
-			if woken, err := b.Awake(t.Context(), "chat", came); woken || !errors.Is(err, target.ErrUnreachable) {
-				t.Errorf("got %v, %v; want %v", woken, err, target.ErrUnreachable)
+			if err := b.Awake(t.Context(), "chat", came, nil); !errors.Is(err, target.ErrUnreachable) {
+				t.Errorf("got %v; want %v", err, target.ErrUnreachable)
 			}
 		}
 		if took := time.Since(before); took != 0 {
@@ -192,8 +192,8 @@ func TestWakeInVain(t *testing.T) {
 		}
 		b.wantSent(w)
 		w.began = time.Now()
-		if woken, _, took := b.awake(1, "chat"); !woken || took != 3*time.Minute {
-			t.Errorf("got %v after %v; want it tried anew", woken, took)
+		if took, _ := b.awake(1, "chat"); took != 3*time.Minute {
+			t.Errorf("told after %v; want it tried anew", took)
 		}
 		b.wantSent(w, every(0, 175*second)...)
 		if state := b.State(); state.Wakes != (Wakes{Failed: 2}) {
@@ -207,8 +207,8 @@ func TestWakeUntilOllamaIsUp(t *testing.T) {
 	inSleepyBed(t, both, func(t *testing.T, b *bed, w *fakeWaker) {
 		time.AfterFunc(7*second, func() { b.tags("", errRefused) })
 		time.AfterFunc(23*second, func() { b.tags(both, nil) })
-		if woken, err, took := b.awake(100, "chat"); !woken || err != nil || took != 24*second {
-			t.Errorf("got %v, %v after %v; want it woken after 24s", woken, err, took)
+		if took, err := b.awake(100, "chat"); err != nil || took != 24*second {
+			t.Errorf("got %v after %v; want it woken after 24s", err, took)
 		}
 		b.wantSent(w, 0, 5*second)
 	})
@@ -234,11 +234,11 @@ func TestWhatWakesNothing(t *testing.T) {
 				b.tags("", test.err)
 				b.Repoll(t.Context())
 				w.sent = nil
-				woken, err, took := b.awake(10, test.model)
-				if woken || err == nil || took > second {
-					t.Errorf("got %v, %v after %v; want it not woken, at once", woken, err, took)
+				took, err := b.awake(10, test.model)
+				if err == nil || took > second {
+					t.Errorf("got %v after %v; want it not woken, at once", err, took)
 				}
-				if got := b.AwakeAgain(t.Context(), test.model, time.Now(), errToken); got == nil {
+				if got := b.Awake(t.Context(), test.model, time.Now(), errToken); got == nil {
 					t.Errorf("lost: got %v; want an error", got)
 				}
 				b.wantSent(w)
@@ -276,23 +276,23 @@ func TestCheckOfATargetAsleep(t *testing.T) {
 }
 
 // A request that is lost has the target polled, and woken if that is asleep.
-func TestAwakeAgain(t *testing.T) {
+func TestLostAndWoken(t *testing.T) {
 	inBed(t, 4*second, both, nil, func(t *testing.T, b *bed) {
 		w := &fakeWaker{began: b.began}
 		b.Waker, b.WakeTimeout = w, 3*time.Minute
 		came := time.Now()
-		if got := b.AwakeAgain(t.Context(), "chat", came, errToken); got != errToken {
+		if got := b.Awake(t.Context(), "chat", came, errToken); got != errToken {
 			t.Errorf("awake: got %v; want why the request was lost", got)
 		}
 		b.tags("", errLocal)
-		if got := b.AwakeAgain(t.Context(), "chat", came, errToken); got != errLocal {
+		if got := b.Awake(t.Context(), "chat", came, errToken); got != errLocal {
 			t.Errorf("no descriptors: got %v; want %v", got, errLocal)
 		}
 		b.wantSent(w)
 		b.asleep()
 		w.began = time.Now()
 		time.AfterFunc(10*second, func() { b.tags(both, nil) })
-		if got := b.AwakeAgain(t.Context(), "chat", came, errToken); got != nil {
+		if got := b.Awake(t.Context(), "chat", came, errToken); got != nil {
 			t.Errorf("asleep: got %v; want it woken", got)
 		}
 		b.wantSent(w, 3*second+minInterval, 8*second+minInterval)
@@ -302,7 +302,7 @@ func TestAwakeAgain(t *testing.T) {
 // Run ends while the target is being woken.
 func TestRunEndsWhileWaking(t *testing.T) {
 	inSleepyBed(t, both, func(t *testing.T, b *bed, w *fakeWaker) {
-		go b.Awake(t.Context(), "chat", time.Now())
+		go b.Awake(t.Context(), "chat", time.Now(), nil)
 		sleep(second)
 		b.stop()
 		<-b.done

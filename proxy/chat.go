@@ -185,7 +185,7 @@ func (h *chats) run(ctx context.Context, x *exchange, c *chat) (err error) {
 	request := c.request(ctx) // now, and not in its turn
 	c.joined = time.Now()
 	x.Arriving = c.joined.Sub(x.Began)
-	c.upstream = upstream{x: x, stall: h.stall, isChat: true, ended: c.leave, woken: func() error { return h.woken(ctx, x, c) }}
+	c.upstream = upstream{x: x, stall: h.stall, isChat: true, ended: c.leave, away: c.away, back: func() error { return h.back(ctx, x, c) }}
 	if x.Ungated == "" {
 		kind := gate.Kind{Model: c.Model, Options: c.Asked.Options}
 		c.turn, err = h.gate.Join(gate.Request{
@@ -276,11 +276,19 @@ func queueTiming(queued time.Duration) string {
 	return fmt.Sprintf("queue;dur=%.3f", milliseconds(queued))
 }
 
-// woken counts the wait for a target that was woken for a chat as time in line, and looks
-// for the model again: perhaps the target's models had never been read.
-func (h *chats) woken(ctx context.Context, x *exchange, c *chat) error {
+// away has a chat's turn cost nobody anything while the target is away.
+func (c *chat) away() {
 	if c.turn != nil {
-		x.Queued = time.Since(c.joined)
+		c.turn.Suspend()
+	}
+}
+
+// back has the turn begin when the target is back, and looks for the model again: perhaps
+// the target's models had never been read.
+func (h *chats) back(ctx context.Context, x *exchange, c *chat) error {
+	if c.turn != nil {
+		c.turn.Resume()
+		x.Queued = c.turn.Waited()
 		x.timing = queueTiming(x.Queued)
 	}
 	_, err := h.inventory.Check(ctx, c.Asked.Model, x.only)

@@ -54,7 +54,8 @@ type upstream struct {
 	isChat bool          // its answer tells what it took
 	beats  *heartbeats   // while the target is silent; nil: none
 	ended  func()        // called when the target has said all
-	woken  func() error  // called when the target was woken for it; an error ends it; nil: nothing is
+	away   func()        // called before the wait for a target that is away; nil: nothing is
+	back   func() error  // called behind it, if the target is back; an error ends the request; nil: nothing is
 
 	*watch                 // while it is at the target
 	sent     time.Time     // when it went to the target; zero: it did not
@@ -67,29 +68,31 @@ type upstream struct {
 	silent   atomic.Bool   // no header has come for as long as stall
 }
 
-// forwardAwake forwards a request for a model to a target that is awake: it waits until the
-// target is, and does so again if that has fallen asleep before it has said anything. Wait
-// bounds the waiting.
+// forwardAwake forwards a request for a model to a target that is awake: it waits first, if
+// need be, until the target is woken, and does so again if that has fallen asleep before it
+// has said anything. Wait bounds the waiting.
 func (f *forwarder) forwardAwake(wait context.Context, c *upstream, r *http.Request, model string) error {
 	wait, cancel := context.WithCancelCause(wait)
 	defer cancel(nil)
 	defer context.AfterFunc(f.closing, func() { cancel(errShuttingDown) })()
-	woken, err := f.inventory.Awake(wait, model, c.x.Began)
-	for {
-		if err == nil && woken && c.woken != nil {
-			err = c.woken()
+	for lost := error(nil); ; {
+		away := lost != nil || f.inventory.State().Reason == inventory.Unreachable
+		if away && c.away != nil {
+			c.away()
+		}
+		err := f.inventory.Awake(wait, model, c.x.Began, lost)
+		if err == nil && away && c.back != nil {
+			err = c.back()
 		}
 		if err != nil {
 			return err
 		}
-		err = f.forward(c, r)
-		slept := err == errAsleep && c.header.IsZero() || errors.Is(err, target.ErrUnreachable) && target.IsUnconnected(err)
+		lost = f.forward(c, r)
+		slept := lost == errAsleep && c.header.IsZero() || errors.Is(lost, target.ErrUnreachable) && target.IsUnconnected(lost)
 		if !slept {
-			return err
+			return lost
 		}
 		c.beats.start()
-		err = f.inventory.AwakeAgain(wait, model, c.x.Began, err)
-		woken = true
 	}
 }
 

@@ -137,8 +137,8 @@ func TestWaking(t *testing.T) {
 		}
 		wantSamples(t, f, map[string]string{"foreman_target_waking": "0", `foreman_wakes_total{result="ok"}`: "1", `foreman_wakes_total{result="failed"}`: "0"})
 		for _, rec := range latest(f) {
-			if rec.IsChat && (rec.Queued < 30*time.Second || rec.Idle > time.Second) {
-				t.Errorf("%s: %v in line, the target idle for %v; want the wake counted as time in line", rec.Model, rec.Queued, rec.Idle)
+			if rec.IsChat && (rec.Queued < 30*time.Second || rec.Idle > time.Second || rec.Held > 10*time.Second) {
+				t.Errorf("%s: %v in line, held for %v, the target idle for %v; want the wake counted as time in line", rec.Model, rec.Queued, rec.Held, rec.Idle)
 			}
 		}
 		f.expectIdle(t)
@@ -151,7 +151,6 @@ func TestWhatWakesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, _, target := newSleeper(t, false, func(o *Options) { o.Token, o.Manage = clientToken, true })
 		target.after = time.Second
-		target.asleep(t, f)
 		for _, test := range []struct {
 			method, path, body string
 			without            bool // a token
@@ -182,12 +181,17 @@ func TestWhatWakesNothing(t *testing.T) {
 			if test.without {
 				header = nil
 			}
-			if a := f.do(t, test.method, test.path, test.body, header...); a.status != test.want {
-				t.Errorf("%s %s %s: %d %s; want %d", test.method, test.path, test.body, a.status, a.body, test.want)
-			}
-			time.Sleep(time.Minute) // of polls
-			if got := target.sent(); got != 0 {
-				t.Fatalf("%s %s %s: %d packets sent; want none", test.method, test.path, test.body, got)
+			for _, known := range []bool{false, true} { // to be asleep
+				target.sleep(known)
+				f.Inventory.Repoll(t.Context())
+				target.sleep(true)
+				if a := f.do(t, test.method, test.path, test.body, header...); known && a.status != test.want {
+					t.Errorf("%s %s %s: %d %s; want %d", test.method, test.path, test.body, a.status, a.body, test.want)
+				}
+				time.Sleep(time.Minute) // of polls
+				if got := target.sent(); got != 0 {
+					t.Fatalf("%s %s %s, known to be asleep %t: %d packets sent; want none", test.method, test.path, test.body, known, got)
+				}
 			}
 		}
 		f.expectIdle(t)
@@ -291,7 +295,7 @@ func TestHostFellAsleepSinceThePoll(t *testing.T) {
 	for _, path := range []string{"/api/chat", "/api/embed"} {
 		for _, kept := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
-				f, network, target := newSleeper(t, false, nil)
+				f, network, target := newSleeper(t, false, func(o *Options) { o.Heartbeat = 6 * time.Second })
 				target.after = 10 * time.Second
 				c := connectIn(t, network)
 				if kept {
@@ -307,6 +311,9 @@ func TestHostFellAsleepSinceThePoll(t *testing.T) {
 				case <-time.After(2 * time.Minute):
 					t.Fatal("not woken")
 				}
+				if _, busy := f.Gate.Len(); busy != (path == "/api/chat") {
+					t.Errorf("%s: somebody has the turn: %t", path, busy)
+				}
 				got.finish()
 				if got.body != chatBody {
 					t.Errorf("sent again: %s; want all of it", got.body)
@@ -317,6 +324,9 @@ func TestHostFellAsleepSinceThePoll(t *testing.T) {
 					t.Error("woken without a packet")
 				}
 				f.expectIdle(t)
+				if early := latest(f)[0].Early; early != (path == "/api/chat") {
+					t.Errorf("%s: heard heartbeats: %t", path, early)
+				}
 			})
 		}
 	}
