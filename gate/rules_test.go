@@ -247,8 +247,8 @@ func TestSuspend(t *testing.T) {
 				h.turn("0Xa").Resume()
 			}
 			h.leave("0Xa", next)
-			if held := h.turn("0Xa").Held(); held != time.Minute {
-				t.Errorf("held for %v; want 1m", held)
+			if held, mean := h.turn("0Xa").Held(), h.MeanTurn(); held != time.Minute || (mean > 0) != resumed { // one that ends so tells nothing of others
+				t.Errorf("resumed %t: held for %v, a mean turn of %v; want 1m, and that only of one that was resumed", resumed, held, mean)
 			}
 		})
 	}

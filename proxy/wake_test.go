@@ -295,16 +295,17 @@ func TestHostFellAsleepSinceThePoll(t *testing.T) {
 	for _, path := range []string{"/api/chat", "/api/embed"} {
 		for _, kept := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
-				f, network, target := newSleeper(t, false, func(o *Options) { o.Heartbeat = 6 * time.Second })
+				f, _, target := newSleeper(t, false, func(o *Options) { o.Heartbeat = 6 * time.Second })
 				target.after = 10 * time.Second
-				c := connectIn(t, network)
+				answers := make(chan answer, 1)
+				ask := func(body string) { answers <- f.do(t, "POST", path, body) }
 				if kept {
-					c.post(t, path, "before")
+					go ask(marked("before"))
 					target.next(t, "before").finish()
-					c.expect(t, http.StatusOK, "before")
+					<-answers
 				}
 				target.sleep(true)
-				c.send(t, postOf(path, chatBody))
+				go ask(chatBody)
 				var got *held
 				select {
 				case got = <-target.arrived:
@@ -318,7 +319,9 @@ func TestHostFellAsleepSinceThePoll(t *testing.T) {
 				if got.body != chatBody {
 					t.Errorf("sent again: %s; want all of it", got.body)
 				}
-				c.expect(t, http.StatusOK, "woken for")
+				if a := <-answers; a.status != http.StatusOK || a.err != nil {
+					t.Errorf("%s: %d %s, %v; want it answered", path, a.status, a.body, a.err)
+				}
 				target.none(t)
 				if target.sent() == 0 {
 					t.Error("woken without a packet")
