@@ -191,8 +191,8 @@ func isStream(resp *http.Response, path string) bool {
 }
 
 // An answerBody is the body of the target's answer. It notes when the target is waited for,
-// has the client hear heartbeats meanwhile, and ends the upstream request with the target's last byte: while the client takes the
-// rest, the target can work for the next.
+// has the client hear heartbeats meanwhile, and ends the upstream request with the target's
+// last byte: while the client takes the rest, the target can work for the next.
 type answerBody struct {
 	io.ReadCloser
 	upstream *upstream

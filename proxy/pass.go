@@ -64,8 +64,8 @@ func newPass(x *exchange, r *http.Request, body []byte) *upstream {
 	return &upstream{x: x, ended: func() {}}
 }
 
-// serveEmbed passes an embedding, for which the target may be woken, and tells the warmer which model has made it, and how it
-// was loaded.
+// serveEmbed passes an embedding, for which the target may be woken, and tells the warmer
+// which model has made it, and how it was loaded.
 func (h *passes) serveEmbed(x *exchange, r *http.Request, cancel context.CancelCauseFunc) error {
 	body, room, err := h.bodies.read(x, r, cancel)
 	defer room.give()

@@ -11,15 +11,15 @@
 //	forward.go    in its turn it goes through the ReverseProxy, whose Director readdresses
 //	              it (director.go), to the target (target), under watch (watch.go); bytes
 //	              come back as they come, and the turn is left with the last
-//	pause.go      while the target is kept for its owner, foreman itself has the turn
 //	heartbeat.go  while none come the client hears heartbeats
 //	exchange.go   all go out through the ResponseWriter, which notes them in the record
 //	record.go     log, metrics and page have that record
 //
-// What is no chat goes by pass.go instead, embeddings a few at a time if embeds.go limits them,
-// and what reads of models by rights.go, if the client may ask for some alone; foreman's own answers are in own.go and
-// page.go. The tables and verdicts (routes.go, admit.go, errors.go) know nobody. A file
-// uses only what stands below it here.
+// What is no chat goes by pass.go instead: embeddings a few at a time if embeds.go limits
+// them, and what reads of models by rights.go if the client may ask for some alone. While
+// the target is kept for its owner, pause.go has the turn. foreman's own answers are in
+// own.go and page.go. The tables and verdicts (routes.go, admit.go, errors.go) know nobody.
+// A file uses only what stands below it here.
 package proxy
 
 import (

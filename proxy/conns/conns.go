@@ -141,7 +141,7 @@ func (l *Listener) crowdingLocked() (oldest *conn) {
 
 // grace is how long a stranger has to send something: of many who come at once, each does
 // so a little later than it connects.
-const grace = 200 * time.Millisecond
+const grace = 500 * time.Millisecond
 
 // mayGoLocked reports whether a stranger may be closed: what it has sent is read and
 // answered first, however busy the machine is. Whoever reads from it stops to wait before
