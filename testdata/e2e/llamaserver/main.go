@@ -12,7 +12,7 @@
 //	STANDIN_PAUSE=1s   how long it is silent before the last word of an answer
 //	STANDIN_CRASH=5    it exits instead of the fifth word of an answer
 //	STANDIN_READ=2000  tokens of a prompt per second, besides STANDIN_PROMPT; 0: no time
-//	STANDIN_KEEP=4     how many prompts it keeps, see cache.go; by default one
+//	STANDIN_KEEP=4     how many prompts it keeps, see cache.go; 0: none
 //	STANDIN_LOG=FILE   where it appends what it did, see log.go
 package main
 
@@ -131,7 +131,6 @@ type pace struct {
 }
 
 func readPace(getenv func(string) string) (p pace, err error) {
-	p.keep = 1
 	duration := func(name string, into *time.Duration) {
 		if text := getenv(name); text != "" && err == nil {
 			if *into, err = time.ParseDuration(text); err != nil {
