@@ -22,9 +22,9 @@ func (g *Gate) rank(due func() bool) {
 	}
 	g.elapseLocked(time.Now())
 	g.ranked = g.now
-	future, turn := g.copyLocked(), cmp.Or(g.meanTurn, unknownTurn)
+	future, began, turn := g.copyLocked(), g.holder.began, cmp.Or(g.meanTurn, unknownTurn)
 	g.mu.Unlock()
-	order := future.foretell(turn)
+	order := future.foretell(began, turn)
 	g.mu.Lock()
 	for i, t := range order {
 		t.rank = i + 1
@@ -32,9 +32,10 @@ func (g *Gate) rank(due func() bool) {
 }
 
 // foretell returns in which order those in line go, if nobody comes or leaves any more and
-// each turn takes as long. The gate, a copy, is at its end then.
-func (g *Gate) foretell(turn time.Duration) (order []*Turn) {
-	for end := g.holder.began; ; end = g.now {
+// each turn takes as long; the one that runs began at a time. The gate, a copy, is at its
+// end then. What changes of a turn is not read: the gate goes on.
+func (g *Gate) foretell(began time.Time, turn time.Duration) (order []*Turn) {
+	for end := began; ; end = g.now {
 		if !g.holder.pause { // nobody knows how long that takes
 			end = end.Add(turn)
 		}

@@ -22,6 +22,7 @@ import (
 	"container/list"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -101,7 +102,6 @@ type Turn struct {
 	began   time.Time     // when it got the turn; zero: it has not
 	held    time.Duration // for how long it had the turn, until it was suspended or has left
 	changed bool          // the one before it was of another kind
-	idle    bool          // it is suspended; see [Turn.Suspend]
 	err     error         // why it was turned away
 }
 
@@ -227,10 +227,10 @@ func (t *Turn) Suspend() {
 	g := t.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !t.idle {
+	if g.holder == t && !g.idle {
 		g.elapseLocked(time.Now())
 		t.held += g.now.Sub(t.began)
-		t.idle = true
+		g.idle = true
 		g.unloadedLocked()
 	}
 }
@@ -240,9 +240,9 @@ func (t *Turn) Resume() {
 	g := t.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if t.idle {
+	if g.holder == t && g.idle {
 		g.elapseLocked(time.Now())
-		t.began, t.idle, t.changed = g.now, false, true
+		t.began, g.idle, t.changed = g.now, false, true
 		g.kind = t.request.Kind
 	}
 }
@@ -257,10 +257,12 @@ func (t *Turn) Loaded(took time.Duration) {
 	if !t.changed || took < leastLoad {
 		return
 	}
-	if len(g.loads) >= maxLoads {
-		clear(g.loads) // models come and go; those that matter are told again
+	loads := maps.Clone(g.loads) // a copy of the gate may be reading it
+	if len(loads) >= maxLoads {
+		clear(loads) // models come and go; those that matter are told again
 	}
-	g.loads[t.request.Kind.Model] = took
+	loads[t.request.Kind.Model] = took
+	g.loads = loads
 }
 
 // Leave ends the turn, or gives up the place in line. It may be called again, from
@@ -272,10 +274,10 @@ func (t *Turn) Leave() {
 	switch {
 	case g.holder == t:
 		g.elapseLocked(time.Now())
-		if !t.idle {
+		if !g.idle {
 			t.held += g.now.Sub(t.began)
 		}
-		if !t.pause && !t.idle {
+		if !t.pause && !g.idle {
 			if g.meanTurn == 0 {
 				g.meanTurn = t.held
 			}
@@ -335,7 +337,8 @@ func (g *Gate) MeanTurn() time.Duration {
 func (g *Gate) AffinityNow() time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.affinityLocked()
+	first := g.firstLocked()
+	return g.affinityLocked(first != nil && first.background)
 }
 
 // Holder returns the model of the request that has the turn, and since when it has

@@ -292,8 +292,11 @@ func (r *reference) affinityNow() time.Duration {
 		return r.affinity
 	}
 	var longest time.Duration
+	pressing := slices.ContainsFunc(r.line, r.presses)
 	for _, name := range r.line {
-		longest = max(longest, r.loads[kind(name)])
+		if r.presses(name) == pressing {
+			longest = max(longest, r.loads[kind(name)])
+		}
 	}
 	if longest == 0 {
 		return 30 * time.Second

@@ -12,6 +12,7 @@ import (
 type order struct {
 	now     time.Time // until when all is reckoned
 	holder  *Turn     // has the turn; nil: nobody has
+	idle    bool      // the holder's turn is suspended; see [Turn.Suspend]
 	pauses  []*Turn   // that wait; see [Gate.Pause]
 	waiting map[class]*lanes
 
@@ -69,11 +70,11 @@ func (g *Gate) elapseLocked(now time.Time) {
 
 // shareLocked moves virtual time on, divided by the weights of those who share it: the
 // client that has the turn and all that have in line what cannot wait, or if nothing here
-// is of that sort all that are here. The account of whoever has the turn is moved on by all of it,
-// divided by its weight.
+// is of that sort all that are here. The account of whoever has the turn is moved on by all
+// of it, divided by its weight.
 func (g *Gate) shareLocked(now time.Time) {
 	took := float64(now.Sub(g.now))
-	if g.now = now; !g.Fair || g.holder == nil || g.holder.pause || g.holder.idle {
+	if g.now = now; !g.Fair || g.holder == nil || g.holder.pause || g.idle {
 		return
 	}
 	c := g.clients[g.holder.request.Client]
@@ -242,14 +243,17 @@ const (
 	maxLoads      = 1000             // that are remembered
 )
 
-// affinityLocked returns how long others may be overtaken.
-func (g *Gate) affinityLocked() time.Duration {
+// affinityLocked returns how long others may be overtaken, of what can wait or of what
+// cannot.
+func (g *Gate) affinityLocked(background bool) time.Duration {
 	if g.Affinity >= 0 {
 		return g.Affinity
 	}
 	var longest time.Duration
 	for class := range g.waiting {
-		longest = max(longest, g.loads[class.kind.Model])
+		if class.background == background {
+			longest = max(longest, g.loads[class.kind.Model])
+		}
 	}
 	if longest == 0 {
 		return unknownToStay
@@ -268,7 +272,7 @@ func (g *Gate) nextLocked() *Turn {
 	if first == nil {
 		return nil
 	}
-	same, affinity := g.waiting[class{g.kind, first.background}], g.affinityLocked()
+	same, affinity := g.waiting[class{g.kind, first.background}], g.affinityLocked(first.background)
 	if same == nil || affinity == 0 || !g.overtaken.IsZero() && g.now.Sub(g.overtaken) >= affinity {
 		return first.turns[0]
 	}
@@ -278,6 +282,7 @@ func (g *Gate) nextLocked() *Turn {
 // handOverLocked ends the turn of whoever has it, and gives it to the next, who is
 // returned; nil: nobody waits.
 func (g *Gate) handOverLocked() *Turn {
+	g.idle = false
 	switch last := g.holder; {
 	case last == nil:
 	case last.pause:

@@ -3,9 +3,11 @@ package gate_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -374,6 +376,50 @@ func TestPositions(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whoever looks at the line does so while the gate goes on: for go test -race.
+func TestLookBesideTurns(t *testing.T) {
+	g := gate.New(1000)
+	g.Fair, g.Affinity = true, -1
+	var turns []*gate.Turn
+	for n := range 200 {
+		turn, err := g.Join(gate.Request{Client: fmt.Sprint(n % 7), Kind: gate.Kind{Model: fmt.Sprint(n % 3)}, Weight: n % 5, Background: n%4 == 0})
+		if err != nil {
+			t.Fatal(err)
+		}
+		turns = append(turns, turn)
+	}
+	over := make(chan struct{})
+	var looking sync.WaitGroup
+	for range 2 {
+		looking.Go(func() {
+			for {
+				select {
+				case <-over:
+					return
+				default:
+					g.Line()
+				}
+			}
+		})
+	}
+	for _, turn := range turns { // each ends itself, whoever's turn comes before
+		looking.Go(func() {
+			defer turn.Leave()
+			if err := turn.Wait(t.Context()); err != nil {
+				t.Error(err)
+			}
+			turn.Suspend()
+			turn.Resume()
+			turn.Loaded(time.Second)
+		})
+	}
+	for waiting, busy := g.Len(); waiting > 0 || busy; waiting, busy = g.Len() {
+		runtime.Gosched()
+	}
+	close(over)
+	looking.Wait()
 }
 
 // BenchmarkHandOff is one hand-off of the turn, and one request that joins, while so many
