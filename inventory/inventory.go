@@ -165,7 +165,7 @@ func (inv *Inventory) Check(ctx context.Context, asked string, only Patterns) (M
 	case ok:
 		return model, nil
 	case wakes:
-		return Model{Name: asked}, nil
+		return Model{Name: shortest(name)}, nil
 	case state.Degraded():
 		return Model{}, fmt.Errorf("%w: %w", ErrDegraded, state.err)
 	default:

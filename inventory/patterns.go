@@ -41,9 +41,9 @@ func (p Patterns) Unmatched(s State) (unmatched []string) {
 	return unmatched
 }
 
-// Filter returns an answer of the target that lists models under a key, without the others:
+// Filter returns an answer of the target that lists models, as Ollama or OpenAI does, without the others:
 // the entries that stay, and all under other keys, are as the target wrote them.
-func (p Patterns) Filter(answer []byte, key string) ([]byte, error) {
+func (p Patterns) Filter(answer []byte) ([]byte, error) {
 	var filtered bytes.Buffer
 	copied := 0 // of answer
 	d := json.NewDecoder(bytes.NewReader(answer))
@@ -59,12 +59,12 @@ func (p Patterns) Filter(answer []byte, key string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if text, _ := name.(string); !strings.EqualFold(text, key) { // as the target's clients may compare it
+		if text, _ := name.(string); !strings.EqualFold(text, "models") && !strings.EqualFold(text, "data") { // as the target's clients may compare it
 			continue
 		}
 		var entries []json.RawMessage
 		if err := json.Unmarshal(value, &entries); err != nil {
-			return nil, fmt.Errorf("%s: %w", key, err)
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		end := int(d.InputOffset())
 		filtered.Write(answer[copied : end-len(value)])

@@ -54,7 +54,7 @@ func TestFilter(t *testing.T) {
 		`{"models":[`:     "",
 		``:                "",
 	} {
-		got, err := p.Filter([]byte(answer), "models")
+		got, err := p.Filter([]byte(answer))
 		if string(got) != want || (err != nil) != (want == "") {
 			t.Errorf("%s: got %s, %v; want %s", answer, got, err, want)
 		}

@@ -47,6 +47,7 @@ type State struct {
 	unconnected int       // polls in a row that could not connect; those within 4 s of each other count once
 	counted     time.Time // when unconnected last grew
 	gaveUp      time.Time // when an attempt to wake the target last ended in vain
+	resting     bool      // nobody has it woken; see [Inventory.Rest]
 
 	// Polls are numbered from 1.
 	requested, begun, ended int       // the last one that was

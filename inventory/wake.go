@@ -50,6 +50,17 @@ func (inv *Inventory) Awake(ctx context.Context, model string, came time.Time, l
 	return cmp.Or(inv.Reachable(ctx), lost)
 }
 
+// Rest has no attempt to wake the target begin until it is called with false: its machine
+// is kept for its owner. Then those who have waited meanwhile may have it woken, whatever
+// was in vain before.
+func (inv *Inventory) Rest(rest bool) {
+	inv.change(func(s *State) {
+		if s.resting = rest; !rest {
+			s.gaveUp = time.Time{}
+		}
+	})
+}
+
 // awaitWake waits for the end of the attempt to wake the target that is under way.
 func (inv *Inventory) awaitWake(ctx context.Context, came time.Time) error {
 	state, err := inv.until(ctx, func(s State) bool { return s.Waking.IsZero() || !s.gaveUp.Before(came) })
@@ -71,7 +82,7 @@ func (inv *Inventory) wakes(s State, model string, came time.Time) bool {
 func (inv *Inventory) beginWake(model string, came time.Time) bool {
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
-	if !inv.wakes(inv.state, model, came) {
+	if inv.state.resting && inv.state.Waking.IsZero() || !inv.wakes(inv.state, model, came) {
 		return false
 	}
 	if inv.state.Waking.IsZero() {

@@ -247,6 +247,24 @@ func TestWhatWakesNothing(t *testing.T) {
 	}
 }
 
+// A target that rests is not woken. Behind that, what was in vain before counts no more.
+func TestRest(t *testing.T) {
+	inSleepyBed(t, both, func(t *testing.T, b *bed, w *fakeWaker) {
+		came := time.Now()
+		b.awake(1, "chat")
+		b.wantSent(w, every(0, 3*time.Minute-5*second)...)
+		b.Rest(true)
+		if err := b.Awake(t.Context(), "chat", time.Now(), nil); !errors.Is(err, target.ErrUnreachable) {
+			t.Errorf("got %v; want it away", err)
+		}
+		b.wantSent(w)
+		b.Rest(false)
+		w.began = time.Now()
+		b.Awake(t.Context(), "chat", came, nil)
+		b.wantSent(w, every(0, 3*time.Minute-5*second)...)
+	})
+}
+
 // A model that a target is woken for can be asked for while that is asleep.
 func TestCheckOfATargetAsleep(t *testing.T) {
 	for _, test := range []struct {
@@ -258,11 +276,11 @@ func TestCheckOfATargetAsleep(t *testing.T) {
 		{both, "CHAT", nil, Model{Name: "chat:latest"}, nil},
 		{both, "absent", nil, Model{}, target.ErrUnreachable},
 		{both, "absent:cloud", nil, Model{}, target.ErrUnreachable},
-		{"", "any", nil, Model{Name: "any"}, nil},
+		{"", "any", nil, Model{Name: "any:latest"}, nil},
 		{"", "no/such/na/me", nil, Model{}, ErrNotFound},
 		{both, "CHAT", Patterns{"c*"}, Model{Name: "chat:latest"}, nil},
 		{both, "CHAT", Patterns{"embed"}, Model{}, target.ErrUnreachable},
-		{"", "Library/Any", Patterns{"any"}, Model{Name: "Library/Any"}, nil},
+		{"", "Library/Any", Patterns{"any"}, Model{Name: "any:latest"}, nil},
 		{"", "hf.co/library/any", Patterns{"any"}, Model{}, target.ErrUnreachable},
 		{"", "registry.ollama.ai/library/secret", Patterns{"reg*", "lib*"}, Model{}, target.ErrUnreachable},
 	} {

@@ -144,6 +144,7 @@ func (p *pauser) followLocked(who string) {
 		}
 		p.hold = &hold{since: time.Now(), turn: turn}
 		p.hold.over, p.hold.end = context.WithCancel(context.Background())
+		p.inventory.Rest(true)
 		if p.warmer != nil {
 			p.warmer.Rest(true)
 		}
@@ -152,6 +153,7 @@ func (p *pauser) followLocked(who string) {
 		}
 	case !paused && p.hold != nil:
 		p.hold.end()
+		p.inventory.Rest(false)
 		p.hold.turn.Leave()
 		p.recent.AddPause(p.hold.since, time.Now())
 		p.log.Info("pause over", "by", who, "took", time.Since(p.hold.since).Round(time.Second).String())
@@ -162,12 +164,26 @@ func (p *pauser) followLocked(who string) {
 	}
 }
 
+// refusal returns why nothing that takes the target's memory may go there; nil: it may.
+func (p *pauser) refusal() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refusalLocked()
+}
+
+func (p *pauser) refusalLocked() error {
+	if p.hold == nil {
+		return nil
+	}
+	return paused(p.endLocked(), p.wall())
+}
+
 // enter has an embedding go to the target, until it leaves. The error is why it may not.
 func (p *pauser) enter() (leave func(), err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.hold != nil {
-		return nil, paused(p.endLocked(), p.wall())
+	if err := p.refusalLocked(); err != nil {
+		return nil, err
 	}
 	p.embeds++
 	return func() {

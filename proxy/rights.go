@@ -28,9 +28,9 @@ func (h *passes) serveReadOf(x *exchange, r *http.Request, cancel context.Cancel
 	case x.Route == ask.ShowPath:
 		return h.serveNamed(x, r, cancel)
 	case x.Route == "/api/ps":
-		return h.serveSome(x, inventory.Answer{Body: state.PS, Read: state.ResidentRead}, "models")
+		return h.serveSome(x, inventory.Answer{Body: state.PS, Read: state.ResidentRead})
 	case x.Route == "/v1/models":
-		return h.serveSome(x, state.Kept[x.Route], "data")
+		return h.serveSome(x, state.Kept[x.Route])
 	}
 	return errNoRoute // the table has a path that is not here
 }
@@ -62,11 +62,11 @@ func (h *passes) mayAsk(ctx context.Context, x *exchange, asked ask.Ask, err err
 
 // serveSome answers with what the target said last of the models that a client may ask
 // for. A page may read it if the target lets it.
-func (h *passes) serveSome(x *exchange, last inventory.Answer, key string) error {
+func (h *passes) serveSome(x *exchange, last inventory.Answer) error {
 	if last.Body == nil {
 		return notRead(h.inventory.State())
 	}
-	body, err := x.only.Filter(last.Body, key)
+	body, err := x.only.Filter(last.Body)
 	if err != nil {
 		return fmt.Errorf("list of models: %w", err)
 	}
