@@ -403,6 +403,9 @@ type loadOptions struct {
 func (h *chats) warnOfOptions(c *chat) {
 	last := h.loaded[c.Model]
 	if last == nil {
+		if len(h.loaded) >= maxTold {
+			clear(h.loaded)
+		}
 		h.loaded[c.Model] = &loadOptions{options: c.Asked.Options}
 		return
 	}

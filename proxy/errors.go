@@ -57,6 +57,7 @@ var (
 	errDescriptors   = &refusal{status: http.StatusServiceUnavailable, reason: "no descriptors", text: "foreman has no file descriptors left; try again"}
 	errAsleep        = &refusal{status: http.StatusGatewayTimeout, reason: revokedAsleep, text: "the Ollama host has gone silent"}
 	errStall         = &refusal{status: http.StatusGatewayTimeout, reason: revokedStall, text: "the Ollama host said nothing for too long"}
+	errMaxEmbed      = &refusal{status: http.StatusGatewayTimeout, reason: revokedMaxTurn, text: "this embedding took longer than FOREMAN_MAX_TURN"}
 	errMaxTurn       = &refusal{status: http.StatusGatewayTimeout, reason: revokedMaxTurn, text: "this chat's turn took longer than FOREMAN_MAX_TURN"}
 	errNonsense      = &refusal{status: http.StatusBadGateway, reason: "bad answer", text: "the Ollama host answered nonsense"}
 	errDefect        = &refusal{status: http.StatusInternalServerError, reason: "defect", text: "foreman failed; its log says why"}

@@ -72,8 +72,11 @@ type upstream struct {
 // need be, until the target is woken, and does so again if that has fallen asleep before it
 // has said anything. Wait bounds the waiting.
 func (f *forwarder) forwardAwake(wait context.Context, c *upstream, r *http.Request, model string) error {
-	wait, cancel := context.WithCancelCause(wait)
+	inLine := wait
+	wait, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
+	begun := context.AfterFunc(inLine, func() { cancel(context.Cause(inLine)) })
+	defer begun()
 	defer context.AfterFunc(f.closing, func() { cancel(errShuttingDown) })()
 	for lost := error(nil); ; {
 		away := lost != nil || f.inventory.State().Reason == inventory.Unreachable
@@ -87,6 +90,7 @@ func (f *forwarder) forwardAwake(wait context.Context, c *upstream, r *http.Requ
 		if err != nil {
 			return err
 		}
+		begun() // it waits for no turn any more
 		lost = f.forward(c, r)
 		slept := lost == errAsleep && c.header.IsZero() || errors.Is(lost, target.ErrUnreachable) && target.IsUnconnected(lost)
 		if !slept {

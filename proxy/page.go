@@ -176,7 +176,7 @@ func (h *page) serveForm(x *exchange, r *http.Request, cancel context.CancelCaus
 	case "stop":
 		return h.stop(x, h.find(form.Get("stop")))
 	case "stop-all":
-		return h.stop(x, h.findAll(form.Get("stop-all")))
+		return h.stop(x, h.findAll(form["stop-all"]))
 	default:
 		return h.pause(x, form)
 	}
@@ -264,11 +264,20 @@ func (h *page) find(key string) []*chat {
 	return nil
 }
 
-// findAll returns the chat with a key, which waits, and those of its client that came
-// before it and wait, too: what came later was not on the page that the key is from.
-func (h *page) findAll(key string) (all []*chat) {
+// findAll returns of the chats with some keys the last that waits, and those of its client
+// that came before it and wait, too: what came later was not on the page that the keys are
+// from.
+func (h *page) findAll(keys []string) (all []*chat) {
 	_, waiting := h.gate.Line()
-	last := slices.IndexFunc(waiting, func(p gate.Place) bool { return p.ID == key })
+	named, last := map[string]bool{}, -1
+	for _, key := range keys {
+		named[key] = true
+	}
+	for i, place := range waiting {
+		if named[place.ID] {
+			last = i
+		}
+	}
 	if last < 0 {
 		return nil
 	}

@@ -22,7 +22,8 @@ import (
 // is read, and what changes the target's models.
 type passes struct {
 	bodies    *bodies
-	embeds    *embeds // nil: any number of embeddings passes at once
+	embeds    *embeds       // nil: any number of embeddings passes at once
+	maxTurn   time.Duration // how long one of a limited number may take; 0: as long as it takes
 	inventory *inventory.Inventory
 	forwarder *forwarder
 	pauser    *pauser
@@ -82,13 +83,20 @@ func (h *passes) serveEmbed(x *exchange, r *http.Request, cancel context.CancelC
 	if err != nil {
 		return err
 	}
+	model, _ := h.inventory.State().Find(asked.Model)
+	if err := h.pauser.refusal(); err != nil && !model.Remote {
+		return err // and not when its turn has come
+	}
 	if h.embeds != nil {
 		if x.Queued, err = h.embeds.enter(r.Context(), x.Client); err != nil {
 			return err
 		}
 		defer h.embeds.leave()
+		if h.maxTurn > 0 { // others wait for its place
+			defer time.AfterFunc(h.maxTurn, func() { cancel(errMaxEmbed) }).Stop()
+		}
 	}
-	if model, _ := h.inventory.State().Find(asked.Model); !model.Remote {
+	if !model.Remote {
 		leave, err := h.pauser.enter()
 		if err != nil {
 			return err
@@ -194,7 +202,7 @@ func (h *passes) stream(x *exchange, r *http.Request) error {
 func (h *passes) serveTags(x *exchange, r *http.Request) error {
 	if x.only != nil {
 		state := h.inventory.State()
-		return h.serveSome(x, inventory.Answer{Body: state.Tags, Read: state.LastPoll}, "models")
+		return h.serveSome(x, inventory.Answer{Body: state.Tags, Read: state.LastPoll})
 	}
 	if r.Header.Get("Origin") != "" && !h.inventory.State().Degraded() {
 		if err := h.send(x, r, nil); x.begun() || !errors.Is(err, target.ErrUnreachable) && !errors.Is(err, target.ErrLocal) && !errors.Is(err, errAsleep) {

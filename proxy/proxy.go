@@ -101,7 +101,7 @@ func New(o Options) *Proxy {
 			bodies: waiting, inventory: o.Inventory, gate: o.Gate, forwarder: forwarder, pauser: pauser, cors: memory, log: o.Log,
 			queueTimeout: o.QueueTimeout, heartbeat: o.Heartbeat, stall: o.StallTimeout, maxTurn: o.MaxTurn, loaded: map[string]*loadOptions{},
 		},
-		passes: &passes{bodies: passing, embeds: embeds, inventory: o.Inventory, forwarder: forwarder, pauser: pauser, cors: memory, warmer: o.Warmer, manage: o.Manage, preflights: make(chan struct{}, maxPreflights)},
+		passes: &passes{bodies: passing, embeds: embeds, maxTurn: o.MaxTurn, inventory: o.Inventory, forwarder: forwarder, pauser: pauser, cors: memory, warmer: o.Warmer, manage: o.Manage, preflights: make(chan struct{}, maxPreflights)},
 		page: &page{
 			bodies: passing, embeds: embeds, inventory: o.Inventory, gate: o.Gate, pauser: pauser, recent: recent, log: o.Log,
 			target: o.Target.String(), embedder: o.EmbedModel, version: o.Version,

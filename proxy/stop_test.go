@@ -149,7 +149,7 @@ func TestStopInLine(t *testing.T) {
 	}
 }
 
-// TestStopAll: of those in line a client's are stopped, up to the one whose key it was:
+// TestStopAll: of those in line a client's are stopped, up to the last whose key it was:
 // not what came later, what runs, or what is another's.
 func TestStopAll(t *testing.T) {
 	f, target := newHeldFront(t, func(o *Options) { o.ClientHeader, o.Token = "X-User", secret })
@@ -174,7 +174,7 @@ func TestStopAll(t *testing.T) {
 	if a := stopAll(page.Running.Key); a.status != http.StatusNotFound {
 		t.Errorf("with the key of a chat that runs: got %d; want 404", a.status)
 	}
-	if a := stopAll(page.Waiting[2].Key); a.status != http.StatusSeeOther {
+	if a := stopAll("gone&stop-all=" + page.Waiting[2].Key); a.status != http.StatusSeeOther {
 		t.Errorf("got %d %s; want 303", a.status, a.body)
 	}
 	for _, i := range []int{0, 2} {

@@ -60,6 +60,7 @@ type Page struct {
 // Of returns what of the page is of one client's chats, and of the models that it may ask for.
 func (p *Page) Of(client string, may func(model string) bool) *Page {
 	own := &Page{Version: p.Version, Now: p.Now, Host: p.Host, Pause: p.Pause, Turn: p.Turn, ResidentUnknown: p.ResidentUnknown, Notice: p.Notice}
+	own.Host.Changes = nil // they are of the hour, which is not its own
 	if p.Running != nil && p.Running.Client == client {
 		own.Running = p.Running
 	}

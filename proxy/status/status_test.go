@@ -276,7 +276,7 @@ func TestNotice(t *testing.T) {
 // TestStopButtons: each chat that runs or waits has a form with its key, in an element
 // of its own, and no two buttons have one name.
 func TestStopButtons(t *testing.T) {
-	form := regexp.MustCompile(`(?s)<(?:li|div) (?:id="chat|data-key)[-=]"?([^"]*)"[^>]*>(?:[^<]|<[^l])*?<form method="post"><input type="hidden" name="(stop|stop-all)" value="([^"]*)"><button aria-label="([^"]*)">Stop(?: all)?</button></form>`)
+	form := regexp.MustCompile(`(?s)<(?:li|div) (?:id="chat|data-key)[-=]"?([^"]*)"[^>]*>(?:[^<]|<[^l])*?<form method="post">(?:<input type="hidden" name="stop-all"[^>]*>)*<input type="hidden" name="(stop|stop-all)" value="([^"]*)"><button aria-label="([^"]*)">Stop(?: all)?</button></form>`)
 	p := busyPage()
 	p.Waiting = append(p.Waiting, Chat{Key: "6", Model: "chat:latest", Client: "ann", Position: 5},
 		Chat{Key: "4", Model: "chat:latest", Client: "ann", Position: 3}, Chat{Key: "5", Model: "chat:latest", Client: "ann", Position: 4})
@@ -577,6 +577,18 @@ func TestStatusOfOneAddress(t *testing.T) {
 		page := render(t, &test.page)
 		if got := strings.Contains(page, "All chats come from <code>"+test.want+"</code>"); got != (test.want != "") || strings.Contains(page, "one-address") != got {
 			t.Errorf("%s: said %t; want %q", test.name, got, test.want)
+		}
+	}
+}
+
+// Only addresses have ports: names keep what they have.
+func TestWithoutPort(t *testing.T) {
+	for client, want := range map[string]string{
+		"192.0.2.1:80": "192.0.2.1", "[2001:db8::3]:1003": "2001:db8::3", "2001:db8::/64": "2001:db8::/64", "192.0.2.1": "192.0.2.1",
+		"ann": "ann", "team:ann": "team:ann", "ann:1 (header)": "ann:1 (header)", ":x": ":x",
+	} {
+		if got := withoutPort(client); got != want {
+			t.Errorf("%s: got %s; want %s", client, got, want)
 		}
 	}
 }

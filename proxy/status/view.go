@@ -4,7 +4,6 @@ import (
 	"html/template"
 	"io"
 	"math"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -172,8 +171,8 @@ func percent(part, whole Span) float64 {
 
 // withoutPort returns a client without its port, if it has one.
 func withoutPort(client string) string {
-	if host, _, err := net.SplitHostPort(client); err == nil {
-		return host
+	if from, err := netip.ParseAddrPort(client); err == nil {
+		return from.Addr().String()
 	}
 	return client
 }
