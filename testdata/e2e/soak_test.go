@@ -65,6 +65,9 @@ func TestSoak(t *testing.T) {
 	if err := own.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
+	own.Sleep() // its kernel answers on
+	<-time.After(2 * time.Second)
+	own.Wake()
 	<-time.After(*soakTime / 3)
 	own.Kill()
 	eventually(t, func() error { return wantHealth(foreman.URL, "degraded", "unreachable") })
