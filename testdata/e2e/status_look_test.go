@@ -468,15 +468,16 @@ func (g *gallery) walk(t *testing.T, width int64) {
 	t.Helper()
 	resize(t, g.tab, width, "light")
 	type stop struct {
-		What, Section    string
-		Top, Left, Right float64 // Top: of the middle
-		Ring, InSight    bool
+		What, Section string
+		Top, Bottom   float64
+		Left, Right   float64 // of its section
+		Ring, InSight bool
 	}
 	const here = `(() => {
 		const e = document.activeElement, box = e.getBoundingClientRect(), style = getComputedStyle(e), section = e.closest("section, header");
 		return {
 			what: e === document.body ? "" : e.tagName + " " + (e.ariaLabel || e.closest("label, summary")?.textContent), section: section?.innerText.split("\n")[0] ?? "",
-			top: box.top + box.height / 2 + scrollY, left: section?.getBoundingClientRect().left ?? 0, right: section?.getBoundingClientRect().right ?? 0,
+			top: box.top + scrollY, bottom: box.bottom + scrollY, left: section?.getBoundingClientRect().left ?? 0, right: section?.getBoundingClientRect().right ?? 0,
 			ring: style.outlineStyle === "solid" && parseFloat(style.outlineWidth) >= 2, inSight: box.top >= -1 && box.bottom <= innerHeight + 1,
 		};
 	})()`
@@ -500,7 +501,7 @@ func (g *gallery) walk(t *testing.T, width int64) {
 	}
 	for i := range stops[1:] {
 		before, after := stops[i], stops[i+1]
-		if after.Top < before.Top-1 && after.Left < before.Right {
+		if after.Bottom <= before.Top && after.Left < before.Right { // what stands in one row may be of several heights
 			t.Errorf("%d: Tab goes up from %s to %s", width, before.What, after.What)
 		}
 	}
