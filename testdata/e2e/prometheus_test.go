@@ -50,7 +50,7 @@ func equals(want float64) func(float64) bool { return func(got float64) bool { r
 func TestPrometheusScrapes(t *testing.T) {
 	for name, token := range map[string]string{"without a token": "", "with a token": "lab-token"} {
 		t.Run(name, func(t *testing.T) {
-			foreman := startForeman(t, ollama.URL, "FOREMAN_TOKEN="+token)
+			foreman := startForeman(t, startLeavable(t).URL, "FOREMAN_TOKEN="+token)
 			expect := startPrometheus(t, foreman.URL, token)
 			expect(`up`, equals(1))
 			expect(`foreman_queue_depth`, equals(0))
@@ -93,7 +93,7 @@ func TestPromQL(t *testing.T) {
 	waits, busy, tokens, loads, idle, outages := lines[0], lines[1], lines[2], lines[3], lines[4], lines[5]
 	needStandIn(t)
 	ollama := startOllama(t, lab.Pace{Load: 1500 * time.Millisecond, Rate: 500}.Env()...)
-	foreman := startForeman(t, ollama.URL)
+	foreman := startForeman(t, startLeavable(t).URL)
 	expect := startPrometheus(t, foreman.URL, "")
 	expect(`foreman_queue_wait_seconds_count`, equals(0))
 
@@ -127,7 +127,7 @@ func TestPromQL(t *testing.T) {
 // after requests of all kinds.
 func TestPromtoolFindsNothing(t *testing.T) {
 	promtool := need(t, prometheusAdvice, "promtool")
-	foreman := startForeman(t, ollama.URL)
+	foreman := startForeman(t, startLeavable(t).URL)
 	for _, request := range [][2]string{
 		{"/api/chat", `{"model":"tiny-chat","messages":[{"role":"user","content":"hello"}]}`},
 		{"/api/embed", `{"model":"tiny-embed","input":"hello"}`},
