@@ -25,7 +25,7 @@ var others = []string{
 	"TestRealInference",                         // an Ollama with llama.cpp
 	"TestJavaScript", "TestBeats.*", "TestWake", // npm
 	"TestStatusPage.*", "TestStopButtonHoldsStill", "TestPageAborts", // Chromium
-	"TestSoak", "TestInstall", "TestDemoLeavesNothing", "TestWake", // they take their time
+	"TestSoak", "TestInstall", "TestDemoLeavesNothing", // they take their time
 }
 
 var onlyOthers = flag.Bool("others", false, "run the tests of other programs, and only those")
