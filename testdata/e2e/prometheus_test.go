@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -66,7 +67,7 @@ func TestPrometheusScrapes(t *testing.T) {
 	}
 }
 
-// readmePromQL returns the expressions that the README gives, in order.
+// readmePromQL returns the expressions that proxy/metrics/README.md gives, in order.
 func readmePromQL(t *testing.T) []string {
 	t.Helper()
 	text, err := os.ReadFile("../../proxy/metrics/README.md")
@@ -81,26 +82,39 @@ func readmePromQL(t *testing.T) []string {
 			expressions = append(expressions, strings.TrimSpace(line))
 		}
 	}
-	if len(expressions) != 6 {
-		t.Fatalf("the README has %q; want six expressions", expressions)
+	if len(expressions) != 7 {
+		t.Fatalf("proxy/metrics/README.md has %q; want seven expressions", expressions)
 	}
 	return expressions
 }
 
-// TestPromQL tries the lines that the README gives.
+// TestPromQL tries the lines that proxy/metrics/README.md gives.
 func TestPromQL(t *testing.T) {
 	lines := readmePromQL(t)
-	waits, busy, tokens, loads, idle, outages := lines[0], lines[1], lines[2], lines[3], lines[4], lines[5]
+	waits, busy, made, cached, loads, idle, outages := lines[0], lines[1], lines[2], lines[3], lines[4], lines[5], lines[6]
 	needStandIn(t)
-	ollama := startOllama(t, lab.Pace{Load: 1500 * time.Millisecond, Rate: 500}.Env()...)
-	foreman := startForeman(t, startLeavable(t).URL)
-	expect := startPrometheus(t, foreman.URL, "")
+	ollama := startOllama(t, append(lab.Pace{Load: 1500 * time.Millisecond, Rate: abortPace.Rate}.Env(), "STANDIN_KEEP=1")...)
+	tokens := filepath.Join(t.TempDir(), "tokens")
+	if err := os.WriteFile(tokens, []byte("ann sesame-ann\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	foreman := startForeman(t, ollama.URL, "FOREMAN_TOKENS_FILE="+tokens)
+	expect := startPrometheus(t, foreman.URL, "sesame-ann")
 	expect(`foreman_queue_wait_seconds_count`, equals(0))
 
-	post(t, foreman.URL+"/api/chat", frontPaths[0].body) // has its model loaded
-	line := lineUp(t, foreman.URL, "", 2)
+	ask := func() {
+		t.Helper()
+		if _, err := chat(t.Context(), newClient(t, foreman.URL, "sesame-ann"), lab.ChatModel, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask() // has its model loaded
+	expect(`foreman_client_tokens_total{kind="prompt"}`, func(v float64) bool { return v > 0 })
+	ask() // has its prompt in the host's memory
+	expect(cached, func(v float64) bool { return 0 < v && v <= 1 })
+	line := lineUp(t, foreman.URL, "sesame-ann", 2)
 	expect(`foreman_queue_depth`, equals(2))
-	for _, expression := range []string{tokens, loads, idle} {
+	for _, expression := range []string{made, loads, idle} {
 		expect(expression, func(v float64) bool { return v > 0 })
 	}
 	line[0].leave()

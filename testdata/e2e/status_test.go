@@ -154,7 +154,7 @@ func mark(t *testing.T, tab context.Context) (expectSame func()) {
 // host goes away and comes back, and foreman itself ends.
 func TestStatusPageLives(t *testing.T) {
 	tab := startBrowser(t)
-	ollama := startOllama(t)
+	ollama := startOllama(t, abortPace.Env()...)
 	foreman := startForeman(t, ollama.URL)
 	seen := listenIn(t, tab)
 	navigate(t, tab, foreman.URL+"/status")
@@ -264,7 +264,7 @@ func TestStatusPageTellsLocalTime(t *testing.T) {
 func TestStatusPageWithAToken(t *testing.T) {
 	const token = "lab-token:%&?@/#"
 	tab := startBrowser(t)
-	foreman := startForeman(t, ollama.URL, "FOREMAN_TOKEN="+token)
+	foreman := startForeman(t, startLeavable(t).URL, "FOREMAN_TOKEN="+token)
 	seen := listenIn(t, tab)
 	u, err := url.Parse(foreman.URL + "/status")
 	if err != nil {
@@ -284,7 +284,7 @@ func TestStatusPageWithAToken(t *testing.T) {
 // itself.
 func TestStatusPageWithoutScript(t *testing.T) {
 	tab := startBrowser(t)
-	foreman := startForeman(t, ollama.URL)
+	foreman := startForeman(t, startLeavable(t).URL)
 	forbidScripts(t, tab)
 	navigate(t, tab, foreman.URL+"/status")
 	line := lineUp(t, foreman.URL, "", 1)
