@@ -70,27 +70,14 @@ type upstream struct {
 
 // forwardAwake forwards a request for a model to a target that is awake: it waits first, if
 // need be, until the target is woken, and does so again if that has fallen asleep before it
-// has said anything. Wait bounds the waiting.
+// has said anything. Wait bounds the waiting before it is first forwarded.
 func (f *forwarder) forwardAwake(wait context.Context, c *upstream, r *http.Request, model string) error {
-	inLine := wait
-	wait, cancel := context.WithCancelCause(r.Context())
-	defer cancel(nil)
-	begun := context.AfterFunc(inLine, func() { cancel(context.Cause(inLine)) })
-	defer begun()
-	defer context.AfterFunc(f.closing, func() { cancel(errShuttingDown) })()
-	for lost := error(nil); ; {
-		away := lost != nil || f.inventory.State().Reason == inventory.Unreachable
-		if away && c.away != nil {
-			c.away()
+	for lost := error(nil); ; wait = r.Context() {
+		if state := f.inventory.State(); lost != nil || state.Reason == inventory.Unreachable || state.Asleep() {
+			if err := f.awake(wait, c, model, lost); err != nil {
+				return err
+			}
 		}
-		err := f.inventory.Awake(wait, model, c.x.Began, lost)
-		if err == nil && away && c.back != nil {
-			err = c.back()
-		}
-		if err != nil {
-			return err
-		}
-		begun() // it waits for no turn any more
 		lost = f.forward(c, r)
 		slept := lost == errAsleep && c.header.IsZero() || errors.Is(lost, target.ErrUnreachable) && target.IsUnconnected(lost)
 		if !slept {
@@ -98,6 +85,21 @@ func (f *forwarder) forwardAwake(wait context.Context, c *upstream, r *http.Requ
 		}
 		c.beats.start()
 	}
+}
+
+// awake waits until the target is awake, see [inventory.Inventory.Awake], or foreman shuts down.
+func (f *forwarder) awake(wait context.Context, c *upstream, model string, lost error) error {
+	wait, cancel := context.WithCancelCause(wait)
+	defer cancel(nil)
+	defer context.AfterFunc(f.closing, func() { cancel(errShuttingDown) })()
+	if c.away != nil {
+		c.away()
+	}
+	err := f.inventory.Awake(wait, model, c.x.Began, lost)
+	if err == nil && c.back != nil {
+		err = c.back()
+	}
+	return err
 }
 
 // forward carries a request through the ReverseProxy. The error says why there is no answer,
@@ -189,9 +191,11 @@ var (
 // isStream reports whether an answer is a stream in the dialect of the path, between whose
 // chunks others may come.
 func isStream(resp *http.Response, path string) bool {
+	if resp.StatusCode != http.StatusOK || resp.ContentLength >= 0 || resp.Header.Get("Content-Encoding") != "" {
+		return false
+	}
 	contentType, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	return err == nil && contentType == dialect.Of(path).ContentType() &&
-		resp.StatusCode == http.StatusOK && resp.ContentLength < 0 && resp.Header.Get("Content-Encoding") == ""
+	return err == nil && contentType == dialect.Of(path).ContentType()
 }
 
 // An answerBody is the body of the target's answer. It notes when the target is waited for,

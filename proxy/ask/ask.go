@@ -242,13 +242,16 @@ func loadOf(options, shift field) (text string, inDoubt bool) {
 
 // OptionsJSON returns Options as a JSON object; nil: there are none, or it is not clear which.
 func (a Ask) OptionsJSON() []byte {
+	if a.Options == "" {
+		return nil
+	}
 	options := map[string]json.RawMessage{}
 	for option := range strings.FieldsSeq(a.Options) {
 		name, value, _ := strings.Cut(option, "=")
 		options[name] = json.RawMessage(value)
 	}
 	text, err := json.Marshal(options)
-	if err != nil || len(options) == 0 { // a value that is more than one word is none that Ollama takes
+	if err != nil { // a value that is more than one word is none that Ollama takes
 		return nil
 	}
 	return text
