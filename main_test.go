@@ -1031,6 +1031,7 @@ func TestFaultCrowdWithoutAToken(t *testing.T) {
 	command := newCommand(t)
 	for _, descriptors := range []int{1024, 256} {
 		t.Run(fmt.Sprint(descriptors), func(t *testing.T) {
+			t.Parallel() // it waits for places
 			o := newOllama(t)
 			file := filepath.Join(t.TempDir(), "tokens")
 			writeTokens := func(lines ...string) {

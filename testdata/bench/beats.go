@@ -51,7 +51,7 @@ func (c *column) standInLine(every string, n int, span time.Duration) (row strin
 		failed  atomic.Pointer[error]
 	)
 	chat := func() {
-		if err := send(client, c.driver.url+"/api/chat", chatBody); err != nil {
+		if err := sendInCrowd(client, c.driver.url+"/api/chat", chatBody); err != nil {
 			failed.Store(&err)
 		}
 	}

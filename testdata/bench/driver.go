@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"slices"
 	"strconv"
@@ -81,7 +83,7 @@ func (d *driver) embeds(n int, span time.Duration) embedFigures {
 		clients.Go(func() {
 			for time.Since(began) < span {
 				sent := time.Now()
-				if err := send(c, d.url+"/api/embed", embedBody); err != nil {
+				if err := send(context.Background(), c, d.url+"/api/embed", embedBody); err != nil {
 					failed.Add(1)
 					continue
 				}
@@ -134,7 +136,7 @@ func (d *driver) queue(n int) (queueFigures, error) {
 		failed  atomic.Pointer[error]
 	)
 	chat := func() {
-		if err := send(c, d.url+"/api/chat", chatBody); err != nil {
+		if err := sendInCrowd(c, d.url+"/api/chat", chatBody); err != nil {
 			failed.Store(&err)
 		}
 	}
@@ -174,7 +176,7 @@ func (d *driver) kept(n, each int) (gaps []time.Duration, err error) {
 	for range n {
 		clients.Go(func() {
 			for range each {
-				if err := send(c, d.url+"/api/chat", body); err != nil {
+				if err := send(context.Background(), c, d.url+"/api/chat", body); err != nil {
 					failed.Store(&err)
 				}
 			}
@@ -261,8 +263,26 @@ func (d *driver) memory() (kilobytes int, err error) {
 	return kilobytes, nil
 }
 
-func send(c *http.Client, url string, body []byte) error {
-	resp, err := c.Post(url, "application/json", bytes.NewReader(body))
+// comers has a place for each who connects and has sent nothing yet. A crowd has processors
+// of its own, and a front may close whoever is silent.
+var comers = make(chan struct{}, 100)
+
+// sendInCrowd is send for one of many who come at once.
+func sendInCrowd(c *http.Client, url string, body []byte) error {
+	comers <- struct{}{}
+	sent := sync.OnceFunc(func() { <-comers })
+	defer sent()
+	trace := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { sent() }}
+	return send(httptrace.WithClientTrace(context.Background(), trace), c, url, body)
+}
+
+func send(ctx context.Context, c *http.Client, url string, body []byte) error {
+	r, err := http.NewRequestWithContext(ctx, "POST", url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	resp, err := c.Do(r)
 	if err != nil {
 		return err
 	}
