@@ -20,7 +20,7 @@ type bodies struct {
 }
 
 func newBodies(max, all int64) *bodies {
-	return &bodies{budget: budget{limit: all, held: map[string]int64{}}, max: max}
+	return &bodies{budget: budget{limit: all}, max: max}
 }
 
 // read reads a request's body to its end, before the request goes on: a slow upload must

@@ -6,20 +6,26 @@ import (
 )
 
 // A budget limits what all bodies take in memory together, of which each has its
-// [room]. Where it is full, whoever holds most makes room.
+// [room]. Where it is full, whoever holds most makes room, of what can wait first.
 type budget struct {
 	limit int64 // bytes
 
 	mu    sync.Mutex // guards what follows, and the rooms
 	used  int64
-	held  map[string]int64 // by client
-	rooms list.List        // of *room, in order of arrival
+	held  map[account]int64
+	rooms list.List // of *room, in order of arrival
+}
+
+// An account is of a client's bodies: of those that can wait, or of the others.
+type account struct {
+	client     string
+	background bool
 }
 
 // A room is what one body has of the budget.
 type room struct {
+	account
 	budget   *budget
-	client   string
 	turnAway func()        // ends the request of the body; nil: it may not be ended any more
 	place    *list.Element // in budget.rooms; nil: it was given back
 	size     int64         // bytes
@@ -32,9 +38,9 @@ func (b *budget) open(client string, turnAway func()) *room {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.held == nil {
-		b.held = map[string]int64{}
+		b.held = map[account]int64{}
 	}
-	r := &room{budget: b, client: client, turnAway: turnAway}
+	r := &room{account: account{client: client}, budget: b, turnAway: turnAway}
 	r.place = b.rooms.PushBack(r)
 	return r
 }
@@ -45,7 +51,7 @@ func (r *room) take(n int64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for r.place != nil && b.used+n > b.limit {
-		last := b.crowdingLocked(b.held[r.client] + n)
+		last := b.crowdingLocked(r, n)
 		if last == nil {
 			return errNoRoom
 		}
@@ -57,6 +63,19 @@ func (r *room) take(n int64) error {
 	}
 	r.addLocked(n)
 	return nil
+}
+
+// canWait notes that the body's request is one that can wait, as its body may have told.
+func (r *room) canWait() {
+	r.budget.mu.Lock()
+	defer r.budget.mu.Unlock()
+	if r.place == nil {
+		return
+	}
+	size := r.size
+	r.addLocked(-size)
+	r.background = true
+	r.addLocked(size)
 }
 
 // keep sees to it that the body's request is not turned away any more.
@@ -73,22 +92,36 @@ func (r *room) give() {
 	r.closeLocked()
 }
 
-// crowdingLocked returns who is to make room: the last body, of those that may be turned
-// away, of the client that holds most; nil: that is no more than most, which is what the
-// client would hold that needs the room.
-func (b *budget) crowdingLocked(most int64) (last *room) {
-	for e := b.rooms.Back(); e != nil; e = e.Prev() {
-		if r := e.Value.(*room); r.turnAway != nil && r.size > 0 && b.held[r.client] > most {
-			most, last = b.held[r.client], r
+// crowdingLocked returns who is to make room for n bytes more in a room: the last body, of
+// those that may be turned away, of whoever holds most of those that can wait; if there is
+// none, and the room's own cannot wait either, of the others. Among its like the room is
+// counted in, with the n bytes, and nil says that it is the one that gets none.
+func (b *budget) crowdingLocked(r *room, n int64) (last *room) {
+	for _, background := range []bool{true, false} {
+		most := int64(0)
+		if r.background == background {
+			most = b.held[r.account] + n
+		}
+		for e := b.rooms.Back(); e != nil; e = e.Prev() {
+			o := e.Value.(*room)
+			if o.background == background && o.turnAway != nil && o.size > 0 && b.held[o.account] > most {
+				most, last = b.held[o.account], o
+			}
+		}
+		if last != nil || r.background {
+			return last
 		}
 	}
-	return last
+	return nil
 }
 
 func (r *room) addLocked(n int64) {
+	b := r.budget
 	r.size += n
-	r.budget.used += n
-	r.budget.held[r.client] += n
+	b.used += n
+	if b.held[r.account] += n; b.held[r.account] == 0 {
+		delete(b.held, r.account)
+	}
 }
 
 func (r *room) closeLocked() {
@@ -96,9 +129,6 @@ func (r *room) closeLocked() {
 		return
 	}
 	r.addLocked(-r.size)
-	if r.budget.held[r.client] == 0 {
-		delete(r.budget.held, r.client)
-	}
 	r.budget.rooms.Remove(r.place)
 	r.place = nil
 }

@@ -44,6 +44,14 @@ func TestBudget(t *testing.T) {
 	want("B has most", c1.take(45), nil, 65, "B1")
 	want("C has most", b2.take(20), nil, 85)
 
+	a5, d1 := open("A5"), open("D1")
+	a5.canWait() // counts apart from what A has beside it
+	want("A5 fits", a5.take(15), nil, 100)
+	d1.canWait()
+	want("D1 would be the larger one", d1.take(16), errNoRoom, 100)
+	want("D1", d1.take(5), nil, 90, "A5")
+	want("D1 grows alone", d1.take(15), errNoRoom, 90)
+	want("C1 grows, and has most", c1.take(15), nil, 100, "D1")
 	c1.give()
 	want("all", b2.take(60), nil, 100)
 	e1 := open("E1")

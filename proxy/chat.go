@@ -88,7 +88,9 @@ func (h *chats) serve(x *exchange, r *http.Request, token *tokens.Token, cancel 
 		return modelRefused(asked.Model, err)
 	}
 	x.Model, x.Ungated = model.Name, ungated(model, asked)
-	x.Background = h.background(x, r, token, asked)
+	if x.Background = h.background(x, r, token, asked); x.Background != "" {
+		room.canWait()
+	}
 	if token != nil {
 		x.Weight = token.Weight
 	}

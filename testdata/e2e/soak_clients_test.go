@@ -106,7 +106,7 @@ func (s *soakers) run(ctx, stop context.Context, number int, next func(*rand.Ran
 		if stop.Err() != nil {
 			return
 		}
-		outcome := s.ask(ctx, fmt.Sprintf("soak-%d-%d", number, i), next(rnd), rnd)
+		outcome := s.ask(ctx, number, fmt.Sprintf("soak-%d-%d", number, i), next(rnd), rnd)
 		s.mu.Lock()
 		s.counts[outcome]++
 		s.mu.Unlock()
@@ -123,7 +123,7 @@ func (s *soakers) run(ctx, stop context.Context, number int, next func(*rand.Ran
 
 // ask sends one wish, perhaps leaves before it is fulfilled, and tells what came
 // of it.
-func (s *soakers) ask(ctx context.Context, id string, w wish, rnd *rand.Rand) (outcome string) {
+func (s *soakers) ask(ctx context.Context, number int, id string, w wish, rnd *rand.Rand) (outcome string) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	v := s.watch.expect(id)
@@ -165,6 +165,7 @@ func (s *soakers) ask(ctx context.Context, id string, w wish, rnd *rand.Rand) (o
 		return "hung"
 	}
 	r.Header.Set("X-Request-Id", id)
+	r.Header.Set("Authorization", "Bearer "+soakToken(number))
 	resp, err := s.client.Do(r)
 	if err != nil {
 		return broken("its header", err)
@@ -183,14 +184,14 @@ func (s *soakers) ask(ctx context.Context, id string, w wish, rnd *rand.Rand) (o
 	switch {
 	case err != io.EOF:
 		return broken("mid-stream", err)
-	case (resp.StatusCode >= 500 || resp.StatusCode == http.StatusForbidden) && tellsError(body.String()): // 403: stopped by a pause
+	case (resp.StatusCode >= 500 || resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusUnauthorized) && tellsError(body.String()): // 403: stopped; 401: the token was taken back
 		return fmt.Sprint("refused: ", resp.StatusCode)
 	case resp.StatusCode != http.StatusOK:
-		s.t.Errorf("%s %s: got %d %s; want 200, or 403 or from 500 on with an error", id, w.path, resp.StatusCode, &body)
+		s.t.Errorf("%s %s: got %d %s; want 200, or 401, 403 or from 500 on with an error", id, w.path, resp.StatusCode, &body)
 	case w.whole(body.String()):
 		return "whole"
 	case tellsError(body.String()):
-		return "cut: told by Ollama"
+		return "cut: told in the answer"
 	default:
 		s.t.Errorf("%s %s: a clean end without its end:\n%s", id, w.path, &body)
 	}

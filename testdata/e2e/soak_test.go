@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -24,9 +23,10 @@ var (
 	soakSamples = flag.String("samples", "", "`file` for what foreman takes of the machine during the soak, for testdata/bench.sh -workload -resources")
 )
 
-// TestSoak has clients chat and embed, and leave at random, while the host is paused again
-// and again, and Ollama killed and started again twice. Every answer is whole or seen to be cut, no two
-// chats are ever open at once, and nothing is left behind:
+// TestSoak has clients chat and embed, and leave at random, while the owner pauses, stops
+// chats and takes tokens back, and Ollama is killed twice and falls asleep once, in a long
+// soak every two minutes. Every answer is whole or seen to be cut, no two chats are ever open
+// at once, and nothing is left behind:
 //
 //	go -C testdata/e2e test -run Soak -soak 60s
 func TestSoak(t *testing.T) {
@@ -36,10 +36,12 @@ func TestSoak(t *testing.T) {
 	// it has lost them all. It has many here.
 	own := startOllama(t, "OLLAMA_NUM_PARALLEL=64")
 	watch := startWatch(t, own.URL)
-	foreman := startForeman(t, watch.server.URL, "FOREMAN_POLL_INTERVAL=500ms")
+	owner := newSoakOwner(t, chatting+embedding)
+	foreman := startForeman(t, watch.server.URL, "FOREMAN_TOKENS_FILE="+owner.tokens)
+	owner.base = strings.Replace(foreman.URL, "://", "://owner:sesame-owner@", 1)
 	eventually(t, func() error { return resident(t.Context(), own.Client, lab.EmbedModel) })
-	before := restingAt(t, foreman.URL)
-	sample(t, foreman.URL)
+	before := restingAt(t, owner.base)
+	sample(t, owner.base)
 
 	transport := &http.Transport{MaxIdleConnsPerHost: chatting + embedding}
 	s := &soakers{t: t, base: foreman.URL, watch: watch, client: &http.Client{Transport: transport}, counts: map[string]int{}}
@@ -57,36 +59,43 @@ func TestSoak(t *testing.T) {
 		all.Go(func() { s.run(ctx, stop, i, next) })
 	}
 
-	pauses := 0
-	all.Go(func() { pauses = pauseNowAndThen(t, stop, foreman.URL) })
+	all.Go(func() { owner.pause(stop) })
+	all.Go(func() { owner.stop(stop) })
+	all.Go(func() { owner.reload(stop) })
 
-	<-time.After(*soakTime / 3)
-	own.Kill() // and back at once, so that foreman may not even notice
-	if err := own.Start(ctx); err != nil {
-		t.Fatal(err)
+	rounds := max(1, int(*soakTime/(2*time.Minute)))
+	third := *soakTime / time.Duration(3*rounds)
+	for range rounds {
+		<-time.After(third)
+		own.Kill() // and back at once, so that foreman may not even notice
+		if err := own.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
+		own.Sleep() // its kernel answers on
+		<-time.After(2 * time.Second)
+		own.Wake()
+		<-time.After(third)
+		own.Kill()
+		eventually(t, func() error { return wantHealth(owner.base, "degraded", "unreachable") })
+		if err := own.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, func() error { return wantHealth(owner.base, "ok", "") })
+		<-time.After(third)
 	}
-	own.Sleep() // its kernel answers on
-	<-time.After(2 * time.Second)
-	own.Wake()
-	<-time.After(*soakTime / 3)
-	own.Kill()
-	eventually(t, func() error { return wantHealth(foreman.URL, "degraded", "unreachable") })
-	if err := own.Start(ctx); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, func() error { return wantHealth(foreman.URL, "ok", "") })
-	<-time.After(*soakTime / 3)
 	stopAll()
 	last := time.AfterFunc(time.Minute, cancel) // for what they still wait for
 	all.Wait()
 	last.Stop()
 
 	eventually(t, func() error {
-		return wantMetrics(foreman.URL, map[string]float64{"foreman_queue_depth": 0, "foreman_chats_in_flight": 0})
+		return wantMetrics(owner.base, map[string]float64{"foreman_queue_depth": 0, "foreman_chats_in_flight": 0})
 	})
 	rnd := rand.New(rand.NewPCG(1, 0))
 	for range 10 { // the slot is there, and so is Ollama
-		if w := wishForChat(rnd); !w.whole(post(t, foreman.URL+w.path, w.body).body) {
+		w := wishForChat(rnd)
+		resp, err := withToken(soakToken(0)).Post(foreman.URL+w.path, "application/json", strings.NewReader(w.body))
+		if !w.whole(read(t, resp, err).body) {
 			t.Errorf("a chat after it all, %s %s: not whole", w.path, w.body)
 		}
 	}
@@ -97,7 +106,7 @@ func TestSoak(t *testing.T) {
 	// Any other goes when nothing has used it for three minutes.
 	resting, done := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer done()
-	if err := lab.Until(resting, func() error { return wantMetrics(foreman.URL, before) }); err != nil {
+	if err := lab.Until(resting, func() error { return wantMetrics(owner.base, before) }); err != nil {
 		t.Fatal(err)
 	}
 
@@ -114,10 +123,10 @@ func TestSoak(t *testing.T) {
 		}
 	}
 	fmt.Printf("%d asked in %v:\n%s", s.sum(""), *soakTime, s)
-	if pauses == 0 {
-		t.Error("never paused")
+	if err := owner.check(); err != nil {
+		t.Errorf("%v: %v", owner, err)
 	}
-	fmt.Printf("paused %d times; Ollama killed and started again: 2 times; chats that reached it: %d; open at once: %d\n", pauses, total, most)
+	fmt.Printf("%v\nOllama killed and started again: %d times; chats that reached it: %d; open at once: %d\n", owner, 2*rounds, total, most)
 	fmt.Printf("at rest before, and not more after: %v\n", before)
 }
 
@@ -144,29 +153,6 @@ func sample(t *testing.T, base string) {
 			}
 		}
 	})
-}
-
-// pauseNowAndThen pauses until stop ends, every other time at the cost of the running chat,
-// and resumes when the models are unloaded, or after a second: Ollama may be away. It returns
-// how often.
-func pauseNowAndThen(t *testing.T, stop context.Context, base string) (pauses int) {
-	for stop.Err() == nil {
-		form := url.Values{"pause": {"1h"}}
-		if pauses%2 == 1 {
-			form.Set("now", "1")
-		}
-		askStatus(t, base, http.MethodPost, form)
-		limited, cancel := context.WithTimeout(stop, time.Second)
-		lab.Until(limited, func() error { return wantUnloaded(t, base) })
-		cancel()
-		askStatus(t, base, http.MethodPost, url.Values{"resume": {"1"}})
-		pauses++
-		select {
-		case <-time.After(time.Second):
-		case <-stop.Done():
-		}
-	}
-	return pauses
 }
 
 // restingAt returns what a foreman without work has of goroutines and file
@@ -206,14 +192,17 @@ func wantMetrics(base string, limits map[string]float64) error {
 	return nil
 }
 
-// metricsOf reads foreman's metrics that have no labels. It leaves no connection
-// behind, which would be counted among them.
+// metricsOf reads foreman's metrics that have no labels, with the password in base as the
+// token. It leaves no connection behind, which would be counted among them.
 func metricsOf(base string) (map[string]float64, error) {
 	r, err := http.NewRequest("GET", base+"/metrics", nil)
 	if err != nil {
 		return nil, err
 	}
 	r.Close = true
+	if token, ok := r.URL.User.Password(); ok { // which http.Client would send as the password of a browser
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
 	resp, err := http.DefaultClient.Do(r)
 	if err != nil {
 		return nil, err

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -11,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // A watch stands between foreman and Ollama and sees which chats are open, over
@@ -24,7 +28,7 @@ type watch struct {
 	mu       sync.Mutex // guards what follows, and the flags of visits
 	expected map[string]*visit
 	open     map[*visit]bool
-	most     int // chats open at once whose clients were there
+	most     int // chats open at once that foreman had not given up
 	total    int
 }
 
@@ -33,6 +37,26 @@ type visit struct {
 	id     string
 	opened chan struct{} // closed when it has come as far as Ollama
 	left   bool          // its client has left
+	conn   *net.TCPConn  // on which foreman has sent it
+}
+
+// connKey is the context key of the connection on which a request came.
+type connKey struct{}
+
+// isClosed reports whether foreman has closed the connection of a visit, whoever has read that yet.
+func (v *visit) isClosed() bool {
+	raw, err := v.conn.SyscallConn()
+	if err != nil {
+		return true
+	}
+	const established = 1 // include/net/tcp_states.h of Linux
+	state := uint8(0)
+	err = raw.Control(func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.SOL_TCP, unix.TCP_INFO); err == nil {
+			state = info.State
+		}
+	})
+	return err != nil || state != established
 }
 
 func startWatch(t *testing.T, target string) *watch {
@@ -49,7 +73,7 @@ func startWatch(t *testing.T, target string) *watch {
 		ErrorHandler:  func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
 		ErrorLog:      log.New(io.Discard, "", 0),
 	}
-	w.server = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	w.server = httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body) // held in memory: see the lab's meter
 		if err != nil {
 			panic(http.ErrAbortHandler)
@@ -57,6 +81,10 @@ func startWatch(t *testing.T, target string) *watch {
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		proxy.ServeHTTP(rw, r)
 	}))
+	w.server.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		return context.WithValue(ctx, connKey{}, c)
+	}
+	w.server.Start()
 	t.Cleanup(w.server.Close)
 	return w
 }
@@ -109,7 +137,8 @@ func (w *watch) counts() (total, most, now int) {
 // RoundTrip counts a chat as open until its answer's body ends, before foreman
 // can have seen the end. Embeds, and what is not expected, are not counted.
 func (w *watch) RoundTrip(r *http.Request) (*http.Response, error) {
-	closed := w.begin(r.Header.Get("X-Request-Id"), !strings.Contains(r.URL.Path, "embed"))
+	conn := r.Context().Value(connKey{}).(*net.TCPConn)
+	closed := w.begin(r.Header.Get("X-Request-Id"), conn, !strings.Contains(r.URL.Path, "embed"))
 	resp, err := http.DefaultTransport.RoundTrip(r)
 	if err != nil {
 		closed()
@@ -119,7 +148,7 @@ func (w *watch) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-func (w *watch) begin(id string, chat bool) (closed func()) {
+func (w *watch) begin(id string, conn *net.TCPConn, chat bool) (closed func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	v := w.expected[id]
@@ -133,10 +162,11 @@ func (w *watch) begin(id string, chat bool) (closed func()) {
 		return func() {}
 	}
 	w.total++
+	v.conn = conn
 	w.open[v] = true
 	present := 0
 	for v := range w.open {
-		if !v.left {
+		if !v.left && !v.isClosed() {
 			present++
 		}
 	}
