@@ -220,8 +220,7 @@ func TestFaultBodiesWithoutAToken(t *testing.T) {
 		{"POST /healthz", "", 405},
 	} {
 		for _, head := range []string{"Content-Length: 1000000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\nf4240\r\n"} {
-			c := connect(t, f)
-			c.send(t, test.request+" HTTP/1.1\r\nHost: 127.0.0.1\r\n"+test.fields+head+strings.Repeat("y", 100_000))
+			c := connect(t, f).send(t, test.request+" HTTP/1.1\r\nHost: 127.0.0.1\r\n"+test.fields+head+strings.Repeat("y", 100_000))
 			resp, err := http.ReadResponse(c.in, nil)
 			if err != nil || resp.StatusCode != test.want || !resp.Close {
 				t.Errorf("%s: %v, %v; want %d at once, and the end of the connection", test.request, resp, err, test.want)
@@ -287,8 +286,7 @@ func TestFaultTokens(t *testing.T) {
 			"Access-Control-Request-Method: POST\r\nOrigin: https://app.example\r\nX-Not-A-Preflight: 1\r\n":  401,
 		} {
 			for _, path := range []string{"/api/chat", "/api/embed", "/nowhere", "/api%2Fchat"} {
-				c := connect(t, f)
-				c.send(t, postOf(path, marked("token"), fields))
+				c := connect(t, f).send(t, postOf(path, marked("token"), fields))
 				want := want
 				if want == 200 && (path == "/nowhere" || path == "/api%2Fchat") {
 					want = 404
@@ -354,8 +352,7 @@ func TestFaultChatsComeBack(t *testing.T) {
 	t.Cleanup(transport.CloseIdleConnections)
 	back = &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(u) }}
 	for _, path := range []string{"/api/chat", "/api/embed"} {
-		c := connect(t, f)
-		c.send(t, postOf(path, marked("loop")))
+		c := connect(t, f).send(t, postOf(path, marked("loop")))
 		if got := c.status(t); got != http.StatusLoopDetected {
 			t.Errorf("%s: status %d; want 508", path, got)
 		}
@@ -482,8 +479,7 @@ func TestTokenIsRevoked(t *testing.T) {
 		start(t, func(ctx context.Context) { named.Run(ctx, 10*time.Millisecond) })
 	})
 	send := func(of, mark string) *wire {
-		c := connect(t, f)
-		c.send(t, postOf("/api/chat", marked(mark), "Authorization: Bearer "+secret+"-of-"+of+"\r\n"))
+		c := connect(t, f).send(t, postOf("/api/chat", marked(mark), "Authorization: Bearer "+secret+"-of-"+of+"\r\n"))
 		return c
 	}
 	running := send("ann", "running")

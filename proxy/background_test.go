@@ -41,8 +41,7 @@ func TestWeightAndBackground(t *testing.T) {
 			o.Token, o.Tokens = clientToken, named
 		})
 		send := func(of, mark, fields string) *wire {
-			c := connect(t, f)
-			c.send(t, postOf("/api/chat", marked(mark), "Authorization: Bearer "+secret+"-of-"+of+"\r\n"+fields))
+			c := connect(t, f).send(t, postOf("/api/chat", marked(mark), "Authorization: Bearer "+secret+"-of-"+of+"\r\n"+fields))
 			return c
 		}
 		running := send("ann", "running", "")

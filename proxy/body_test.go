@@ -122,8 +122,7 @@ func heap() int64 {
 func TestFaultQueueOfLargeChats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const chats, size, budget = 150, 256 << 10, 16 << 20
-		target := newHolder(t)
-		f, network := newFrontIn(t, target, func(o *Options) { o.MaxBody = 64 << 20 })
+		f, target := newHeldFrontIn(t, func(o *Options) { o.MaxBody = 64 << 20 })
 		if got := f.chats.bodies.limit; got != 256<<20 {
 			t.Errorf("a budget of %d bytes; want 256 MiB", got)
 		}
@@ -131,8 +130,7 @@ func TestFaultQueueOfLargeChats(t *testing.T) {
 		body := marked("large")       // and what is not looked at, for the same reason
 		body += strings.Repeat("x", size-len(body))
 		request := postOf("/api/chat", body)
-		running := connectIn(t, network)
-		running.send(t, postOf("/api/chat", marked("first")))
+		running := connect(t, f).send(t, postOf("/api/chat", marked("first")))
 		first := target.next(t, "first")
 		before := heap()
 
@@ -141,7 +139,7 @@ func TestFaultQueueOfLargeChats(t *testing.T) {
 		answers := map[int]int{}
 		for range chats {
 			clients.Go(func() {
-				c := connectIn(t, network)
+				c := connect(t, f)
 				go io.WriteString(c, request) // a refused one is not read to its end
 				resp, text, _ := c.answer(t)
 				c.Close()
@@ -197,15 +195,13 @@ func TestFaultSilentUploads(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				target := newHolder(t)
-				f, network := newFrontIn(t, target, func(o *Options) { o.MaxBody = 128 << 20 })
+				f, target := newHeldFrontIn(t, func(o *Options) { o.MaxBody = 128 << 20 })
 				before := heap()
 				began := time.Now()
 				var answering sync.WaitGroup
 				for range test.connections {
 					answering.Go(func() {
-						c := connectIn(t, network)
-						c.send(t, test.head)
+						c := connect(t, f).send(t, test.head)
 						c.SetReadDeadline(began.Add(time.Hour))
 						resp, err := http.ReadResponse(c.in, nil)
 						if err != nil || resp.StatusCode != test.want {
@@ -221,8 +217,7 @@ func TestFaultSilentUploads(t *testing.T) {
 				if grown := heap() - before; grown > test.heap {
 					t.Errorf("the heap has grown by %d MiB; want less than %d", grown>>20, test.heap>>20)
 				}
-				other := connectIn(t, network)
-				other.send(t, postOf("/api/chat", marked("other")))
+				other := connect(t, f).send(t, postOf("/api/chat", marked("other")))
 				target.next(t, "other").finish()
 				if got := other.status(t); got != http.StatusOK {
 					t.Errorf("other chat: status %d; want 200", got)

@@ -84,11 +84,9 @@ func (w *wire) wantFull(t *testing.T, whose, text string) {
 func TestFaultOneClientTakesAllPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const text = "too many chats are waiting"
-		target := newHolder(t)
-		f, network := newFrontIn(t, target, byName)
+		f, target := newHeldFrontIn(t, byName)
 		send := func(name, mark string) *wire {
-			c := connectIn(t, network)
-			c.send(t, postAs(name, marked(mark)))
+			c := connect(t, f).send(t, postAs(name, marked(mark)))
 			synctest.Wait()
 			return c
 		}
@@ -126,15 +124,14 @@ func TestFaultOneClientTakesAllPlaces(t *testing.T) {
 func TestFaultOneClientTakesAllBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const text, size = "too many bytes are waiting", 1 << 20
-		target := newHolder(t)
-		f, network := newFrontIn(t, target, byName)
+		f, target := newHeldFrontIn(t, byName)
 		f.chats.bodies.limit = 8 * size
 		large := func(name string) string {
 			body := marked(name)
 			return postAs(name, body+strings.Repeat(" ", size-len(body)))
 		}
 		send := func(request string) *wire {
-			c := connectIn(t, network)
+			c := connect(t, f)
 			go io.WriteString(c, request) // one that is refused is not read to its end
 			synctest.Wait()
 			return c

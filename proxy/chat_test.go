@@ -182,13 +182,12 @@ func TestServerTimingTellsTheWait(t *testing.T) {
 
 func TestFaultClientLeavesWhileQueued(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		target := newHolder(t)
-		f, network := newFrontIn(t, target, nil)
-		connectIn(t, network).chat(t, "first")
+		f, target := newHeldFrontIn(t, nil)
+		connect(t, f).chat(t, "first")
 		first := target.next(t, "first")
-		leaver := connectIn(t, network).chat(t, "leaver")
+		leaver := connect(t, f).chat(t, "leaver")
 		synctest.Wait()
-		third := connectIn(t, network).chat(t, "third")
+		third := connect(t, f).chat(t, "third")
 		synctest.Wait()
 		if waiting, _ := f.Gate.Len(); waiting != 2 {
 			t.Fatalf("%d wait; want 2", waiting)
@@ -247,9 +246,8 @@ func TestFaultClientUploadsAByteASecond(t *testing.T) {
 			"chunked": "Transfer-Encoding: chunked\r\n\r\n186a0\r\n",
 		} {
 			inBubble(t, path[1:]+"/"+framing, func(t *testing.T) {
-				target := newHolder(t)
-				f, network := newFrontIn(t, target, nil)
-				slow := connectIn(t, network)
+				f, target := newHeldFrontIn(t, nil)
+				slow := connect(t, f)
 				began := time.Now()
 				var uploading sync.WaitGroup
 				defer uploading.Wait()
@@ -264,7 +262,7 @@ func TestFaultClientUploadsAByteASecond(t *testing.T) {
 					}
 				})
 				time.Sleep(10 * time.Second)
-				other := connectIn(t, network).chat(t, "other")
+				other := connect(t, f).chat(t, "other")
 				target.next(t, "other").finish()
 				other.expect(t, http.StatusOK, "other chat")
 				if took := time.Since(began); took > 11*time.Second {
@@ -358,10 +356,9 @@ func TestFaultDoubleRelease(t *testing.T) {
 
 func TestFaultCancellationRacesWithTheGrant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		target := newHolder(t)
-		f, network := newFrontIn(t, target, nil)
+		f, target := newHeldFrontIn(t, nil)
 		for round := range 300 {
-			first, leaver, next := connectIn(t, network), connectIn(t, network), connectIn(t, network)
+			first, leaver, next := connect(t, f), connect(t, f), connect(t, f)
 			first.chat(t, "first")
 			running := target.next(t, "first")
 			leaver.chat(t, "leaver")
@@ -405,15 +402,12 @@ func TestFaultCancellationRacesWithTheGrant(t *testing.T) {
 func TestLoadOptionsAreAKind(t *testing.T) {
 	for affinity, want := range map[time.Duration]int{time.Minute: 1, 0: 9} {
 		synctest.Test(t, func(t *testing.T) {
-			target := newHolder(t)
-			f, network := newFrontIn(t, target, func(o *Options) { o.Gate.Affinity = affinity })
-			first := connectIn(t, network)
-			first.send(t, postOf("/api/chat", `{"model":"embed"}`))
+			f, target := newHeldFrontIn(t, func(o *Options) { o.Gate.Affinity = affinity })
+			first := connect(t, f).send(t, postOf("/api/chat", `{"model":"embed"}`))
 			holding := target.any(t)
 			var clients []*wire
 			for i := range 10 {
-				c := connectIn(t, network)
-				c.send(t, postOf("/api/chat", fmt.Sprintf(`{"model":"chat","options":{"num_ctx":%d}}`, 2048*(1+i%2))))
+				c := connect(t, f).send(t, postOf("/api/chat", fmt.Sprintf(`{"model":"chat","options":{"num_ctx":%d}}`, 2048*(1+i%2))))
 				clients = append(clients, c)
 				synctest.Wait()
 			}
@@ -457,11 +451,9 @@ func TestLoadOptionsAreAKind(t *testing.T) {
 // tokens or their addresses.
 func TestShareOfClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		target := newHolder(t)
-		f, network := newFrontIn(t, target, byName)
+		f, target := newHeldFrontIn(t, byName)
 		send := func(user, mark string) {
-			c := connectIn(t, network)
-			c.send(t, postAs(user, marked(mark)))
+			c := connect(t, f).send(t, postAs(user, marked(mark)))
 			go io.Copy(io.Discard, c)
 			synctest.Wait()
 		}

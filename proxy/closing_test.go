@@ -28,8 +28,7 @@ func TestClosing(t *testing.T) {
 		{"GET", "/v1/models", ""},
 		{"GET", "/readyz", ""},
 	} {
-		w := connect(t, f)
-		w.send(t, fmt.Sprintf("%s %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%s", r[0], r[1], len(r[2]), r[2]))
+		w := connect(t, f).send(t, fmt.Sprintf("%s %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%s", r[0], r[1], len(r[2]), r[2]))
 		a, body, err := w.answer(t)
 		if a.StatusCode != 503 || a.Header.Get("Retry-After") == "" || !strings.Contains(body, "shutting down") || err != nil {
 			t.Errorf("%s: %d %v %s, %v; want 503 with Retry-After, that says why", r[1], a.StatusCode, a.Header, body, err)

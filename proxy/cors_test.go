@@ -153,7 +153,7 @@ func TestEarlyAnswersAskWhatAPageMayRead(t *testing.T) {
 // While the target is asked what a page may read, its answer does not wait for that.
 func TestNothingWaitsForWhatAPageMayRead(t *testing.T) {
 	inBubble(t, "", func(t *testing.T) {
-		f, _ := newFrontIn(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f := newFrontIn(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			switch {
 			case r.Method == http.MethodOptions:
 				<-r.Context().Done()

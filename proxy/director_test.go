@@ -83,8 +83,7 @@ func TestFaultFieldsOfTheClient(t *testing.T) {
 			want = http.Header{"Via": {viaOf(f)}, "Origin": want["Origin"], "X-Request-Id": want["X-Request-Id"]}
 			uri = path
 		}
-		c := connect(t, f)
-		c.send(t, request+query+" HTTP/1.1\r\nHost: 127.0.0.1\r\n"+fields+"\r\n"+body)
+		c := connect(t, f).send(t, request+query+" HTTP/1.1\r\nHost: 127.0.0.1\r\n"+fields+"\r\n"+body)
 		if body != "" {
 			if resp, err := http.ReadResponse(c.in, nil); err != nil || resp.StatusCode != http.StatusContinue {
 				t.Fatalf("%s: %v, %v; want 100 Continue", request, resp, err)

@@ -39,16 +39,15 @@ func readUntil(t testing.TB, c *wire, end string) (got string) {
 func TestFaultClientStopsReading(t *testing.T) {
 	for _, taken := range []int{0, 1, 4096, 10_000} { // nothing, of a Write, of a buffer, of several
 		inBubble(t, strconv.Itoa(taken), func(t *testing.T) {
-			target := newHolder(t)
+			f, target := newHeldFrontIn(t, nil)
 			target.size = 1 << 20
-			_, network := newFrontIn(t, target, nil)
-			stuck := connectIn(t, network)
+			stuck := connect(t, f)
 			target.large(t, stuck)
 			if _, err := io.ReadFull(stuck.Conn, make([]byte, taken)); err != nil {
 				t.Fatal(err)
 			}
 			stopped := time.Now()
-			connectIn(t, network).chat(t, "next").expect(t, http.StatusOK, "next chat")
+			connect(t, f).chat(t, "next").expect(t, http.StatusOK, "next chat")
 			if took := time.Since(stopped); took < 30*time.Second || took > 32*time.Second {
 				t.Errorf("cut after %v; want 30s", took)
 			}
@@ -63,9 +62,9 @@ func TestFaultClientStopsReading(t *testing.T) {
 func TestFaultClientStopsReadingBehindTheTargetsEnd(t *testing.T) {
 	stub := newStubOn(t, newMemory(11434))
 	stub.chat = answerWith("application/json", strings.Repeat("{}\n", 1000)) // its length is known
-	_, network := newFrontIn(t, stub, nil)
-	readUntil(t, connectIn(t, network).chat(t, "stuck"), "\r\n\r\n")
-	next := connectIn(t, network).chat(t, "next")
+	f := newFrontIn(t, stub, nil)
+	readUntil(t, connect(t, f).chat(t, "stuck"), "\r\n\r\n")
+	next := connect(t, f).chat(t, "next")
 	next.SetDeadline(time.Now().Add(20 * time.Second)) // before the client that is stuck is cut
 	next.expect(t, http.StatusOK, "next chat")
 }
@@ -82,10 +81,9 @@ func TestFaultClientReadsSlowly(t *testing.T) {
 	} {
 		inBubble(t, test.name, func(t *testing.T) {
 			const size = 2 << 20
-			target := newHolder(t)
+			f, target := newHeldFrontIn(t, nil)
 			target.size = size
-			_, network := newFrontIn(t, target, nil)
-			slow := connectIn(t, network)
+			slow := connect(t, f)
 			header := target.large(t, slow)
 			began := time.Now()
 			start := make([]byte, test.reads*test.piece)
@@ -106,9 +104,8 @@ func TestFaultClientReadsSlowly(t *testing.T) {
 // A client that takes nothing while an answer comes word by word.
 func TestFaultClientReadsNoneOfManySmallPieces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		target := newHolder(t)
-		f, network := newFrontIn(t, target, nil)
-		deaf, next := connectIn(t, network), connectIn(t, network)
+		f, target := newHeldFrontIn(t, nil)
+		deaf, next := connect(t, f), connect(t, f)
 		deaf.chat(t, "deaf")
 		running := target.next(t, "deaf")
 		running.say(t, "{}\n")
@@ -139,16 +136,14 @@ func TestFaultClientReadsNoneOfManySmallPieces(t *testing.T) {
 func TestFaultHalfABodyForForemanItself(t *testing.T) {
 	for _, request := range []string{"GET /healthz", "HEAD /readyz", "GET /status", "GET /metrics", "GET /api/tags", "HEAD /api/tags", "GET /api/version", "HEAD /"} {
 		synctest.Test(t, func(t *testing.T) {
-			target := newHolder(t)
-			f, network := newFrontIn(t, target, func(o *Options) {
+			f, target := newHeldFrontIn(t, func(o *Options) {
 				o.Inventory = inventory.New(o.Target, 30*time.Second, o.Log, KeptPaths...)
 			})
 			time.Sleep(time.Second)
 			target.sleep(true)
 			f.Inventory.Refresh()
 			time.Sleep(inventoryMisses)
-			c := connectIn(t, network)
-			c.send(t, request+" HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\n\r\n")
+			c := connect(t, f).send(t, request+" HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\n\r\n")
 			began := time.Now()
 			resp, err := http.ReadResponse(c.in, nil)
 			if took := time.Since(began); err != nil || took > 2*time.Second || !resp.Close {

@@ -257,6 +257,13 @@ func newHeldFront(t testing.TB, change func(*Options)) (*front, *holder) {
 	return newFront(t, "http://"+ln.Addr().String(), change), h
 }
 
+// newHeldFrontIn starts a holder and a foreman in front of it, in a bubble.
+func newHeldFrontIn(t testing.TB, change func(*Options)) (*front, *holder) {
+	t.Helper()
+	h := newHolder(t)
+	return newFrontIn(t, h, change), h
+}
+
 func (h *holder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/api/tags":

@@ -106,6 +106,7 @@ type front struct {
 	*Proxy
 	Options
 	URL    string
+	net    *memory      // in a bubble
 	client *http.Client // follows no redirect and asks for no compression
 	log    *logbook
 
@@ -142,7 +143,7 @@ func newFrontOn(t testing.TB, ln net.Listener, rawURL string, change func(*Optio
 	f.returned = sync.NewCond(&f.mu)
 	transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 100}
 	if m, ok := ln.(*memory); ok {
-		transport.DialContext = m.dial
+		f.net, transport.DialContext = m, m.dial
 	}
 	f.client = &http.Client{
 		Transport:     transport,
@@ -417,24 +418,29 @@ type wire struct {
 	in *bufio.Reader
 }
 
-// connect opens a connection to a foreman. Its deadline is there so that a
-// failure of foreman's does not hang the tests.
+// connect opens a connection to a foreman, on a socket or in a bubble. Its deadline is
+// there so that a failure of foreman's does not hang the tests.
 func connect(t testing.TB, f *front) *wire {
 	t.Helper()
-	c, err := net.Dial("tcp", strings.TrimPrefix(f.URL, "http://"))
+	dial, patience := new(net.Dialer).DialContext, 20*time.Second
+	if f.net != nil {
+		dial, patience = f.net.dial, 2*time.Hour
+	}
+	c, err := dial(t.Context(), "tcp", strings.TrimPrefix(f.URL, "http://"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(patience))
 	t.Cleanup(func() { c.Close() })
 	return &wire{c, bufio.NewReader(c)}
 }
 
-func (w *wire) send(t testing.TB, s string) {
+func (w *wire) send(t testing.TB, s string) *wire {
 	t.Helper()
 	if _, err := io.WriteString(w, s); err != nil {
 		t.Fatalf("client: %v", err)
 	}
+	return w
 }
 
 // answer reads one answer. Its error tells of a body that was cut.
@@ -474,8 +480,7 @@ func (w *wire) chat(t testing.TB, mark string) *wire {
 // post sends what is so marked.
 func (w *wire) post(t testing.TB, path, mark string) *wire {
 	t.Helper()
-	w.send(t, postOf(path, marked(mark)))
-	return w
+	return w.send(t, postOf(path, marked(mark)))
 }
 
 // begun waits for the first line of an answer.
@@ -490,19 +495,6 @@ func (w *wire) begun(t testing.TB) {
 func reset(c net.Conn) {
 	c.(*net.TCPConn).SetLinger(0)
 	c.Close()
-}
-
-// connectIn opens a client's connection in a bubble, with a deadline that only a failure
-// of foreman's lets come.
-func connectIn(t testing.TB, m *memory) *wire {
-	t.Helper()
-	c, err := m.dial(t.Context(), "", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.SetDeadline(time.Now().Add(2 * time.Hour))
-	t.Cleanup(func() { c.Close() })
-	return &wire{c, bufio.NewReader(c)}
 }
 
 // newStubIn returns a stub in a bubble.
@@ -537,19 +529,17 @@ func inBubble(t *testing.T, name string, test func(*testing.T)) {
 	t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
 }
 
-// newFrontIn starts a foreman and its target in a bubble, and returns the
-// network in front of foreman.
-func newFrontIn(t testing.TB, target http.Handler, change func(*Options)) (*front, *memory) {
+// newFrontIn starts a foreman and its target in a bubble.
+func newFrontIn(t testing.TB, target http.Handler, change func(*Options)) *front {
 	t.Helper()
-	outer, inner := newMemory(80), newMemory(11434)
+	inner := newMemory(11434)
 	serve(t, inner, target, newLog(t), nil)
-	f := newFrontOn(t, outer, "http://"+inner.Addr().String(), func(o *Options) {
+	return newFrontOn(t, newMemory(80), "http://"+inner.Addr().String(), func(o *Options) {
 		inner.through(o.Target)
 		if change != nil {
 			change(o)
 		}
 	})
-	return f, outer
 }
 
 // A memory is a network with one listener. Its connections are pipes: sockets

@@ -108,7 +108,7 @@ func (h *heard) want(t *testing.T, ended bool, lines ...string) {
 // more in line, so that the next chat comes second.
 func newBeatFront(t *testing.T, target http.Handler, change func(*Options)) (f *front, leave func()) {
 	t.Helper()
-	f, _ = newFrontIn(t, target, func(o *Options) {
+	f = newFrontIn(t, target, func(o *Options) {
 		o.Heartbeat = 20 * time.Second
 		if change != nil {
 			change(o)
@@ -353,14 +353,13 @@ func TestErrorsAfterABeat(t *testing.T) {
 func TestHeartbeatFindsTheDead(t *testing.T) {
 	for _, inLine := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
-			target := newHolder(t)
-			f, network := newFrontIn(t, target, func(o *Options) { o.Heartbeat = 20 * time.Second })
+			f, target := newHeldFrontIn(t, func(o *Options) { o.Heartbeat = 20 * time.Second })
 			if inLine {
 				if _, err := f.Gate.Join(gate.Request{}); err != nil {
 					t.Fatal(err)
 				}
 			}
-			c := connectIn(t, network)
+			c := connect(t, f)
 			// One byte more, and net/http does not look for the client's end any more.
 			c.send(t, postOf("/api/chat", `{"model":"chat","messages":[{}]}`))
 			synctest.Wait()
@@ -417,7 +416,7 @@ func TestRetryAfterOfTheLine(t *testing.T) {
 		want string
 	}{{0, "5"}, {100 * time.Millisecond, "1"}, {90 * time.Second, "180"}, {time.Hour, "600"}} {
 		synctest.Test(t, func(t *testing.T) {
-			f, _ := newFrontIn(t, newHolder(t), func(o *Options) { o.Gate = gate.New(2) })
+			f := newFrontIn(t, newHolder(t), func(o *Options) { o.Gate = gate.New(2) })
 			join := func(client string) *gate.Turn { // of none has more in line than the next to come
 				turn, err := f.Gate.Join(gate.Request{Client: client})
 				if err != nil {

@@ -136,7 +136,7 @@ func TestMetricsTellTheInventorysAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		target := newHolder(t)
 		target.sleep(true)
-		f, _ := newFrontIn(t, target, nil)
+		f := newFrontIn(t, target, nil)
 		if age, ok := scrape(t, f)["foreman_inventory_age_seconds"]; ok {
 			t.Errorf("age %q before the first good poll; want none", age)
 		}

@@ -87,8 +87,7 @@ func TestHeartbeatsInMidStream(t *testing.T) {
 	for _, test := range midStreams {
 		for _, last := range test.last {
 			inBubble(t, test.path+" "+test.agent, func(t *testing.T) {
-				target := newHolder(t)
-				f, _ := newFrontIn(t, target, func(o *Options) { o.Heartbeat = 20 * time.Second })
+				f, target := newHeldFrontIn(t, func(o *Options) { o.Heartbeat = 20 * time.Second })
 				h := f.hear(t.Context(), t, test.path, test.body, "User-Agent", test.agent)
 				chat := target.any(t)
 				want := ""
@@ -180,8 +179,7 @@ func TestNoHeartbeatsInWhatIsNoStream(t *testing.T) {
 // A beat behind the header alone is one before the answer: it belongs to no chunk.
 func TestHeartbeatBehindTheHeader(t *testing.T) {
 	inBubble(t, "", func(t *testing.T) {
-		target := newHolder(t)
-		f, _ := newFrontIn(t, target, func(o *Options) { o.Heartbeat = 20 * time.Second })
+		f, target := newHeldFrontIn(t, func(o *Options) { o.Heartbeat = 20 * time.Second })
 		h := f.hear(t.Context(), t, "/v1/chat/completions", `{"model":"Chat","stream":true}`)
 		chat := target.any(t)
 		chat.say(t, "")
@@ -213,8 +211,7 @@ func TestEndsBehindABeatInMidStream(t *testing.T) {
 		"the host falls asleep": {func(_ *testing.T, _ *front, target *holder) { target.sleep(true); time.Sleep(time.Minute) }, ""},
 	} {
 		inBubble(t, name, func(t *testing.T) {
-			target := newHolder(t)
-			f, _ := newFrontIn(t, target, func(o *Options) { o.Heartbeat = 20 * time.Second })
+			f, target := newHeldFrontIn(t, func(o *Options) { o.Heartbeat = 20 * time.Second })
 			h := f.hear(t.Context(), t, "/v1/messages", `{"model":"Chat","stream":true}`)
 			chat := target.any(t)
 			chat.say(t, chunk)
@@ -234,10 +231,8 @@ func TestEndsBehindABeatInMidStream(t *testing.T) {
 // A client that is there and takes no beat in mid-stream loses its turn.
 func TestHeartbeatInMidStreamThatIsNotTaken(t *testing.T) {
 	inBubble(t, "", func(t *testing.T) {
-		target := newHolder(t)
-		f, network := newFrontIn(t, target, func(o *Options) { o.Heartbeat = 20 * time.Second })
-		c := connectIn(t, network)
-		c.send(t, postOf("/v1/messages", `{"model":"chat","stream":true}`))
+		f, target := newHeldFrontIn(t, func(o *Options) { o.Heartbeat = 20 * time.Second })
+		c := connect(t, f).send(t, postOf("/v1/messages", `{"model":"chat","stream":true}`))
 		chat := target.any(t)
 		chat.say(t, "data: {\"type\":\"message_start\"}\n\n")
 		if _, err := http.ReadResponse(c.in, nil); err != nil {

@@ -258,9 +258,8 @@ func TestStatusShowsWhoHoldsTheTurnAndWhoWaits(t *testing.T) {
 // the host meanwhile.
 func TestStatusTellsTheWaitInLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		target := newHolder(t)
-		f, network := newFrontIn(t, target, nil)
-		holder, slow := connectIn(t, network), connectIn(t, network)
+		f, target := newHeldFrontIn(t, nil)
+		holder, slow := connect(t, f), connect(t, f)
 		holder.send(t, postOf("/api/chat", marked("first")))
 		first := target.next(t, "first")
 		request := postOf("/api/chat", marked("slow"))
@@ -292,12 +291,10 @@ func TestStatusTellsTheWaitInLine(t *testing.T) {
 // TestStatusTellsWhoIsNext: the first in line is not, while it is overtaken.
 func TestStatusTellsWhoIsNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		target := newHolder(t)
-		f, network := newFrontIn(t, target, func(o *Options) { o.Gate.Affinity = time.Minute })
+		f, target := newHeldFrontIn(t, func(o *Options) { o.Gate.Affinity = time.Minute })
 		var clients []*wire
 		for _, body := range []string{marked("first"), `{"model":"embed"}`, marked("third"), marked("fourth")} {
-			c := connectIn(t, network)
-			c.send(t, postOf("/api/chat", body))
+			c := connect(t, f).send(t, postOf("/api/chat", body))
 			clients = append(clients, c)
 			synctest.Wait()
 		}
@@ -335,11 +332,9 @@ func TestStatusTellsWhoIsNext(t *testing.T) {
 // long the one that runs has taken already.
 func TestStatusEstimates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		target := newHolder(t)
-		f, network := newFrontIn(t, target, nil)
+		f, target := newHeldFrontIn(t, nil)
 		send := func() *wire {
-			c := connectIn(t, network)
-			c.send(t, postOf("/api/chat", chatBody))
+			c := connect(t, f).send(t, postOf("/api/chat", chatBody))
 			synctest.Wait()
 			return c
 		}

@@ -116,9 +116,9 @@ func (o *owned) wantMemory(t *testing.T, when string, resident, unloads []string
 
 // newOwnedFront starts an owned target and a foreman in front of it in a bubble, which
 // keeps the embedder resident, and waits for that.
-func newOwnedFront(t *testing.T, change func(*Options)) (*front, *owned, *memory) {
+func newOwnedFront(t *testing.T, change func(*Options)) (*front, *owned) {
 	o := newOwned(t)
-	f, network := newFrontIn(t, o, func(opts *Options) {
+	f := newFrontIn(t, o, func(opts *Options) {
 		opts.EmbedModel, opts.Heartbeat = "embed", 20*time.Second
 		if change != nil {
 			change(opts)
@@ -128,7 +128,7 @@ func newOwnedFront(t *testing.T, change func(*Options)) (*front, *owned, *memory
 	start(t, f.Warmer.Run)
 	start(t, f.Run)
 	time.Sleep(time.Second)
-	return f, o, network
+	return f, o
 }
 
 // form sends the page's form as a script does.
@@ -172,11 +172,10 @@ func (f *front) paused(t *testing.T) string {
 // passes. After it all goes on.
 func TestPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, o, network := newOwnedFront(t, nil)
-		first := connectIn(t, network).chat(t, "first")
+		f, o := newOwnedFront(t, nil)
+		first := connect(t, f).chat(t, "first")
 		running := o.next(t, "first")
-		second := connectIn(t, network)
-		second.send(t, postOf("/v1/chat/completions", `{"model":"chat","stream":true}`))
+		second := connect(t, f).send(t, postOf("/v1/chat/completions", `{"model":"chat","stream":true}`))
 		heard := make(chan string)
 		go func() {
 			resp, body, err := second.answer(t)
@@ -246,8 +245,8 @@ func TestPause(t *testing.T) {
 // TestPauseNow: the running chat is stopped, and the next is not sent.
 func TestPauseNow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, o, network := newOwnedFront(t, nil)
-		first, second := connectIn(t, network).chat(t, "first"), connectIn(t, network)
+		f, o := newOwnedFront(t, nil)
+		first, second := connect(t, f).chat(t, "first"), connect(t, f)
 		running := o.next(t, "first")
 		second.send(t, postOf("/v1/chat/completions", marked("second")))
 		synctest.Wait()
@@ -310,7 +309,7 @@ func TestPauseEnds(t *testing.T) {
 		inBubble(t, test.name, func(t *testing.T) {
 			var step time.Duration
 			began := time.Now()
-			f, _ := newFrontIn(t, newOwned(t), func(o *Options) {
+			f := newFrontIn(t, newOwned(t), func(o *Options) {
 				o.Inventory = inventory.New(o.Target, time.Hour, o.Log)
 				if test.quiet == "" {
 					return
@@ -411,9 +410,9 @@ func TestPauseForm(t *testing.T) {
 // be turned away when foreman ends.
 func TestPausedLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, o, network := newOwnedFront(t, func(o *Options) { o.QueueTimeout = time.Minute })
+		f, o := newOwnedFront(t, func(o *Options) { o.QueueTimeout = time.Minute })
 		f.form(t, "pause=1h")
-		leaves, stopped, late := connectIn(t, network).chat(t, "leaves"), connectIn(t, network), connectIn(t, network)
+		leaves, stopped, late := connect(t, f).chat(t, "leaves"), connect(t, f), connect(t, f)
 		for _, c := range []*wire{stopped, late} {
 			c.send(t, postOf("/v1/chat/completions", marked("waits")))
 			synctest.Wait()
@@ -431,8 +430,7 @@ func TestPausedLine(t *testing.T) {
 		if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") != "3541" || !strings.Contains(body, want) {
 			t.Errorf("the chat that waited for too long: %d, Retry-After %q, %s; want 503, 3541 and %s", resp.StatusCode, resp.Header.Get("Retry-After"), body, want)
 		}
-		last := connectIn(t, network)
-		last.send(t, postOf("/v1/chat/completions", marked("waits")))
+		last := connect(t, f).send(t, postOf("/v1/chat/completions", marked("waits")))
 		synctest.Wait()
 		f.Close()
 		last.expect(t, http.StatusServiceUnavailable, "the chat that waited when foreman ended")
@@ -451,9 +449,8 @@ func TestPausedLine(t *testing.T) {
 // TestPauseUnloads: models are unloaded also where the target is not ready for that.
 func TestPauseUnloads(t *testing.T) {
 	inBubble(t, "an embedding goes on", func(t *testing.T) {
-		f, o, network := newOwnedFront(t, nil)
-		embed := connectIn(t, network)
-		embed.send(t, postOf("/api/embed", `{"model":"embed","mark":"long"}`))
+		f, o := newOwnedFront(t, nil)
+		embed := connect(t, f).send(t, postOf("/api/embed", `{"model":"embed","mark":"long"}`))
 		running := o.any(t)
 		f.form(t, "pause=1h")
 		time.Sleep(time.Minute)
@@ -468,7 +465,7 @@ func TestPauseUnloads(t *testing.T) {
 		}
 	})
 	inBubble(t, "models do not go", func(t *testing.T) {
-		f, o, _ := newOwnedFront(t, nil)
+		f, o := newOwnedFront(t, nil)
 		o.stuck = true
 		f.form(t, "pause=on")
 		time.Sleep(10 * time.Minute)
@@ -483,7 +480,7 @@ func TestPauseUnloads(t *testing.T) {
 		o.wantMemory(t, "when they go", nil, []string{"embed:latest"}, 1)
 	})
 	inBubble(t, "the target is away", func(t *testing.T) {
-		f, o, _ := newOwnedFront(t, nil)
+		f, o := newOwnedFront(t, nil)
 		o.sleep(true)
 		f.Inventory.Refresh()
 		time.Sleep(time.Minute)
@@ -497,7 +494,7 @@ func TestPauseUnloads(t *testing.T) {
 		o.wantMemory(t, "when it is back", nil, []string{"embed:latest"}, 1)
 	})
 	inBubble(t, "resumed at once", func(t *testing.T) {
-		f, o, _ := newOwnedFront(t, nil)
+		f, o := newOwnedFront(t, nil)
 		for range 5 {
 			f.form(t, "pause=on")
 			f.form(t, "resume=1")
@@ -518,7 +515,7 @@ func TestPauseUnloads(t *testing.T) {
 // TestQuietFromTheStart: in quiet hours foreman is paused before it is asked for anything.
 func TestQuietFromTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, o, _ := newOwnedFront(t, func(o *Options) {
+		f, o := newOwnedFront(t, func(o *Options) {
 			o.Quiet = func(time.Time) time.Time { return time.Now().Add(time.Hour) }
 			another := *o
 			another.Gate = gate.New(1)
@@ -547,13 +544,13 @@ func TestPausedWhileWaking(t *testing.T) {
 	for _, now := range []bool{false, true} {
 		inBubble(t, fmt.Sprint("now: ", now), func(t *testing.T) {
 			packets := new(calls)
-			f, o, network := newOwnedFront(t, func(opts *Options) {
+			f, o := newOwnedFront(t, func(opts *Options) {
 				opts.Inventory.Waker, opts.Inventory.WakeTimeout = packets, 3*time.Minute
 			})
 			o.sleep(true)
 			f.Inventory.Refresh()
 			time.Sleep(time.Minute)
-			first, second := connectIn(t, network), connectIn(t, network)
+			first, second := connect(t, f), connect(t, f)
 			for _, c := range []*wire{first, second} {
 				c.send(t, postOf("/v1/chat/completions", `{"model":"chat"}`))
 				synctest.Wait()

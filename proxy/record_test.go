@@ -19,12 +19,10 @@ import (
 // takes 4 s; one that leaves, one that is refused and an embedding are beside it.
 func TestRecords(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		target := newHolder(t)
-		f, network := newFrontIn(t, target, nil)
+		f, target := newHeldFrontIn(t, nil)
 		began := time.Now()
 		send := func(path, body, id string) *wire {
-			c := connectIn(t, network)
-			c.send(t, postOf(path, body, "X-Request-Id: "+id+"\r\n"))
+			c := connect(t, f).send(t, postOf(path, body, "X-Request-Id: "+id+"\r\n"))
 			synctest.Wait()
 			return c
 		}
@@ -117,10 +115,9 @@ func TestTurnsRevoked(t *testing.T) {
 		{revokedMaxTurn, 504, 0, func(t *testing.T, _ *holder, c *wire, _ *held) { c.status(t) }},
 	} {
 		inBubble(t, test.reason, func(t *testing.T) {
-			target := newHolder(t)
+			f, target := newHeldFrontIn(t, nil)
 			target.size = test.size
-			f, network := newFrontIn(t, target, nil)
-			c := connectIn(t, network)
+			c := connect(t, f)
 			var running *held
 			if test.size > 0 {
 				target.large(t, c)

@@ -199,8 +199,7 @@ func TestListsOfAClient(t *testing.T) {
 func TestStatusOfAClient(t *testing.T) {
 	f, target := newHeldFront(t, func(o *Options) { o.Tokens, o.Embeds = tokensOf(t, strings.ReplaceAll(annsLine, "embed", "chat")), 1 })
 	send := func(who []string, mark string) *wire {
-		c := connect(t, f)
-		c.send(t, postOf("/api/chat", marked(mark), who[0]+": "+who[1]+"\r\n"))
+		c := connect(t, f).send(t, postOf("/api/chat", marked(mark), who[0]+": "+who[1]+"\r\n"))
 		return c
 	}
 	for _, who := range [][]string{asBob, asAnn} {

@@ -132,8 +132,7 @@ func TestOneSlashTooMany(t *testing.T) {
 		t.Errorf("without a token: %d; want 401", a.status)
 	}
 	// A body that does not come is not waited for.
-	c := connect(t, f)
-	c.send(t, "POST /api/chat/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer "+clientToken+"\r\nContent-Length: 100\r\n\r\n")
+	c := connect(t, f).send(t, "POST /api/chat/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer "+clientToken+"\r\nContent-Length: 100\r\n\r\n")
 	c.expect(t, 307, "without its body")
 	if got := stub.seen(); len(got) > 0 {
 		t.Errorf("at the target: %q; want nothing", got)
@@ -289,8 +288,7 @@ func TestFaultSideDoors(t *testing.T) {
 		{"GET /api/ps", "400 "},
 		{"POST  /api/chat HTTP/1.1", "400 "},
 	} {
-		c := connect(t, f)
-		c.send(t, test.line+"\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: 30\r\n\r\n"+marked("door"))
+		c := connect(t, f).send(t, test.line+"\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: 30\r\n\r\n"+marked("door"))
 		line, err := c.in.ReadString('\n')
 		if _, got, _ := strings.Cut(line, " "); err != nil || !strings.HasPrefix(got, test.want) {
 			t.Errorf("%q: answer %q, %v; want %s", test.line, line, err, test.want)
@@ -328,8 +326,7 @@ func TestFaultSideDoorsThatAreGates(t *testing.T) {
 		"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n",
 		"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nX-HTTP-Method-Override: GET\r\n",
 	} {
-		c := connect(t, f)
-		c.send(t, request+"Content-Length: 30\r\n\r\n"+marked("door"))
+		c := connect(t, f).send(t, request+"Content-Length: 30\r\n\r\n"+marked("door"))
 		c.expect(t, http.StatusOK, strconv.Quote(request))
 	}
 }
@@ -363,8 +360,7 @@ func TestFaultInformationalAnswers(t *testing.T) {
 	})
 	f := newFront(t, target.URL, nil)
 	for _, path := range []string{"/api/chat", "/api/embed"} {
-		c := connect(t, f)
-		c.send(t, postOf(path, marked("early"), "Connection: close\r\n"))
+		c := connect(t, f).send(t, postOf(path, marked("early"), "Connection: close\r\n"))
 		b, err := io.ReadAll(c)
 		raw := string(b)
 		if err != nil || !strings.HasPrefix(raw, "HTTP/1.1 200 OK\r\n") || strings.Count(raw, "HTTP/1.1") != 1 ||
@@ -480,7 +476,7 @@ func FuzzPath(f *testing.F) {
 			}
 		}
 	})
-	proxy, outer := newFrontIn(f, target, func(o *Options) {
+	proxy = newFrontIn(f, target, func(o *Options) {
 		o.Log = slog.New(slog.NewTextHandler(writerFunc(func(line []byte) { fail(string(line)) }),
 			&slog.HandlerOptions{Level: slog.LevelError})) // a panic
 	})
@@ -491,7 +487,7 @@ func FuzzPath(f *testing.F) {
 		request.Write(path)
 		request.WriteString(" HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: 16\r\n\r\n{\"model\":\"chat\"}")
 		c := newInputConn(request.Bytes())
-		outer.calls <- c
+		proxy.net.calls <- c
 		<-c.closed
 		mu.Lock()
 		defer mu.Unlock()

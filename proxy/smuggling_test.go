@@ -143,8 +143,7 @@ func TestFaultRequestSmuggling(t *testing.T) {
 					}
 				})
 				f := newFront(t, target.URL, nil)
-				c := connect(t, f)
-				c.send(t, "POST "+path+" HTTP/1.1\r\nHost: 127.0.0.1\r\n"+test.raw)
+				c := connect(t, f).send(t, "POST "+path+" HTTP/1.1\r\nHost: 127.0.0.1\r\n"+test.raw)
 				b, _ := io.ReadAll(c) // foreman closes
 				answer := string(b)
 				switch {
@@ -184,8 +183,7 @@ func TestFaultSmugglingThroughThePath(t *testing.T) {
 		"GET /v1/models/a HTTP/1.1 x",
 		"GET /v1/models/a HTTP/01.1",
 	} {
-		c := connect(t, f)
-		c.send(t, line+"\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+		c := connect(t, f).send(t, line+"\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
 		b, _ := io.ReadAll(c)
 		if got := string(b); !strings.HasPrefix(got, "HTTP/1.1 40") {
 			t.Errorf("%q: answer %q; want 400 or 404", line, got)

@@ -100,16 +100,14 @@ func TestStop(t *testing.T) {
 func TestStopInLine(t *testing.T) {
 	for _, beats := range []bool{false, true} {
 		inBubble(t, map[bool]string{false: "silent", true: "after a heartbeat"}[beats], func(t *testing.T) {
-			target := newHolder(t)
-			f, network := newFrontIn(t, target, func(o *Options) {
+			f, target := newHeldFrontIn(t, func(o *Options) {
 				if beats {
 					o.Heartbeat = 700 * time.Millisecond
 				}
 			})
 			var line []*wire
 			for _, body := range []string{marked("first"), marked("next"), `{"model":"chat","stream":true}`} {
-				c := connectIn(t, network)
-				c.send(t, postOf("/v1/chat/completions", body, "X-Request-Id: same\r\n"))
+				c := connect(t, f).send(t, postOf("/v1/chat/completions", body, "X-Request-Id: same\r\n"))
 				synctest.Wait()
 				line = append(line, c)
 			}
@@ -286,8 +284,7 @@ func TestStopIsGuarded(t *testing.T) {
 				o.Tokens = named
 				ann = []string{"Authorization: Bearer " + secret + "-of-ann\r\n"}
 			})
-			victim := connect(t, f)
-			victim.send(t, postOf("/api/chat", marked("victim"), ann...))
+			victim := connect(t, f).send(t, postOf("/api/chat", marked("victim"), ann...))
 			running := target.next(t, "victim")
 			if a := f.stop(t, f.page.read().Running.Key, test.header...); a.status != test.status {
 				t.Errorf("got %d %s; want %d", a.status, a.body, test.status)

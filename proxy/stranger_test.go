@@ -62,7 +62,7 @@ func TestFaultPreflightInChunks(t *testing.T) {
 			body, err := io.ReadAll(r.Body)
 			seen <- fmt.Sprintf("%q %v %d %q", body, err, r.ContentLength, r.TransferEncoding)
 		}
-		f, network := newFrontIn(t, stub, func(o *Options) { o.Token = clientToken })
+		f := newFrontIn(t, stub, func(o *Options) { o.Token = clientToken })
 		for _, test := range []struct {
 			body  []string // as it comes
 			want  int
@@ -77,7 +77,7 @@ func TestFaultPreflightInChunks(t *testing.T) {
 			{[]string{""}, 408, preflightTimeout},
 			{[]string{"1\r\n"}, 408, preflightTimeout},
 		} {
-			c := connectIn(t, network)
+			c := connect(t, f)
 			began := time.Now()
 			c.send(t, "OPTIONS /api/show HTTP/1.1\r\nHost: localhost\r\nOrigin: http://page.example\r\nAccess-Control-Request-Method: POST\r\nTransfer-Encoding: chunked\r\n\r\n")
 			go func() {
@@ -155,8 +155,7 @@ func TestFaultBodyOfGET(t *testing.T) {
 		for _, body := range []string{
 			"Content-Length: 5\r\n\r\nhello", "Content-Length: 5\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n",
 		} {
-			c := connect(t, f)
-			c.send(t, request+" HTTP/1.1\r\nHost: localhost\r\n"+body)
+			c := connect(t, f).send(t, request+" HTTP/1.1\r\nHost: localhost\r\n"+body)
 			if got := <-bodies; got != "" {
 				t.Errorf("%s, %q: the host got %q", request, body, got)
 			}
@@ -176,8 +175,7 @@ func TestFaultRefusedKeepNoConnection(t *testing.T) {
 		"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n":            "401",
 		"GET /status HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n": "401",
 	} {
-		c := connect(t, f)
-		c.send(t, request)
+		c := connect(t, f).send(t, request)
 		if rest, err := io.ReadAll(c.in); !strings.HasPrefix(string(rest), "HTTP/1.1 "+status) || !strings.Contains(string(rest), "\r\nConnection: close\r\n") || err != nil {
 			t.Errorf("%q: got %q, %v; want %s and the end", request, rest, err, status)
 		}

@@ -119,7 +119,7 @@ func TestTargetIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		target := newHolder(t)
 		var slow atomic.Bool
-		f, network := newFrontIn(t, target, func(o *Options) {
+		f := newFrontIn(t, target, func(o *Options) {
 			target.hangDials(o)
 			dial := o.Target.Dial
 			o.Target.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -134,7 +134,7 @@ func TestTargetIdle(t *testing.T) {
 			synctest.Wait()
 			wantSamples(t, f, map[string]string{"foreman_target_idle_seconds_total": want})
 		}
-		first, second := connectIn(t, network), connectIn(t, network)
+		first, second := connect(t, f), connect(t, f)
 		first.send(t, postOf("/api/chat", marked("first"), ""))
 		running := target.next(t, "first")
 		second.send(t, postOf("/api/chat", marked("second"), ""))

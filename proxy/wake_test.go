@@ -47,21 +47,20 @@ func (s *sleeper) sent() int {
 	return sent
 }
 
-// newSleeper starts a foreman that can wake its target, and returns the network in front of
-// foreman.
-func newSleeper(t *testing.T, asleep bool, change func(*Options)) (*front, *memory, *sleeper) {
+// newSleeper starts a foreman that can wake its target.
+func newSleeper(t *testing.T, asleep bool, change func(*Options)) (*front, *sleeper) {
 	t.Helper()
 	t.Cleanup(func() { time.Sleep(5 * time.Second) }) // of the last that dials
 	s := &sleeper{holder: newHolder(t)}
 	s.sleep(asleep)
-	f, network := newFrontIn(t, s.holder, func(o *Options) {
+	f := newFrontIn(t, s.holder, func(o *Options) {
 		s.hangDials(o)
 		if change != nil {
 			change(o)
 		}
 		o.Inventory.Waker, o.Inventory.WakeTimeout = s, 3*time.Minute
 	})
-	return f, network, s
+	return f, s
 }
 
 // asleep has the target fall asleep, and foreman know it.
@@ -75,7 +74,7 @@ func (s *sleeper) asleep(t *testing.T, f *front) {
 
 func TestWaking(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, network, target := newSleeper(t, false, func(o *Options) {
+		f, target := newSleeper(t, false, func(o *Options) {
 			o.Heartbeat, o.EmbedModel = 20*time.Second, "embed"
 			o.Warmer = warm.New(o.Target, o.Inventory, o.Gate, "embed", o.Log)
 		})
@@ -87,12 +86,12 @@ func TestWaking(t *testing.T) {
 
 		first := f.hear(t.Context(), t, "/api/chat", stream)
 		synctest.Wait()
-		second, third := connectIn(t, network).chat(t, "second"), connectIn(t, network)
+		second, third := connect(t, f).chat(t, "second"), connect(t, f)
 		synctest.Wait()
 		third.chat(t, "third")
 		var embeds []*wire
 		for range 3 {
-			embeds = append(embeds, connectIn(t, network))
+			embeds = append(embeds, connect(t, f))
 			embeds[len(embeds)-1].send(t, postOf("/api/embed", `{"model":"embed"}`))
 		}
 		time.Sleep(22 * time.Second) // one goes by with the question what a page may read
@@ -149,7 +148,7 @@ func TestWaking(t *testing.T) {
 // or comes from nobody that foreman knows.
 func TestWhatWakesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, _, target := newSleeper(t, false, func(o *Options) { o.Token, o.Manage = clientToken, true })
+		f, target := newSleeper(t, false, func(o *Options) { o.Token, o.Manage = clientToken, true })
 		target.after = time.Second
 		for _, test := range []struct {
 			method, path, body string
@@ -215,13 +214,13 @@ func TestWakeIsOver(t *testing.T) {
 		{"SIGTERM", nil, func(f *front) { f.Close() }, 7 * time.Second, shut, shut, 503},
 	} {
 		inBubble(t, test.name, func(t *testing.T) {
-			f, network, target := newSleeper(t, false, test.change)
+			f, target := newSleeper(t, false, test.change)
 			target.asleep(t, f)
 			began := time.Now()
-			chat, embed := connectIn(t, network).chat(t, "first"), connectIn(t, network)
+			chat, embed := connect(t, f).chat(t, "first"), connect(t, f)
 			embed.send(t, postOf("/v1/embeddings", embedBody))
 			synctest.Wait()
-			next := connectIn(t, network).chat(t, "next")
+			next := connect(t, f).chat(t, "next")
 			if test.then != nil {
 				time.Sleep(test.after)
 				test.then(f)
@@ -249,7 +248,7 @@ func TestWakeIsOver(t *testing.T) {
 				}
 				target.after = time.Second
 				time.Sleep(time.Second)
-				again := connectIn(t, network).chat(t, "again")
+				again := connect(t, f).chat(t, "again")
 				target.next(t, "again").finish()
 				again.expect(t, http.StatusOK, "the next request")
 			}
@@ -266,12 +265,12 @@ func TestWakeIsOver(t *testing.T) {
 // goes on for who is next.
 func TestClientLeavesWhileWaking(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, network, target := newSleeper(t, false, nil)
+		f, target := newSleeper(t, false, nil)
 		target.after = time.Minute
 		target.asleep(t, f)
-		leaver := connectIn(t, network).chat(t, "leaver")
+		leaver := connect(t, f).chat(t, "leaver")
 		synctest.Wait()
-		next := connectIn(t, network).chat(t, "next")
+		next := connect(t, f).chat(t, "next")
 		time.Sleep(12 * time.Second)
 		leaver.Close()
 		synctest.Wait()
@@ -295,7 +294,7 @@ func TestHostFellAsleepSinceThePoll(t *testing.T) {
 	for _, path := range []string{"/api/chat", "/api/embed"} {
 		for _, kept := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
-				f, _, target := newSleeper(t, false, func(o *Options) { o.Heartbeat = 6 * time.Second })
+				f, target := newSleeper(t, false, func(o *Options) { o.Heartbeat = 6 * time.Second })
 				target.after = 10 * time.Second
 				answers := make(chan answer, 1)
 				ask := func(body string) { answers <- f.do(t, "POST", path, body) }
@@ -338,7 +337,7 @@ func TestHostFellAsleepSinceThePoll(t *testing.T) {
 // A host that wakes and falls asleep again before it has said anything is woken again.
 func TestHostFallsAsleepAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, network, target := newSleeper(t, false, nil)
+		f, target := newSleeper(t, false, nil)
 		target.after = 10 * time.Second
 		target.asleep(t, f)
 		tags, naps := target.tags, 0
@@ -349,7 +348,7 @@ func TestHostFallsAsleepAgain(t *testing.T) {
 				target.sleep(true)
 			}
 		}
-		c := connectIn(t, network).chat(t, "chat")
+		c := connect(t, f).chat(t, "chat")
 		time.Sleep(2 * time.Minute)
 		got := target.any(t)
 		for got.ctx.Err() != nil { // it had come when the target fell asleep
@@ -369,10 +368,9 @@ func TestHostFallsAsleepAgain(t *testing.T) {
 func TestWakingAHostThatWasNeverSeen(t *testing.T) {
 	for body, want := range map[string]int{`{"model":"absent"}`: 404, `{"model":"absent:cloud"}`: 404, `{"model":"CHAT"}`: 200} {
 		synctest.Test(t, func(t *testing.T) {
-			f, network, s := newSleeper(t, true, nil)
+			f, s := newSleeper(t, true, nil)
 			s.after = 10 * time.Second
-			c := connectIn(t, network)
-			c.send(t, postOf("/api/chat", body))
+			c := connect(t, f).send(t, postOf("/api/chat", body))
 			if want == 200 {
 				s.any(t).finish()
 			}

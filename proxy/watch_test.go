@@ -22,7 +22,7 @@ func TestFaultHostFallsAsleep(t *testing.T) {
 		for _, connecting := range []string{"succeeds", "hangs", "succeeds, polls are rare"} {
 			inBubble(t, when+"/connecting "+connecting, func(t *testing.T) {
 				target := newHolder(t)
-				f, network := newFrontIn(t, target, func(o *Options) {
+				f := newFrontIn(t, target, func(o *Options) {
 					switch connecting {
 					case "succeeds":
 						return
@@ -32,13 +32,13 @@ func TestFaultHostFallsAsleep(t *testing.T) {
 					}
 					target.hangDials(o)
 				})
-				victim := connectIn(t, network).post(t, "/v1/messages", "victim")
+				victim := connect(t, f).post(t, "/v1/messages", "victim")
 				running := target.next(t, "victim")
 				if when == "in mid-stream" {
 					running.say(t, "{}\n")
 					victim.begun(t)
 				}
-				queued := connectIn(t, network).chat(t, "queued")
+				queued := connect(t, f).chat(t, "queued")
 				synctest.Wait()
 
 				target.sleep(true)
@@ -61,7 +61,7 @@ func TestFaultHostFallsAsleep(t *testing.T) {
 
 				target.sleep(false)
 				time.Sleep(10 * time.Second) // a poll while degraded
-				next := connectIn(t, network).chat(t, "next")
+				next := connect(t, f).chat(t, "next")
 				target.next(t, "next").finish()
 				next.expect(t, http.StatusOK, "chat after the host woke")
 			})
@@ -84,9 +84,8 @@ func expectGivenUp(t *testing.T, c *wire, when, text string) {
 // What passes the gate by waits no longer for a host that is asleep.
 func TestFaultHostFallsAsleepUnderAnEmbed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		target := newHolder(t)
-		f, network := newFrontIn(t, target, nil)
-		victim := connectIn(t, network).post(t, "/api/embed", "victim")
+		f, target := newHeldFrontIn(t, nil)
+		victim := connect(t, f).post(t, "/api/embed", "victim")
 		running := target.next(t, "victim")
 		target.sleep(true)
 		began := time.Now()
@@ -96,7 +95,7 @@ func TestFaultHostFallsAsleepUnderAnEmbed(t *testing.T) {
 		}
 		running.gone()
 		began = time.Now()
-		late := connectIn(t, network).post(t, "/api/embed", "late")
+		late := connect(t, f).post(t, "/api/embed", "late")
 		late.expect(t, http.StatusServiceUnavailable, "an embed while the host sleeps")
 		if took := time.Since(began); took > 10*time.Second {
 			t.Errorf("refused after %v; want 10s at most", took)
@@ -104,7 +103,7 @@ func TestFaultHostFallsAsleepUnderAnEmbed(t *testing.T) {
 		target.none(t)
 
 		target.sleep(false)
-		next := connectIn(t, network).post(t, "/api/embed", "next")
+		next := connect(t, f).post(t, "/api/embed", "next")
 		target.next(t, "next").finish()
 		next.expect(t, http.StatusOK, "embed after the host woke")
 		f.expectIdle(t)
@@ -117,9 +116,8 @@ func TestFaultLivingHostIsSilent(t *testing.T) {
 	for _, when := range []string{"before the first byte", "in mid-stream"} {
 		for _, silence := range []time.Duration{9 * time.Minute, 11 * time.Minute, 59 * time.Minute} {
 			inBubble(t, when+"/"+silence.String(), func(t *testing.T) {
-				target := newHolder(t)
-				f, network := newFrontIn(t, target, nil)
-				silent := connectIn(t, network).post(t, "/v1/messages", "silent")
+				f, target := newHeldFrontIn(t, nil)
+				silent := connect(t, f).post(t, "/v1/messages", "silent")
 				running := target.next(t, "silent")
 				began, spoke := time.Now(), time.Duration(0)
 				for when == "in mid-stream" && spoke < 16*time.Minute { // silences of their own
@@ -152,7 +150,7 @@ func TestFaultLivingHostIsSilent(t *testing.T) {
 				if took := time.Since(began); took < least || took > least+2*time.Second {
 					t.Errorf("answered after %v; want %v", took, least)
 				}
-				next := connectIn(t, network).chat(t, "next")
+				next := connect(t, f).chat(t, "next")
 				target.next(t, "next").finish()
 				next.expect(t, http.StatusOK, "next chat")
 				f.expectIdle(t)
@@ -186,8 +184,8 @@ func TestFaultTurnTakesTooLong(t *testing.T) {
 					io.WriteString(w, `{"models":[{"name":"chat:latest","remote_host":"https://ollama.com"}]}`)
 				}
 			}
-			f, network := newFrontIn(t, target, nil)
-			victim := connectIn(t, network)
+			f := newFrontIn(t, target, nil)
+			victim := connect(t, f)
 			began := time.Now()
 			victim.send(t, postOf(test.path, fmt.Sprintf(`{"model":"chat","stream":%t,"messages":[{}]}`, test.stream)))
 			running := target.any(t)
@@ -218,7 +216,7 @@ func TestFaultTurnTakesTooLong(t *testing.T) {
 			}
 			running.gone()
 			talking.Wait()
-			next := connectIn(t, network).chat(t, "next")
+			next := connect(t, f).chat(t, "next")
 			target.next(t, "next").finish()
 			next.expect(t, http.StatusOK, "the next chat")
 			f.expectIdle(t)
@@ -232,11 +230,10 @@ func TestFaultTurnTakesTooLong(t *testing.T) {
 // Nobody's turn is too long who has only waited for it.
 func TestMaxTurnIsOfTheTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		target := newHolder(t)
-		f, network := newFrontIn(t, target, nil)
-		first := connectIn(t, network).chat(t, "first")
+		f, target := newHeldFrontIn(t, nil)
+		first := connect(t, f).chat(t, "first")
 		running := target.next(t, "first")
-		second := connectIn(t, network).chat(t, "second")
+		second := connect(t, f).chat(t, "second")
 		time.Sleep(50 * time.Minute)
 		running.finish()
 		first.expect(t, http.StatusOK, "first")
@@ -308,18 +305,17 @@ func TestFaultTargetDiesInMidStream(t *testing.T) {
 func TestFaultHostIsSlow(t *testing.T) {
 	for _, takes := range []time.Duration{4500 * time.Millisecond, 6 * time.Second, 40 * time.Second, time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
-			target := newHolder(t)
-			f, network := newFrontIn(t, target, nil)
+			f, target := newHeldFrontIn(t, nil)
 			target.takes.Store(int64(takes))
 			time.Sleep(35 * time.Second) // a poll has been under way for 5 s
 			health := f.do(t, "GET", "/healthz", "")
 			if ready := f.do(t, "GET", "/readyz", ""); ready.status != 200 || takes > 5*time.Second && !strings.Contains(health.body, `"status":"slow"`) {
 				t.Errorf("%v: readyz %d, healthz %s; want 200 and slow", takes, ready.status, health.body)
 			}
-			chat := connectIn(t, network).post(t, "/v1/messages", "chat")
+			chat := connect(t, f).post(t, "/v1/messages", "chat")
 			running := target.next(t, "chat")
-			queued := connectIn(t, network).chat(t, "queued")
-			embed := connectIn(t, network).post(t, "/api/embed", "embed")
+			queued := connect(t, f).chat(t, "queued")
+			embed := connect(t, f).post(t, "/api/embed", "embed")
 			embedding := target.next(t, "embed")
 			for range 18 {
 				time.Sleep(30 * time.Second)
@@ -344,7 +340,7 @@ func TestFaultForemanHasNoDescriptors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		target := newHolder(t)
 		var lack atomic.Bool
-		f, network := newFrontIn(t, target, func(o *Options) {
+		f := newFrontIn(t, target, func(o *Options) {
 			dialBy(o, func(dial func() (net.Conn, error)) (net.Conn, error) {
 				if lack.Load() {
 					return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.EMFILE)}
@@ -352,9 +348,9 @@ func TestFaultForemanHasNoDescriptors(t *testing.T) {
 				return dial()
 			})
 		})
-		chat := connectIn(t, network).chat(t, "running")
+		chat := connect(t, f).chat(t, "running")
 		running := target.next(t, "running")
-		queued := connectIn(t, network).chat(t, "queued")
+		queued := connect(t, f).chat(t, "queued")
 		lack.Store(true)
 		time.Sleep(5 * time.Minute)
 		if state := f.Inventory.State(); state.Degraded() || state.Polls.Unreachable != 0 {
@@ -376,11 +372,10 @@ func TestFaultForemanHasNoDescriptors(t *testing.T) {
 // One poll that is missed, on a busy host perhaps, does not turn a whole line away.
 func TestFaultOneMissedPoll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		target := newHolder(t)
-		f, network := newFrontIn(t, target, nil)
+		f, target := newHeldFrontIn(t, nil)
 		var line []*wire
 		for range 6 {
-			line = append(line, connectIn(t, network).chat(t, "same"))
+			line = append(line, connect(t, f).chat(t, "same"))
 			synctest.Wait()
 		}
 		target.missPoll(t, f)
@@ -395,9 +390,8 @@ func TestFaultOneMissedPoll(t *testing.T) {
 func TestFaultHostFallsAsleepWithinAPassedAnswer(t *testing.T) {
 	for _, path := range []string{"/api/embed", "/api/show", "/api/pull"} {
 		synctest.Test(t, func(t *testing.T) {
-			target := newHolder(t)
-			_, network := newFrontIn(t, target, func(o *Options) { o.Manage = true })
-			c := connectIn(t, network).post(t, path, "half")
+			f, target := newHeldFrontIn(t, func(o *Options) { o.Manage = true })
+			c := connect(t, f).post(t, path, "half")
 			running := target.next(t, "half")
 			running.say(t, "{}\n")
 			c.begun(t)
@@ -435,13 +429,13 @@ func TestFaultKeptConnectionsAreLostInAnOutage(t *testing.T) {
 		target := newHolder(t)
 		var lost atomic.Pointer[atomic.Bool] // of connections that are made now
 		lost.Store(new(atomic.Bool))
-		f, network := newFrontIn(t, target, func(o *Options) {
+		f := newFrontIn(t, target, func(o *Options) {
 			dialBy(o, func(dial func() (net.Conn, error)) (net.Conn, error) {
 				c, err := dial()
 				return lossy{c, lost.Load()}, err
 			})
 		})
-		c := connectIn(t, network).chat(t, "before")
+		c := connect(t, f).chat(t, "before")
 		target.next(t, "before").finish()
 		c.expect(t, http.StatusOK, "chat before")
 		lost.Swap(new(atomic.Bool)).Store(true)
@@ -597,10 +591,10 @@ func TestSlowPollDoesNotHoldUpTags(t *testing.T) {
 func TestFaultLineBehindAHostThatIsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		target := newHolder(t)
-		f, network := newFrontIn(t, target, target.hangDials)
+		f := newFrontIn(t, target, target.hangDials)
 		var line []*wire
 		for range 10 {
-			line = append(line, connectIn(t, network).chat(t, "any"))
+			line = append(line, connect(t, f).chat(t, "any"))
 			synctest.Wait()
 		}
 		target.next(t, "any")
