@@ -11,28 +11,6 @@ import (
 	"foreman/gate"
 )
 
-// The first in line is overtaken by one of the kind that has the turn. It does not hold
-// that up, though it does not wait yet, and gets its turn later.
-func TestFirstIsOvertaken(t *testing.T) {
-	inHall(t, 10, time.Minute, func(t *testing.T, h *hall) {
-		ctx, cancel := context.WithCancelCause(t.Context())
-		h.arrive(t.Context(), "0a", "0a in")
-		overtaken := h.join("1b")
-		h.arrive(t.Context(), "2b", "")
-		h.arrive(ctx, "3a", "")
-		h.arrive(t.Context(), "4a", "")
-		h.wantLine("0a | 1b 2b 3a* 4a")
-		cancel(errLeft)
-		h.wantNews("3a the caller left")
-		h.leave("0a", "4a in")
-		h.wantLine("4a | 1b* 2b")
-		h.leave("4a", "")
-		h.wantLine("1b | 2b*")
-		h.wantErrors(nil, overtaken.Wait(t.Context()))
-		h.wantNews("")
-	})
-}
-
 // Others are overtaken until Affinity has passed since the first was.
 func TestAffinity(t *testing.T) {
 	inHall(t, 10, time.Minute, func(t *testing.T, h *hall) {

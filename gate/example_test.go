@@ -2,7 +2,6 @@ package gate_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"foreman/gate"
@@ -26,25 +25,10 @@ func Example() {
 	}
 	defer next.Leave()
 
-	// A third has to wait, and may lose interest.
-	ctx, cancel := context.WithCancelCause(context.Background())
-	outcome := make(chan error)
-	go func() {
-		third, err := line.Join(gate.Request{ID: "third"})
-		if err == nil {
-			err = third.Wait(ctx)
-			third.Leave()
-		}
-		outcome <- err
-	}()
-	cancel(errors.New("the client hung up"))
-	fmt.Println(<-outcome)
-
 	// Before the end, everybody in line is turned away.
 	line.Close()
 	fmt.Println(next.Wait(context.Background()))
 	// Output:
 	// my turn: <nil>
-	// the client hung up
 	// the gate is closed
 }

@@ -147,16 +147,6 @@ func (h *hall) wantErrors(want error, got ...error) {
 	}
 }
 
-// Whoever leaves and comes back at once is not in before one who has yet to wake.
-func TestNobodyOvertakes(t *testing.T) {
-	inHall(t, 1, 0, func(t *testing.T, h *hall) {
-		h.arrive(t.Context(), "0a 1a", "0a in")
-		h.turn("0a").Leave()
-		h.join("2a")
-		h.wantLine("1a | 2a*")
-	})
-}
-
 func TestLine(t *testing.T) {
 	inHall(t, 1, 0, func(t *testing.T, h *hall) {
 		start, a, b := time.Now(), gate.Request{Kind: gate.Kind{Model: "a"}, Client: "Ann", ID: "1"}, gate.Request{Kind: gate.Kind{Model: "b"}, Client: "Bob", ID: "2"}
@@ -184,6 +174,27 @@ func TestLine(t *testing.T) {
 		second.Leave()
 		if turn.Waited() != 0 || turn.Held() != 2 || second.Waited() != 1 || second.Held() != time.Second+1 || third.Waited() != time.Second {
 			t.Errorf("waited %v, %v, %v; held %v, %v; want 0s, 1ns, 1s; 2ns, 1.000000001s", turn.Waited(), second.Waited(), third.Waited(), turn.Held(), second.Held())
+		}
+	})
+}
+
+// The last turns count most in the mean, and waits do not.
+func TestMeanTurn(t *testing.T) {
+	inHall(t, 10, 0, func(t *testing.T, h *hall) {
+		if got := h.MeanTurn(); got != 0 {
+			t.Errorf("got %v before the first turn; want 0", got)
+		}
+		for _, turn := range []struct{ took, want time.Duration }{
+			{8 * time.Second, 8 * time.Second}, {4 * time.Second, 7 * time.Second}, {7 * time.Second, 7 * time.Second}, {11 * time.Second, 8 * time.Second},
+		} {
+			holder, waiting := h.join("0a"), h.join("1a")
+			time.Sleep(turn.took)
+			waiting.Leave()
+			holder.Leave()
+			holder.Leave() // counts once
+			if got := h.MeanTurn(); got != turn.want {
+				t.Errorf("after a turn of %v: got %v; want %v", turn.took, got, turn.want)
+			}
 		}
 	})
 }
@@ -226,24 +237,19 @@ func TestLeaveTwice(t *testing.T) {
 	inHall(t, 10, 0, func(t *testing.T, h *hall) {
 		turn := h.join("0a")
 		h.arrive(t.Context(), "1a 2a", "")
+		if got := h.turn("2a").Position(); got != 2 {
+			t.Errorf("got place %d; want 2", got)
+		}
 		for range 10 {
 			go turn.Leave()
 		}
-		h.wantNews("1a in") // one turn was passed on, not two
+		h.wantNews("1a in")     // one turn was passed on, not two
+		time.Sleep(time.Second) // so old may a position be
+		if got := h.turn("2a").Position(); got != 1 {
+			t.Errorf("got place %d when one turn was passed on; want 1", got)
+		}
 		turn.Leave()
 		h.wantLine("1a | 2a*")
-	})
-}
-
-func TestPanicWhileHolding(t *testing.T) {
-	inHall(t, 1, 0, func(t *testing.T, h *hall) {
-		func() {
-			defer func() { recover() }()
-			defer h.join("0a").Leave()
-			h.arrive(t.Context(), "1a", "")
-			panic("in mid-stream")
-		}()
-		h.wantNews("1a in")
 	})
 }
 
@@ -335,31 +341,6 @@ func TestCancellationRaces(t *testing.T) {
 			for i := range 200 {
 				inHall(t, 10, 0, func(t *testing.T, h *hall) { run(t, h, i == 0) })
 			}
-		})
-	}
-}
-
-// BenchmarkGate is one hand-off while a hundred wait, beside a plain sync.Mutex,
-// which promises no order and cannot be left.
-func BenchmarkGate(b *testing.B) {
-	g := gate.New(1 << 20)
-	var mu sync.Mutex
-	for name, turn := range map[string]func(){
-		"gate": func() {
-			turn, _ := g.Join(gate.Request{})
-			defer turn.Leave()
-			turn.Wait(b.Context())
-		},
-		"mutex": func() { mu.Lock(); defer mu.Unlock() },
-	} {
-		b.Run(name, func(b *testing.B) {
-			b.ReportAllocs()
-			b.SetParallelism(101)
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					turn()
-				}
-			})
 		})
 	}
 }

@@ -49,13 +49,18 @@ func (h *hall) wantServed(n int, stay time.Duration, want string) {
 }
 
 // Clients with a batch in line and clients with one question have the turn for as long
-// as each other. One client's own come in the order in which they came.
+// as each other, or by their weights. One client's own come in the order in which they came,
+// but whoever is marked or marks its requests lets all others go first, and its own.
 func TestShare(t *testing.T) {
 	for arrive, want := range map[string]string{
 		"0Xa 1Xa 2Xa":             "0Xa 1Xa 2Xa",
 		"0Xa 1Xa 2Xa 3Xa 4Ya":     "0Xa 4Ya 1Xa 2Xa 3Xa",
 		"0Xa 1Xa 2Xa 3Ya 4Ya 5Ya": "0Xa 3Ya 1Xa 4Ya 2Xa 5Ya",
 		"0Xa 1Xa 2Ya 3Za 4Ya 5Xa": "0Xa 2Ya 3Za 1Xa 4Ya 5Xa",
+
+		"0Xa 1Xa 2Xa 3Xa 4Y/3a 5Y/3a 6Y/3a 7Y/3a": "0Xa 4Y/3a 5Y/3a 6Y/3a 1Xa 7Y/3a 2Xa 3Xa",
+		"0X~a 1X~a 2Y~a 3Za 4Xa":                  "0X~a 3Za 4Xa 2Y~a 1X~a",
+		"0Xa 1Xa 2X~a 3Xa 4X~a 5Xa":               "0Xa 1Xa 3Xa 5Xa 2X~a 4X~a",
 	} {
 		fairly(t, 0, func(t *testing.T, h *hall) {
 			h.send(t.Context(), arrive)
@@ -277,26 +282,19 @@ func TestAccountsAreForgotten(t *testing.T) {
 	})
 }
 
-// Weights are shares of the time. A client that is marked or marks its requests lets all
-// others go first, and its own.
-func TestWeightsAndBackground(t *testing.T) {
-	for arrive, want := range map[string]string{
-		"0Xa 1Xa 2Xa 3Xa 4Y/3a 5Y/3a 6Y/3a 7Y/3a": "0Xa 4Y/3a 5Y/3a 6Y/3a 1Xa 7Y/3a 2Xa 3Xa",
-		"0X~a 1X~a 2Y~a 3Za 4Xa":                  "0X~a 3Za 4Xa 2Y~a 1X~a",
-		"0Xa 1Xa 2X~a 3Xa 4X~a 5Xa":               "0Xa 1Xa 3Xa 5Xa 2X~a 4X~a",
-	} {
-		fairly(t, 0, func(t *testing.T, h *hall) {
-			h.send(t.Context(), arrive)
-			h.wantServed(10, time.Second, want)
-		})
-	}
-	fairly(t, 0, func(t *testing.T, h *hall) { // from the next request on
+// A weight that changes counts from the next request on.
+func TestWeights(t *testing.T) {
+	fairly(t, 0, func(t *testing.T, h *hall) {
 		h.send(t.Context(), "0Xa 1Xa 2Xa 3Xa 4Ya 5Ya 6Ya 7Ya")
 		h.wantServed(4, time.Second, "0Xa 4Ya 1Xa 5Ya")
 		h.send(t.Context(), "8Y/2a 9Y/2a 10Y/2a")
 		h.wantServed(9, time.Second, "2Xa 6Ya 7Ya 3Xa 8Y/2a 9Y/2a 10Y/2a")
 	})
-	inHall(t, 10, 0, func(t *testing.T, h *hall) { // also in order of arrival
+}
+
+// What can wait does so also in order of arrival.
+func TestBackgroundInOrderOfArrival(t *testing.T) {
+	inHall(t, 10, 0, func(t *testing.T, h *hall) {
 		h.send(t.Context(), "0Xa 1X~a 2Ya 3Xa")
 		h.wantServed(4, time.Second, "0Xa 2Ya 3Xa 1X~a")
 	})
