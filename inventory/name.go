@@ -19,13 +19,6 @@ func Same(a, b string) bool {
 	return ok && x == y
 }
 
-// IsCloud reports whether a request that asks for the model asks for one that runs in
-// Ollama's cloud.
-func IsCloud(asked string) bool {
-	_, cloud, _ := reference(asked)
-	return cloud
-}
-
 // reference returns the canonical name of the model that a request asks for, and
 // whether it asks for one that runs in Ollama's cloud. Ollama ignores spaces around
 // the name, and its end may say where the model is to run (internal/modelref there):
