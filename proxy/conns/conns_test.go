@@ -52,13 +52,7 @@ type server struct {
 	idle chan string // receives the address of each client whose request is over: it may have the answer sooner
 }
 
-func serve(t *testing.T, limits Limits) *server {
-	t.Helper()
-	return serveAfter(t, limits, grace)
-}
-
-// serveAfter serves with another [grace].
-func serveAfter(t *testing.T, limits Limits, grace time.Duration) *server {
+func serve(t *testing.T, limits Limits, grace time.Duration) *server {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -165,7 +159,7 @@ func (c *client) want(t *testing.T, path string, status int) {
 // new one gets its answer.
 func TestStrangers(t *testing.T) {
 	const places, many = 4, 10
-	s := serve(t, Limits{Strangers: places, Known: 1})
+	s := serve(t, Limits{Strangers: places, Known: 1}, grace)
 	other := s.connect(t, "127.0.0.2") // the oldest of all
 	other.want(t, "/out", 200)
 	known := s.connect(t, "127.0.0.1")
@@ -200,7 +194,7 @@ func TestStrangers(t *testing.T) {
 // TestStrangersAtOnce: of many who connect at once and send a moment later, none is closed.
 func TestStrangersAtOnce(t *testing.T) {
 	const many = 100
-	s := serveAfter(t, Limits{Strangers: 4, Known: many}, time.Hour)
+	s := serve(t, Limits{Strangers: 4, Known: many}, time.Hour)
 	var clients []*client
 	for range many {
 		clients = append(clients, s.connect(t, "127.0.0.1"))
@@ -302,7 +296,7 @@ func TestStrangersOldestFirst(t *testing.T) {
 // TestKnown: only idle connections give their place to another one, the one that is idle
 // for longest first; where none is, a request is not let in.
 func TestKnown(t *testing.T) {
-	s := serve(t, Limits{Strangers: 4, Known: 2})
+	s := serve(t, Limits{Strangers: 4, Known: 2}, grace)
 	first, second, third := s.connect(t, "127.0.0.1"), s.connect(t, "127.0.0.1"), s.connect(t, "127.0.0.1")
 	first.want(t, "/in", 200)
 	second.want(t, "/in", 200)
@@ -324,7 +318,7 @@ func TestKnown(t *testing.T) {
 
 // TestGiven: what a connection is given is taken back, however it ends.
 func TestGiven(t *testing.T) {
-	s := serve(t, Limits{Strangers: 1, Known: 1})
+	s := serve(t, Limits{Strangers: 1, Known: 1}, grace)
 	for range 100 {
 		c := s.connect(t, "127.0.0.1")
 		c.want(t, "/out", 200)
