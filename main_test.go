@@ -262,11 +262,7 @@ func running(t *testing.T, o *ollama, url string) (at *said, ended <-chan answer
 // deaf sends addr a chat, and reads nothing of the answer.
 func deaf(t *testing.T, addr string) net.Conn {
 	t.Helper()
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
+	conn := open(t, addr)
 	if _, err := io.WriteString(conn, "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 16\r\n\r\n{\"model\":\"chat\"}"); err != nil {
 		t.Fatal(err)
 	}
@@ -374,7 +370,6 @@ func TestLogFormatAndLevel(t *testing.T) {
 	}
 }
 
-// Each variable has the effect that it should have.
 // What a host sends too much of is in no log, and of what it sends wrong only so much.
 func TestHostsBytesInTheLog(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -425,6 +420,7 @@ func TestTwoForemenInACircle(t *testing.T) {
 	}
 }
 
+// Each variable has the effect that it should have.
 func TestVariablesReachTheirPlace(t *testing.T) {
 	for _, tt := range []struct {
 		variable, value    string
@@ -496,31 +492,19 @@ func TestAffinity(t *testing.T) {
 	}
 }
 
-func TestPollInterval(t *testing.T) {
-	o := newOllama(t)
-	start(t, o.URL, "FOREMAN_POLL_INTERVAL=100ms")
-	for range 3 {
-		receive(t, o.polled)
+func TestVariablesThatEndAnAnswer(t *testing.T) {
+	for variable, logged := range map[string]string{
+		"FOREMAN_STALL_TIMEOUT=1s": "said nothing for too long",
+		"FOREMAN_MAX_TURN=1s":      "took longer than FOREMAN_MAX_TURN",
+	} {
+		o := newOllama(t)
+		i := start(t, o.URL, variable)
+		_, ended := running(t, o, i.URL)
+		if got := receive(t, ended); got.err != io.ErrUnexpectedEOF {
+			t.Errorf("%s: got %v; want it cut", variable, got)
+		}
+		i.log.await(t, logged, i.ended)
 	}
-}
-
-func TestStallTimeout(t *testing.T) {
-	o := newOllama(t)
-	i := start(t, o.URL, "FOREMAN_STALL_TIMEOUT=1s")
-	_, ended := running(t, o, i.URL)
-	if got := receive(t, ended); got.err != io.ErrUnexpectedEOF {
-		t.Errorf("got %v; want it cut", got)
-	}
-}
-
-func TestMaxTurn(t *testing.T) {
-	o := newOllama(t)
-	i := start(t, o.URL, "FOREMAN_MAX_TURN=1s")
-	_, ended := running(t, o, i.URL)
-	if got := receive(t, ended); got.err != io.ErrUnexpectedEOF {
-		t.Errorf("got %v; want it cut", got)
-	}
-	i.log.await(t, "took longer than FOREMAN_MAX_TURN", i.ended)
 }
 
 // What the target answered last is known while it is away.
@@ -837,14 +821,21 @@ func TestBinary(t *testing.T) {
 
 	// A full queue must not lock out those who ask if foreman is alive: an orchestrator
 	// would restart it.
-	t.Run("few descriptors", func(t *testing.T) {
-		addr, _, _ := serve(t, withDescriptors(command(nil, "FOREMAN_OLLAMA_URL="+newOllama(t).URL), 1024))
+	t.Run("few descriptors, and SIGTERM", func(t *testing.T) {
+		cmd := withDescriptors(command(nil, "FOREMAN_OLLAMA_URL="+newOllama(t).URL, "FOREMAN_DRAIN_TIMEOUT=0"), 1024)
+		addr, _, ended := serve(t, cmd)
 		for range 513 { // one has its turn, FOREMAN_MAX_QUEUE wait
 			deaf(t, addr)
 		}
 		awaitWaiting(t, "http://"+addr, 512)
-		if out, err := command([]string{"-healthcheck"}, "FOREMAN_ADDR="+addr).CombinedOutput(); err != nil {
-			t.Errorf("-healthcheck: %v, %s; want exit status 0", err, out)
+		out, err := command([]string{"-healthcheck"}, "FOREMAN_ADDR="+addr).Output()
+		if err != nil || !json.Valid(out) || !strings.Contains(string(out), `"status":`) {
+			t.Errorf("-healthcheck: got %q, %v; want the state and exit status 0", out, err)
+		}
+		terminate(t, cmd)
+		receive(t, ended)
+		if got := cmd.ProcessState.String(); got != "exit status 0" {
+			t.Errorf("got %s; want exit status 0", got)
 		}
 	})
 
@@ -901,20 +892,6 @@ Unknown to foreman, .*
 					t.Errorf("%q %q: the token is on %s\n%s", tt.args, tt.variables, name, out.got)
 				}
 			}
-		}
-	})
-
-	t.Run("SIGTERM", func(t *testing.T) {
-		cmd := command(nil, "FOREMAN_OLLAMA_URL="+newOllama(t).URL)
-		addr, _, ended := serve(t, cmd)
-		out, err := command([]string{"-healthcheck"}, "FOREMAN_ADDR="+addr).Output()
-		if err != nil || !json.Valid(out) || !strings.Contains(string(out), `"status":`) {
-			t.Errorf("-healthcheck: got %q, %v; want the state and exit status 0", out, err)
-		}
-		terminate(t, cmd)
-		receive(t, ended)
-		if got := cmd.ProcessState.String(); got != "exit status 0" {
-			t.Errorf("got %s; want exit status 0", got)
 		}
 	})
 
