@@ -81,7 +81,8 @@ func badJSON(text string) errorSeen { return errorSeen{400, text, invalid} }
 
 // TestAnswers goes through the table of answers. Each row is asked for in each
 // dialect; none leaves the turn or memory taken, and none but those that say so
-// reaches the target.
+// reaches the target. What else is wrong with a body is in package ask's tests, and
+// with a token in TestFaultTokens.
 func TestAnswers(t *testing.T) {
 	cloud := func(model string) errorSeen {
 		return errorSeen{404, "model '" + model + "' not found: a cloud model would run on the account of the Ollama host's owner, who must pull it first", "not_found_error"}
@@ -120,26 +121,13 @@ func TestAnswers(t *testing.T) {
 	}{
 		{name: "400 no body", want: badJSON("missing request body")},
 		{name: "400 no body, chunked", header: []string{"Transfer-Encoding", "chunked"}, want: badJSON("missing request body")},
-		{name: "400 blank", body: " \n", want: badJSON("missing request body")},
 		{name: "400 not JSON", body: "model=chat", want: badJSON("the request body is not JSON: invalid character 'm' looking for beginning of value")},
-		{name: "400 half a value", body: `{"model":"ch`, want: badJSON("the request body is not JSON: unexpected end of JSON input")},
-		{name: "400 broken behind the model", body: `{"model":"chat","messages":[}`, want: badJSON("the request body is not JSON: invalid character '}' looking for beginning of value")},
-		{name: "400 nested too deep", body: `{"model":"chat","messages":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + "}", want: badJSON("the request body is not JSON: invalid character '[' exceeded max depth")},
-		{name: "400 not an object", body: `["chat"]`, want: badJSON("the request body must be a JSON object, not array")},
 		{name: "400 no model", body: `{"messages":[]}`, want: badJSON("model is required")},
-		{name: "400 model empty", body: `{"model":""}`, want: badJSON("model is required")},
-		{name: "400 model null", body: `{"model":null}`, want: badJSON("model is required")},
-		{name: "400 model a number", body: `{"model":7}`, want: badJSON("model must be a string, not number")},
-		{name: "400 model an object", body: `{"model":{"model":"chat"}}`, want: badJSON("model must be a string, not object")},
-		{name: "400 model a list", body: `{"model":["chat"]}`, want: badJSON("model must be a string, not array")},
 		{name: "400 half a body", raw: "POST PATH HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n" + `{"model":"chat"}`, hangUp: true, want: framing},
 		{name: "400 broken chunk", raw: "POST PATH HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n0\r\n\r\n", want: framing},
 		{name: "400 half the chunks", raw: "POST PATH HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n{\"model\":\"chat\"}\r\n", hangUp: true, want: framing},
 
 		{name: "401 no token", options: withToken, body: chatBody, want: unauthorized},
-		{name: "401 wrong token", options: withToken, header: []string{"Authorization", "Bearer nonsense"}, body: chatBody, want: unauthorized},
-		{name: "401 wrong scheme", options: withToken, header: []string{"Authorization", "Basic " + clientToken}, body: chatBody, want: unauthorized},
-		{name: "401 token twice", options: withToken, header: []string{"Authorization", "Bearer " + clientToken, "Authorization", "Bearer " + clientToken}, body: chatBody, want: unauthorized},
 		{name: "403 host", header: []string{"Host", "evil.example"}, body: chatBody, want: errorSeen{403, "this Host name is not accepted; whoever runs foreman can allow it: FOREMAN_HOSTS=evil.example (several with commas)", "permission_error"}},
 
 		{name: "404 model", body: `{"model":"no-such:7b"}`, want: notFound("no-such:7b")},
