@@ -1,10 +1,7 @@
 package proxy
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -95,33 +92,21 @@ func newEmbedding(t *testing.T, n int) embedding {
 	return embedding{f, b, stub}
 }
 
-// ask asks for an embedding as a client. The answer comes out of the channel, if the client
-// does not leave before.
-func (e embedding) ask(t *testing.T, client, path string) (answers <-chan answer, leave context.CancelFunc) {
-	ctx, leave := context.WithCancel(t.Context())
+// ask asks for an embedding as a client. The answer comes out of the channel.
+func (e embedding) ask(t *testing.T, client, path string) <-chan answer {
 	c := make(chan answer, 1)
 	go func() {
-		defer close(c)
-		r, err := http.NewRequestWithContext(ctx, "POST", e.URL+path, strings.NewReader(embedBody))
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		r.Header.Set("Authorization", "Bearer "+clientToken)
-		r.Header.Set("X-Client", client)
-		resp, err := e.client.Do(r)
-		if err != nil {
-			if !errors.Is(err, context.Canceled) {
-				t.Error(err)
-			}
-			return
-		}
-		defer resp.Body.Close()
-		body, err := io.ReadAll(resp.Body)
-		c <- answer{resp.StatusCode, resp.Header, string(body), err}
+		c <- e.do(t, "POST", path, embedBody, "Authorization", "Bearer "+clientToken, "X-Client", client)
 	}()
 	synctest.Wait()
-	return c, leave
+	return c
+}
+
+// impatient asks for one as a client that can leave.
+func (e embedding) impatient(t *testing.T) *wire {
+	w := connect(t, e.front).send(t, postOf("/api/embed", embedBody, "Authorization: Bearer "+clientToken+"\r\n", "X-Client: impatient\r\n"))
+	synctest.Wait()
+	return w
 }
 
 // TestEmbedsAtOnce: with FOREMAN_EMBEDS no more than so many are at the target, on all
@@ -147,14 +132,13 @@ func TestEmbedsAtOnce(t *testing.T) {
 		}
 		var ingestion []<-chan answer
 		for _, path := range slices.Concat(embedPaths, embedPaths) {
-			answers, _ := e.ask(t, "ingestion", path)
-			ingestion = append(ingestion, answers)
+			ingestion = append(ingestion, e.ask(t, "ingestion", path))
 		}
 		count(2, 4)
-		person, _ := e.ask(t, "person", "/api/embed")
-		_, leave := e.ask(t, "impatient", "/api/embed")
+		person := e.ask(t, "person", "/api/embed")
+		leaver := e.impatient(t)
 		count(2, 6)
-		leave()
+		leaver.Close()
 		count(2, 5)
 		if a := e.do(t, "POST", "/api/chat", chatBody, token...); a.status != http.StatusOK || a.header.Get("Server-Timing") != "queue;dur=0.000" {
 			t.Errorf("a chat: %d, Server-Timing %q; want 200 at once", a.status, a.header.Get("Server-Timing"))
@@ -197,8 +181,7 @@ func TestEmbedsThatWait(t *testing.T) {
 		{"closed", func(_ *testing.T, e embedding) { e.Close() }, 200, errShuttingDown.text},
 		{"no room", func(t *testing.T, e embedding) {
 			e.passes.bodies.limit = e.held() - int64(len(embedBody))
-			_, leave := e.ask(t, "person", "/api/embed")
-			leave()
+			e.impatient(t).Close()
 		}, 200, errNoRoom.text},
 		{"away", func(t *testing.T, e embedding) {
 			e.stub.answerPolls(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
@@ -206,9 +189,9 @@ func TestEmbedsThatWait(t *testing.T) {
 	} {
 		inBubble(t, test.name, func(t *testing.T) {
 			e := newEmbedding(t, 1)
-			there, _ := e.ask(t, "ingestion", "/api/embed")
-			first, _ := e.ask(t, "ingestion", "/api/embed")
-			second, _ := e.ask(t, "ingestion", "/api/embed")
+			there := e.ask(t, "ingestion", "/api/embed")
+			first := e.ask(t, "ingestion", "/api/embed")
+			second := e.ask(t, "ingestion", "/api/embed")
 			test.happens(t, e)
 			a := <-first
 			at := time.Now()
