@@ -114,18 +114,10 @@ func newBeatFront(t *testing.T, target http.Handler, change func(*Options)) (f *
 			change(o)
 		}
 	})
-	var turns []*gate.Turn
-	for range 2 {
-		turn, err := f.Gate.Join(gate.Request{Kind: gate.Kind{Model: "chat:latest"}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		turns = append(turns, turn)
-	}
+	first, second := f.enter(t), f.enter(t)
 	return f, func() {
-		for _, turn := range turns {
-			turn.Leave()
-		}
+		first.Leave()
+		second.Leave()
 	}
 }
 
@@ -156,13 +148,12 @@ func TestHeartbeats(t *testing.T) {
 			leave()
 			chat := target.any(t)
 			time.Sleep(40 * time.Second)
-			later := func(s string, position int, ms int) string {
-				s = strings.ReplaceAll(s, `"position":2,"waited_ms":20000`, fmt.Sprintf(`"position":%d,"waited_ms":%d`, position, ms))
+			later := func(seconds int) string {
+				s := strings.ReplaceAll(beatAt(test.beat, seconds), `"position":2`, `"position":0`)
 				s = strings.ReplaceAll(s, `"role":"assistant","content":""},"finish`, `"content":""},"finish`)
-				s = strings.ReplaceAll(s, "946684820", fmt.Sprint(946684800+ms/1000))
-				return strings.ReplaceAll(s, "00:00:20Z", fmt.Sprintf("00:00:%02dZ", ms/1000))
+				return strings.ReplaceAll(s, "946684820", fmt.Sprint(946684800+seconds))
 			}
-			lines := []string{test.beat, later(test.beat, 0, 40000), strings.ReplaceAll(later(test.beat, 0, 60000), "00:00:60Z", "00:01:00Z")}
+			lines := []string{test.beat, later(40), later(60)}
 			h.want(t, false, lines...)
 			chat.say(t, "first\n")
 			time.Sleep(100 * time.Second) // no beat in the answer
@@ -246,104 +237,90 @@ func TestErrorsAfterABeat(t *testing.T) {
 			io.WriteString(w, body)
 		}
 	}
+	compressed := func(status int) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Encoding", "gzip")
+			answers(status, "\x1f\x8b\x08")(w, r)
+		}
+	}
+	never := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	for _, test := range []struct {
 		name    string
 		change  func(*Options)
-		target  http.HandlerFunc // of chats, if the chat gets there
-		happens func(t *testing.T, f *front, target *holder)
-		status  int // in the log
+		target  http.HandlerFunc                             // of chats, if the chat gets there
+		happens func(t *testing.T, f *front, target *holder) // nil: time passes
+		status  int                                          // in the log
 		code    string
 		text    string
 	}{
-		{name: "queue timeout", change: func(o *Options) { o.QueueTimeout = time.Minute },
-			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 503, text: "waited too long for a turn"},
+		{name: "queue timeout", change: func(o *Options) { o.QueueTimeout = time.Minute }, status: 503, text: "waited too long for a turn"},
 		{name: "shutting down", happens: func(_ *testing.T, f *front, _ *holder) { f.Gate.Close() }, status: 503, text: "foreman is shutting down"},
-		{name: "host away", target: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, happens: func(t *testing.T, _ *front, target *holder) { target.sleep(true); time.Sleep(2 * time.Minute) },
+		{name: "host away", target: never, happens: func(_ *testing.T, _ *front, target *holder) { target.sleep(true); time.Sleep(2 * time.Minute) },
 			status: 504, text: "the Ollama host has gone silent"},
-		{name: "max turn", change: func(o *Options) { o.MaxTurn = time.Minute }, target: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
-			happens: func(*testing.T, *front, *holder) { time.Sleep(2 * time.Minute) }, status: 504, text: "this chat's turn took longer than FOREMAN_MAX_TURN"},
-		{name: "unknown by then", target: answers(404, `{"error":"model 'Chat' not found"}`),
-			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 404, text: "model 'Chat' not found"},
+		{name: "max turn", target: never, change: func(o *Options) { o.MaxTurn = 30 * time.Second },
+			status: 504, text: "this chat's turn took longer than FOREMAN_MAX_TURN"},
+		{name: "unknown by then", target: answers(404, `{"error":"model 'Chat' not found"}`), status: 404, text: "model 'Chat' not found"},
 		{name: "OpenAI's own", target: answers(400, `{"error":{"message":"too long","type":"x","code":"context_length_exceeded"}}`),
-			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 400, code: "context_length_exceeded", text: "too long"},
-		{name: "no words", target: answers(500, `<html>`),
-			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 500, text: "the Ollama host answered 500 Internal Server Error"},
-		{name: "a redirect", target: answers(302, ``),
-			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 302, text: "the Ollama host answered 302 Found"},
-		{name: "no status that has a name", target: answers(524, ``),
-			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 524, text: "the Ollama host answered 524"},
-		{name: "an empty error", target: answers(500, `{"error":""}`),
-			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 500, text: "the Ollama host answered 500 Internal Server Error"},
-		{name: "an empty message", target: answers(520, `{"error":{"message":" ","code":null}}`),
-			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 520, text: "the Ollama host answered 520"},
+			status: 400, code: "context_length_exceeded", text: "too long"},
+		{name: "no words", target: answers(500, `<html>`), status: 500, text: "the Ollama host answered 500 Internal Server Error"},
+		{name: "a redirect", target: answers(302, ``), status: 302, text: "the Ollama host answered 302 Found"},
+		{name: "no status that has a name", target: answers(524, ``), status: 524, text: "the Ollama host answered 524"},
+		{name: "an empty error", target: answers(500, `{"error":""}`), status: 500, text: "the Ollama host answered 500 Internal Server Error"},
+		{name: "an empty message", target: answers(520, `{"error":{"message":" ","code":null}}`), status: 520, text: "the Ollama host answered 520"},
 		{name: "a code that is a number", target: answers(500, `{"error":{"code":500,"message":"out of memory","type":"server_error"}}`),
-			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 500, text: "out of memory"},
-		{name: "an error of no shape", target: answers(530, `{"error":[{"message":{}}]}`),
-			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 530, text: "the Ollama host answered 530"},
-		{name: "compressed", target: func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(30 * time.Second)
-			w.Header().Set("Content-Encoding", "gzip")
-			w.Write([]byte{0x1f, 0x8b, 8})
-		},
-			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 502, text: "the Ollama host answered nonsense"},
-		{name: "a compressed error", target: func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(30 * time.Second)
-			w.Header().Set("Content-Encoding", "gzip")
-			w.WriteHeader(503)
-			w.Write([]byte{0x1f, 0x8b, 8})
-		},
-			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 503, text: "the Ollama host answered 503 Service Unavailable"},
-		{name: "nonsense", target: func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(30 * time.Second)
-			hijacked("SSH-2.0\r\n")(w, r)
-		},
-			happens: func(*testing.T, *front, *holder) { time.Sleep(time.Minute) }, status: 502, text: "the Ollama host answered nonsense"},
+			status: 500, text: "out of memory"},
+		{name: "an error of no shape", target: answers(530, `{"error":[{"message":{}}]}`), status: 530, text: "the Ollama host answered 530"},
+		{name: "compressed", target: compressed(200), status: 502, text: "the Ollama host answered nonsense"},
+		{name: "a compressed error", target: compressed(503), status: 503, text: "the Ollama host answered 503 Service Unavailable"},
+		{name: "nonsense", target: hijacked("SSH-2.0\r\n"), status: 502, text: "the Ollama host answered nonsense"},
 	} {
 		for _, stream := range streams {
-			t.Run(test.name+stream.path, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					held := newHolder(t)
-					f, leave := newBeatFront(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-						if test.target != nil && r.Method == http.MethodPost {
-							test.target(w, r)
-							return
-						}
-						held.ServeHTTP(w, r)
-					}), test.change)
-					h := f.hear(t.Context(), t, stream.path, stream.body)
-					time.Sleep(20 * time.Second)
-					h.want(t, false, stream.beat)
-					if test.target != nil {
-						leave()
-						synctest.Wait()
+			inBubble(t, test.name+stream.path, func(t *testing.T) {
+				held := newHolder(t)
+				f, leave := newBeatFront(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if test.target != nil && r.Method == http.MethodPost {
+						test.target(w, r)
+						return
 					}
-					test.happens(t, f, held)
+					held.ServeHTTP(w, r)
+				}), test.change)
+				h := f.hear(t.Context(), t, stream.path, stream.body)
+				time.Sleep(20 * time.Second)
+				h.want(t, false, stream.beat)
+				if test.target != nil {
+					leave()
 					synctest.Wait()
-					failure := strings.ReplaceAll(stream.failure, "bad", test.text)
-					if test.status < 500 {
-						failure = strings.Replace(failure, "server_error", "invalid_request_error", 1)
-					}
-					if test.code != "" {
-						failure = strings.ReplaceAll(failure, `"code":null`, `"code":"`+test.code+`"`)
-					}
-					failure = strings.Replace(failure, "overloaded_error", map[int]string{
-						503: "overloaded_error", 504: "timeout_error", 404: "not_found_error",
-						500: "api_error", 502: "api_error", 520: "api_error", 524: "api_error", 530: "api_error",
-					}[test.status], 1)
-					failure = strings.Replace(failure, `"type":""`, `"type":"invalid_request_error"`, 1)
-					h.mu.Lock()
-					defer h.mu.Unlock()
-					if !strings.HasSuffix(h.text, "\n"+failure+"\n") || !h.ended || h.err != nil || h.status != http.StatusOK {
-						t.Errorf("got %d %s(ended: %v, %v); want %s at its end", h.status, h.text, h.ended, h.err, failure)
-					}
-					f.log.await(t, fmt.Sprintf(`"status":%d`, test.status))
-					if log := f.log.String(); !strings.Contains(log, `"early":true,"err"`) {
-						t.Error("not logged as early")
-					}
-					if waiting, _ := f.Gate.Len(); test.target != nil && waiting != 0 {
-						t.Errorf("%d wait; want none", waiting)
-					}
-				})
+				}
+				if test.happens != nil {
+					test.happens(t, f, held)
+				} else {
+					time.Sleep(time.Minute)
+				}
+				synctest.Wait()
+				failure := strings.ReplaceAll(stream.failure, "bad", test.text)
+				if test.status < 500 {
+					failure = strings.Replace(failure, "server_error", "invalid_request_error", 1)
+				}
+				if test.code != "" {
+					failure = strings.ReplaceAll(failure, `"code":null`, `"code":"`+test.code+`"`)
+				}
+				failure = strings.Replace(failure, "overloaded_error", map[int]string{
+					503: "overloaded_error", 504: "timeout_error", 404: "not_found_error",
+					500: "api_error", 502: "api_error", 520: "api_error", 524: "api_error", 530: "api_error",
+				}[test.status], 1)
+				failure = strings.Replace(failure, `"type":""`, `"type":"invalid_request_error"`, 1)
+				h.mu.Lock()
+				defer h.mu.Unlock()
+				if !strings.HasSuffix(h.text, "\n"+failure+"\n") || !h.ended || h.err != nil || h.status != http.StatusOK {
+					t.Errorf("got %d %s(ended: %v, %v); want %s at its end", h.status, h.text, h.ended, h.err, failure)
+				}
+				f.log.await(t, fmt.Sprintf(`"status":%d`, test.status))
+				if log := f.log.String(); !strings.Contains(log, `"early":true,"err"`) {
+					t.Error("not logged as early")
+				}
+				if waiting, _ := f.Gate.Len(); test.target != nil && waiting != 0 {
+					t.Errorf("%d wait; want none", waiting)
+				}
 			})
 		}
 	}
@@ -355,9 +332,7 @@ func TestHeartbeatFindsTheDead(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f, target := newHeldFrontIn(t, func(o *Options) { o.Heartbeat = 20 * time.Second })
 			if inLine {
-				if _, err := f.Gate.Join(gate.Request{}); err != nil {
-					t.Fatal(err)
-				}
+				f.enter(t)
 			}
 			c := connect(t, f)
 			// One byte more, and net/http does not look for the client's end any more.
