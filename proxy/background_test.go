@@ -2,21 +2,14 @@ package proxy
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
-
-	"foreman/proxy/tokens"
 )
 
 // What says that a chat can wait, and the weight of its client, stand in the line and in
 // the log.
 func TestWeightAndBackground(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "tokens")
-	if err := os.WriteFile(file, []byte("ann "+secret+"-of-ann weight=3\nbob "+secret+"-of-bob background\neve "+secret+"-of-eve\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	const lines = "ann " + secret + "-of-ann weight=3\nbob " + secret + "-of-bob background\neve " + secret + "-of-eve\n"
 	for _, test := range []struct {
 		of, more, fields string // more is in the body
 		weight           int
@@ -33,13 +26,7 @@ func TestWeightAndBackground(t *testing.T) {
 		{"bob", `","service_tier":"default`, "Priority: u=0\r\n", 0, "file"}, // a hint only lowers
 		{"eve", `","service_tier":"flex","Service_Tier":"auto`, "X-OpenWebUI-Task: {{TASK}}\r\n", 1, ""},
 	} {
-		f, target := newHeldFront(t, func(o *Options) {
-			named, err := tokens.Open(file, o.Log)
-			if err != nil {
-				t.Fatal(err)
-			}
-			o.Token, o.Tokens = clientToken, named
-		})
+		f, target := newHeldFront(t, func(o *Options) { o.Token, o.Tokens = clientToken, tokensOf(t, lines) })
 		send := func(of, mark, fields string) *wire {
 			c := connect(t, f).send(t, postOf("/api/chat", marked(mark), "Authorization: Bearer "+secret+"-of-"+of+"\r\n"+fields))
 			return c
