@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"foreman/proxy/target"
 	"foreman/proxy/tokens"
 )
 
@@ -109,15 +108,6 @@ func TestFaultTargetIsForemanItself(t *testing.T) {
 	f.expectIdle(t)
 }
 
-// TestLoopWithAnotherForeman: one foreman may stand in front of another.
-func TestLoopWithAnotherForeman(t *testing.T) {
-	inner := newFront(t, newStub(t).URL, nil)
-	outer := newFront(t, inner.URL, nil)
-	if a := outer.do(t, "POST", "/api/chat", chatBody); a.status != 200 {
-		t.Errorf("got %d %s; want 200", a.status, a.body)
-	}
-}
-
 // TestTokensOfBothSides: what the client sends is for foreman if foreman has a
 // token of its own, else for the target; the target's token replaces both.
 func TestTokensOfBothSides(t *testing.T) {
@@ -133,30 +123,14 @@ func TestTokensOfBothSides(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			stub := newStub(t)
-			fields := make(chan []string, 100)
-			for _, handler := range []*http.HandlerFunc{&stub.chat, &stub.embed, &stub.ps, &stub.anything} {
-				next := *handler
-				*handler = func(w http.ResponseWriter, r *http.Request) {
-					if !isPoll(r) {
-						fields <- r.Header["Authorization"]
-					}
-					next(w, r)
-				}
-			}
+			seen := observe(stub)
 			polls := make(chan []string, 100)
 			tags := stub.tags
 			stub.tags = func(w http.ResponseWriter, r *http.Request) {
 				polls <- r.Header["Authorization"]
 				tags(w, r)
 			}
-			u, err := url.Parse(stub.URL)
-			if err != nil {
-				t.Fatal(err)
-			}
-			f := newFront(t, stub.URL, func(o *Options) {
-				o.Token = test.ofClients
-				o.Target = target.New(u, test.outward)
-			})
+			f := newFront(t, stub.URL, func(o *Options) { o.Token, o.Target = test.ofClients, stub.target(test.outward) })
 			for _, rt := range []struct{ method, path string }{
 				{"POST", "/api/chat"}, {"POST", "/v1/messages"}, {"POST", "/api/embed"}, {"GET", "/api/ps"}, {"HEAD", "/api/version"}, {"OPTIONS", "/api/chat"},
 			} {
@@ -175,7 +149,7 @@ func TestTokensOfBothSides(t *testing.T) {
 						t.Errorf("%s %s: %d %s; want 200", rt.method, rt.path, a.status, a.body)
 						continue
 					}
-					if got := <-fields; strings.Join(got, "|") != strings.Join(want, "|") {
+					if got := (<-seen).header["Authorization"]; strings.Join(got, "|") != strings.Join(want, "|") {
 						t.Errorf("%s %s, Connection: %s: Authorization %q; want %q", rt.method, rt.path, connection, got, want)
 					}
 				}
@@ -244,12 +218,10 @@ func TestFaultTokens(t *testing.T) {
 		got = append(got, r.Header["X-Api-Key"]...)
 	}
 	stub.embed = stub.chat
-	u, _ := url.Parse(stub.URL)
 	for _, outbound := range []string{"", targetToken} {
 		got = nil
 		f := newFront(t, stub.URL, func(o *Options) { // its log must not have the secret
-			o.Token = clientToken
-			o.Target = target.New(u, outbound)
+			o.Token, o.Target = clientToken, stub.target(outbound)
 		})
 		for fields, want := range map[string]int{
 			"Authorization: Bearer " + clientToken + "\r\n":     200,
@@ -353,19 +325,13 @@ func TestFaultChatsComeBack(t *testing.T) {
 	back = &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(u) }}
 	for _, path := range []string{"/api/chat", "/api/embed"} {
 		c := connect(t, f).send(t, postOf(path, marked("loop")))
-		if got := c.status(t); got != http.StatusLoopDetected {
-			t.Errorf("%s: status %d; want 508", path, got)
-		}
+		c.expect(t, http.StatusLoopDetected, path)
 	}
 }
 
 // Who a request is from: the name of its token, else what a gateway with a token says,
 // else its address without the port.
 func TestWhoIsWho(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "tokens")
-	if err := os.WriteFile(file, []byte("ann "+secret+"-of-ann\nbob "+secret+"-of-bob\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	stub := newStub(t)
 	bearer := func(token string) []string { return []string{"Authorization", "Bearer " + secret + token} }
 	user := []string{"X-User", "carla"}
@@ -405,11 +371,7 @@ func TestWhoIsWho(t *testing.T) {
 				o.Token = clientToken
 			}
 			if test.file {
-				named, err := tokens.Open(file, o.Log)
-				if err != nil {
-					t.Fatal(err)
-				}
-				o.Tokens = named
+				o.Tokens = tokensOf(t, "ann "+secret+"-of-ann\nbob "+secret+"-of-bob\n")
 			}
 			if test.header {
 				o.ClientHeader = "X-User"
@@ -499,12 +461,8 @@ func TestTokenIsRevoked(t *testing.T) {
 		t.Errorf("running: got %v %q, %v; want it cut", resp, body, err)
 	}
 	target.next(t, "others").finish()
-	if got := others.status(t); got != 200 {
-		t.Errorf("another's: %d; want 200", got)
-	}
-	if got := send("ann", "later").status(t); got != 401 {
-		t.Errorf("later: %d; want 401", got)
-	}
+	others.expect(t, 200, "another's")
+	send("ann", "later").expect(t, 401, "later")
 	f.log.await(t, `"err":"this token is no longer valid"`)
 	f.expectIdle(t)
 	if a := f.do(t, "GET", "/metrics", "", "X-Api-Key", secret+"-of-bob"); !strings.Contains(a.body, "foreman_turns_revoked_total{reason=\"token revoked\"} 1\n") {

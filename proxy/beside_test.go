@@ -72,8 +72,7 @@ func TestWhatNeedsNoTurn(t *testing.T) {
 // with the embedder itself has not, nor has one that failed.
 func TestEmbeddingWithAnotherModel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		host := newMemory(11434)
-		stub := newStubOn(t, host)
+		stub := newStubIn(t)
 		var warms atomic.Int32
 		var asked atomic.Value
 		var evicted atomic.Bool
@@ -100,8 +99,7 @@ func TestEmbeddingWithAnotherModel(t *testing.T) {
 			}
 			resident(w, r)
 		}
-		f := newFrontOn(t, newMemory(8080), stub.URL, func(o *Options) {
-			host.through(o.Target)
+		f := stub.front(t, func(o *Options) {
 			o.EmbedModel, o.MaxBody = "embed", 4<<20
 			o.Warmer = warm.New(o.Target, o.Inventory, o.Gate, o.EmbedModel, o.Log)
 		})

@@ -12,8 +12,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"foreman/proxy/status"
 )
 
 func TestStreamsPassThroughAsTheyCome(t *testing.T) {
@@ -28,42 +26,25 @@ func TestStreamsPassThroughAsTheyCome(t *testing.T) {
 		{"/api/pull", "application/x-ndjson", "{\"status\":\"pulling\"}\n{\"status\":\"success\"}\n"},
 	} {
 		t.Run(test.path[1:], func(t *testing.T) {
-			stub := newStub(t)
-			next := make(chan struct{})
-			pieces := slices.Collect(strings.Lines(test.stream))
-			handler := func(w http.ResponseWriter, r *http.Request) {
-				io.Copy(io.Discard, r.Body)
-				w.Header().Set("Content-Type", test.contentType)
-				for _, piece := range pieces {
-					io.WriteString(w, piece)
-					w.(http.Flusher).Flush()
-					select {
-					case <-next: // not before the client has this one
-					case <-r.Context().Done():
-						return
-					}
-				}
-			}
-			stub.chat, stub.embed, stub.anything = handler, handler, handler
-			f := newFront(t, stub.URL, func(o *Options) { o.Manage = true })
-			resp, err := f.client.Post(f.URL+test.path, "application/json", strings.NewReader(chatBody))
+			f, target := newHeldFront(t, func(o *Options) { o.Manage = true })
+			c := connect(t, f).post(t, test.path, "stream")
+			running := target.next(t, "stream")
+			running.say(t, "") // the header alone
+			resp, err := http.ReadResponse(c.in, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer resp.Body.Close()
 			if got := resp.Header.Get("Content-Type"); got != test.contentType {
 				t.Errorf("Content-Type %q; want %q", got, test.contentType)
 			}
-			for i, want := range pieces {
+			for want := range strings.Lines(test.stream) {
+				running.say(t, want)
 				got := make([]byte, len(want))
-				if _, err := io.ReadFull(resp.Body, got); err != nil {
-					t.Fatalf("piece %d: %v", i, err)
+				if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != want {
+					t.Fatalf("got %q, %v; want %q", got, err, want)
 				}
-				if string(got) != want {
-					t.Fatalf("piece %d: got %q; want %q", i, got, want)
-				}
-				next <- struct{}{}
 			}
+			running.finish()
 			if rest, err := io.ReadAll(resp.Body); len(rest) > 0 || err != nil {
 				t.Errorf("after the last piece: %q, %v; want a clean end", rest, err)
 			}
@@ -110,28 +91,9 @@ func TestChatsAreSerialised(t *testing.T) {
 	f.expectIdle(t)
 }
 
-func TestUnknownModelRejectedAfterOnePoll(t *testing.T) {
-	stub := newStub(t)
-	f := newFront(t, stub.URL, nil)
-	before := stub.polled()
-	a := f.do(t, "POST", "/api/chat", `{"model":"no-such"}`)
-	if want := `{"error":"model 'no-such' not found"}` + "\n"; a.status != 404 || a.body != want {
-		t.Errorf("got %d %q; want 404 %q", a.status, a.body, want)
-	}
-	if got := stub.polled() - before; got != 1 {
-		t.Errorf("%d polls for an unknown model; want 1", got)
-	}
-	if a := f.do(t, "POST", "/api/chat", chatBody); a.status != 200 {
-		t.Errorf("known model: %d; want 200", a.status)
-	}
-	if got := stub.polled() - before; got != 1 {
-		t.Errorf("%d polls after a known model; want 1: known models need none", got)
-	}
-}
-
 func TestBodyReachesTheTargetUnchanged(t *testing.T) {
 	odd := " {\"stream\":false,\"MODEL\":\"chat\",\"model\":\"chat\",\"n\":1e400,\"s\":\"\\ud800\"} trailing \xff"
-	for _, framing := range []string{"Content-Length", "chunked"} {
+	for framing, header := range map[string][]string{"Content-Length": nil, "chunked": {"Transfer-Encoding", "chunked"}} {
 		stub := newStub(t)
 		got := make(chan string, 1)
 		stub.chat = func(w http.ResponseWriter, r *http.Request) {
@@ -142,10 +104,6 @@ func TestBodyReachesTheTargetUnchanged(t *testing.T) {
 			got <- string(b)
 		}
 		f := newFront(t, stub.URL, nil)
-		var header []string
-		if framing == "chunked" {
-			header = []string{"Transfer-Encoding", "chunked"}
-		}
 		if a := f.do(t, "POST", "/api/chat", odd, header...); a.status != 200 {
 			t.Fatalf("%s: %d %s; want 200", framing, a.status, a.body)
 		}
@@ -224,7 +182,7 @@ func TestFaultClientLeavesARunningChat(t *testing.T) {
 				case "FIN":
 					leaver.Close()
 				case "RST":
-					reset(leaver.Conn)
+					resetTCP(leaver.Conn.(*net.TCPConn))
 				case "half-close": // it can't be told from one who leaves
 					leaver.Conn.(*net.TCPConn).CloseWrite()
 					if rest, _ := io.ReadAll(leaver.in); when != "in mid-stream" && len(rest) > 0 || bytes.HasSuffix(rest, []byte("0\r\n\r\n")) {
@@ -262,9 +220,7 @@ func TestFaultClientUploadsAByteASecond(t *testing.T) {
 					}
 				})
 				time.Sleep(10 * time.Second)
-				other := connect(t, f).chat(t, "other")
-				target.next(t, "other").finish()
-				other.expect(t, http.StatusOK, "other chat")
+				target.serves(t, f, "other")
 				if took := time.Since(began); took > 11*time.Second {
 					t.Errorf("other chat: answered after %v; want it at once", took)
 				}
@@ -319,6 +275,8 @@ func TestFaultPanicInAHandler(t *testing.T) {
 			if got := string(b); !strings.HasPrefix(got, test.want) || test.want == "" && got != "" || strings.HasSuffix(got, "0\r\n\r\n") {
 				t.Errorf("got %q; want %q and no proper end", got, test.want)
 			}
+			f.log.await(t, `"stack":"goroutine `)
+			f.log.await(t, `"err":"panic: `)
 			next.chat(t, "next")
 			target.next(t, "next").finish()
 			next.expect(t, http.StatusOK, "next chat")
@@ -407,8 +365,8 @@ func TestLoadOptionsAreAKind(t *testing.T) {
 			holding := target.any(t)
 			var clients []*wire
 			for i := range 10 {
-				c := connect(t, f).send(t, postOf("/api/chat", fmt.Sprintf(`{"model":"chat","options":{"num_ctx":%d}}`, 2048*(1+i%2))))
-				clients = append(clients, c)
+				body := fmt.Sprintf(`{"model":"chat","options":{"num_ctx":%d}}`, 2048*(1+i%2))
+				clients = append(clients, connect(t, f).send(t, postOf("/api/chat", body)))
 				synctest.Wait()
 			}
 			if got := f.page.read().Waiting[1]; got.Model != "chat:latest" || got.Options != "num_ctx=4096" {
@@ -445,38 +403,4 @@ func TestLoadOptionsAreAKind(t *testing.T) {
 			}
 		})
 	}
-}
-
-// Who sends a batch and who has one question share the host, by the names of their
-// tokens or their addresses.
-func TestShareOfClients(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f, target := newHeldFrontIn(t, byName)
-		send := func(user, mark string) {
-			c := connect(t, f).send(t, postAs(user, marked(mark)))
-			go io.Copy(io.Discard, c)
-			synctest.Wait()
-		}
-		for i := range 4 {
-			send("batch", fmt.Sprint("batch ", i))
-		}
-		send("question", "question")
-		var order []string
-		for range 5 {
-			chat := target.any(t)
-			order = append(order, chat.body)
-			time.Sleep(time.Second)
-			chat.finish()
-		}
-		if want := []string{marked("batch 0"), marked("question"), marked("batch 1"), marked("batch 2"), marked("batch 3")}; !slices.Equal(order, want) {
-			t.Errorf("got %q; want %q", order, want)
-		}
-		synctest.Wait()
-		if got := f.recent.Today(time.Now()).Shares; len(got) != 2 || got[0] != (status.Share{Client: "batch (header)", Sum: status.Sum{Chats: 4, Held: status.Span(4 * time.Second)}}) || got[1].Client != "question (header)" {
-			t.Errorf("today: got %v; want 4 s of the batch, and the question", got)
-		}
-		if got := f.recent.Named(); len(got) != 1 || got[""].Held != status.Span(5*time.Second) {
-			t.Errorf("in all: got %v; want 5 s of clients without a token of their own", got)
-		}
-	})
 }

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"foreman/inventory"
 	"foreman/proxy/ask"
 	"foreman/proxy/dialect"
 )
@@ -309,18 +308,6 @@ func (h *holder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// missPoll has the target miss the poll that it is asked for now, and wake.
-func (h *holder) missPoll(t testing.TB, f *front) {
-	t.Helper()
-	h.sleep(true)
-	f.Inventory.Refresh()
-	time.Sleep(inventoryMisses)
-	h.sleep(false)
-	if state := f.Inventory.State(); state.Reason != inventory.Unreachable || state.Asleep() {
-		t.Fatalf("reason %q, asleep %t; want one missed poll", state.Reason, state.Asleep())
-	}
-}
-
 // inventoryMisses is when a poll has failed that was asked for and gets no answer.
 const inventoryMisses = 8*time.Second + 250*time.Millisecond + 1
 
@@ -373,6 +360,14 @@ func (h *holder) next(t testing.TB, mark string) *held {
 	return c
 }
 
+// serves fails the test unless a chat that comes now gets its answer from the target.
+func (h *holder) serves(t testing.TB, f *front, which string) {
+	t.Helper()
+	c := connect(t, f).chat(t, which)
+	h.next(t, which).finish()
+	c.expect(t, http.StatusOK, which)
+}
+
 // none fails the test if the target has got another chat.
 func (h *holder) none(t testing.TB) {
 	t.Helper()
@@ -414,7 +409,7 @@ type rawTarget struct {
 	answer func(c *net.TCPConn, nth int, body string) (keep bool)
 
 	mu    sync.Mutex // guards what follows
-	conns map[string]*net.TCPConn
+	conns []*net.TCPConn
 	got   []string // the bodies of chats
 	raw   []string // what came on each connection but those of polls, if answer is nil
 }
@@ -422,7 +417,7 @@ type rawTarget struct {
 func newRawTarget(t testing.TB, answer func(c *net.TCPConn, nth int, body string) bool) *rawTarget {
 	t.Helper()
 	ln := listen(t)
-	target := &rawTarget{URL: "http://" + ln.Addr().String(), answer: answer, conns: map[string]*net.TCPConn{}}
+	target := &rawTarget{URL: "http://" + ln.Addr().String(), answer: answer}
 	models := string(fixture(t, "tags.json"))
 	var serving sync.WaitGroup
 	serving.Go(func() {
@@ -432,14 +427,18 @@ func newRawTarget(t testing.TB, answer func(c *net.TCPConn, nth int, body string
 				return
 			}
 			target.mu.Lock()
-			target.conns[c.RemoteAddr().String()] = c.(*net.TCPConn)
+			target.conns = append(target.conns, c.(*net.TCPConn))
 			target.mu.Unlock()
 			serving.Go(func() { target.serve(c.(*net.TCPConn), models) })
 		}
 	})
 	t.Cleanup(func() {
 		ln.Close()
-		target.drop((*net.TCPConn).Close)
+		target.mu.Lock()
+		for _, c := range target.conns {
+			c.Close()
+		}
+		target.mu.Unlock()
 		serving.Wait()
 	})
 	return target
@@ -492,16 +491,6 @@ func (target *rawTarget) serve(c *net.TCPConn, models string) {
 	}
 }
 
-// drop does something to all connections, and forgets them.
-func (target *rawTarget) drop(how func(*net.TCPConn) error) {
-	target.mu.Lock()
-	defer target.mu.Unlock()
-	for addr, c := range target.conns {
-		how(c)
-		delete(target.conns, addr)
-	}
-}
-
 // chats returns the bodies of all chats so far, and forgets them.
 func (target *rawTarget) chats() []string {
 	target.mu.Lock()
@@ -516,6 +505,7 @@ func answerOf(body string, fields ...string) string {
 	return "HTTP/1.1 200 OK\r\n" + strings.TrimPrefix(postOf("", body, fields...), "POST  HTTP/1.1\r\nHost: 127.0.0.1\r\n")
 }
 
+// resetTCP closes a connection so that the other end gets an RST, not a FIN.
 func resetTCP(c *net.TCPConn) error {
 	c.SetLinger(0)
 	return c.Close()

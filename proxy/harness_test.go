@@ -247,19 +247,11 @@ func (f *front) do(t testing.TB, method, path, body string, header ...string) an
 	return answer{resp.StatusCode, resp.Header, string(b), err}
 }
 
-// post sends a body and returns the answer, which it has read to its end.
-func post(t testing.TB, url, body string) (*http.Response, string) {
-	t.Helper()
-	resp, err := http.Post(url, "application/json", strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp, string(b)
+// basicAuth returns the field that a browser sends with a password.
+func basicAuth(password string) string {
+	r := &http.Request{Header: http.Header{}}
+	r.SetBasicAuth("anybody", password)
+	return r.Header.Get("Authorization")
 }
 
 // enter joins the line as a chat does, and waits for its turn.
@@ -491,12 +483,6 @@ func (w *wire) begun(t testing.TB) {
 	}
 }
 
-// reset closes a connection so that the other end gets an RST, not a FIN.
-func reset(c net.Conn) {
-	c.(*net.TCPConn).SetLinger(0)
-	c.Close()
-}
-
 // newStubIn returns a stub in a bubble.
 func newStubIn(t testing.TB) *stub {
 	t.Helper()
@@ -504,6 +490,12 @@ func newStubIn(t testing.TB) *stub {
 	stub := newStubOn(t, net)
 	stub.net = net
 	return stub
+}
+
+// target returns a stub as foreman's target, with FOREMAN_OLLAMA_TOKEN.
+func (s *stub) target(token string) *target.Target {
+	u, _ := url.Parse(s.URL)
+	return target.New(u, token)
 }
 
 // front starts a foreman in front of a stub in a bubble.

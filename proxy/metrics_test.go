@@ -71,10 +71,11 @@ func wantSamples(t *testing.T, f *front, want map[string]string) {
 func TestMetricsTellOfRequests(t *testing.T) {
 	stub := newStub(t)
 	f := newFront(t, stub.URL, nil)
-	post(t, f.URL+"/api/chat", `{"model":"CHAT"}`)
-	post(t, f.URL+"/api/chat", `{"model":"nobody"}`)
-	post(t, f.URL+"/api/embed", `{"model":"embed"}`)
-	post(t, f.URL+"/anything/else", ``)
+	f.do(t, "POST", "/api/chat", `{"model":"CHAT"}`)
+	f.do(t, "POST", "/api/chat", `{"model":"nobody"}`)
+	f.do(t, "POST", "/api/embed", `{"model":"embed"}`)
+	f.do(t, "POST", "/anything/else", "")
+	f.expectIdle(t)
 	wantSamples(t, f, map[string]string{
 		`foreman_requests_total{route="/api/chat",code="200"}`:                  "1",
 		`foreman_requests_total{route="/api/chat",code="404"}`:                  "1",
@@ -166,7 +167,7 @@ func TestREADME(t *testing.T) {
 	got := map[string]bool{}
 	f := newFront(t, newStub(t).URL, func(o *Options) { o.Embeds = 1 })
 	f.recent.Add(status.Record{IsChat: true, Client: "ann", Named: true, Held: 1})
-	_, page := get(t, f.URL+"/metrics", nil)
+	page := f.do(t, "GET", "/metrics", "").body
 	for _, match := range regexp.MustCompile(`(?m)^# TYPE (foreman_\w+) `).FindAllStringSubmatch(page, -1) {
 		got[match[1]] = true
 	}

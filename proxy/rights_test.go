@@ -54,9 +54,6 @@ func newSome(t *testing.T) (*stub, *front) {
 // however it spells them and wherever it asks. Others notice nothing.
 func TestModelsOfAClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		form := func(model string) string {
-			return "--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n" + model + "\r\n--b--\r\n"
-		}
 		named := func(model string) string { return fmt.Sprintf(`{"model":%q,"messages":[{}]}`, model) }
 		type request struct{ method, path, body string }
 		var with []func(model string) request // that names a model
@@ -64,19 +61,12 @@ func TestModelsOfAClient(t *testing.T) {
 			with = append(with, func(model string) request { return request{"POST", path, named(model)} })
 		}
 		with = append(with,
-			func(model string) request { return request{"POST", ask.TranscriptionsPath, form(model)} },
+			func(model string) request { return request{"POST", ask.TranscriptionsPath, form(formModel + model)} },
 			func(model string) request {
 				return request{"POST", "/api/chat", fmt.Sprintf(`{"MODEL":%q,"keep_alive":0}`, model)}
 			},
 			func(model string) request {
-				return request{"POST", "/api/generate", fmt.Sprintf(`{"model":%q,"keep_alive":0}`, model)}
-			},
-			func(model string) request { return request{"POST", ask.ShowPath, fmt.Sprintf(`{"name":%q}`, model)} },
-			func(model string) request {
 				return request{"POST", ask.ShowPath, fmt.Sprintf(`{"model":"","Name":%q}`, model)}
-			},
-			func(model string) request {
-				return request{"POST", ask.ShowPath, fmt.Sprintf(`{"model":%q,"name":""}`, model)}
 			},
 		)
 		inPath := func(model string) request { return request{"GET", "/v1/models/" + model, ""} }
@@ -93,7 +83,7 @@ func TestModelsOfAClient(t *testing.T) {
 				return n
 			}
 			before := passed()
-			a := f.do(t, r.method, r.path, r.body, append([]string{"Content-Type", "multipart/form-data; boundary=b"}, who...)...)
+			a := f.do(t, r.method, r.path, r.body, append([]string{"Content-Type", multipartForm}, who...)...)
 			if a.status != status || !strings.Contains(a.body, text) {
 				t.Errorf("%s %s %s: %d %s; want %d, %s", r.method, r.path, r.body, a.status, a.body, status, text)
 			}
@@ -138,7 +128,7 @@ func TestModelsOfAClient(t *testing.T) {
 		}
 		expect(request{"POST", "/v1/embeddings", `{"input":"x"}`}, asBob, 200, "")
 		expect(request{"POST", ask.ShowPath, `{"model":"embed","name":"secret"}`}, asBob, 200, "")
-		expect(request{"POST", ask.TranscriptionsPath + "?model=secret", form("embed")}, asAnn, 400, "more than one model")
+		expect(request{"POST", ask.TranscriptionsPath + "?model=secret", form(formModel + "embed")}, asAnn, 400, "more than one model")
 
 		for _, rt := range routes {
 			if rt.class != manage {

@@ -132,7 +132,8 @@ func TestOneSlashTooMany(t *testing.T) {
 		t.Errorf("without a token: %d; want 401", a.status)
 	}
 	// A body that does not come is not waited for.
-	c := connect(t, f).send(t, "POST /api/chat/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer "+clientToken+"\r\nContent-Length: 100\r\n\r\n")
+	c := connect(t, f).send(t, "POST /api/chat/ HTTP/1.1\r\nHost: localhost\r\n"+
+		"Authorization: Bearer "+clientToken+"\r\nContent-Length: 100\r\n\r\n")
 	c.expect(t, 307, "without its body")
 	if got := stub.seen(); len(got) > 0 {
 		t.Errorf("at the target: %q; want nothing", got)

@@ -2,8 +2,6 @@ package proxy
 
 import (
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -12,7 +10,6 @@ import (
 	"time"
 
 	"foreman/proxy/status"
-	"foreman/proxy/tokens"
 )
 
 // stop stops the chat with a key, as the page's button does.
@@ -107,9 +104,8 @@ func TestStopInLine(t *testing.T) {
 			})
 			var line []*wire
 			for _, body := range []string{marked("first"), marked("next"), `{"model":"chat","stream":true}`} {
-				c := connect(t, f).send(t, postOf("/v1/chat/completions", body, "X-Request-Id: same\r\n"))
+				line = append(line, connect(t, f).send(t, postOf("/v1/chat/completions", body, "X-Request-Id: same\r\n")))
 				synctest.Wait()
-				line = append(line, c)
 			}
 			running := target.next(t, "first")
 			var resp *http.Response
@@ -239,16 +235,7 @@ func TestStopTwice(t *testing.T) {
 // TestStopIsGuarded: only whoever has a token stops a chat, where there are tokens, and no
 // page of another site, whatever it makes a browser send.
 func TestStopIsGuarded(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "tokens")
-	if err := os.WriteFile(file, []byte("ann "+secret+"-of-ann\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	password := func(word string) string {
-		r := &http.Request{Header: http.Header{}}
-		r.SetBasicAuth("anybody", word)
-		return r.Header.Get("Authorization")
-	}
-	basic := password(secret + "-of-ann")
+	basic := basicAuth(secret + "-of-ann")
 	for _, test := range []struct {
 		name   string
 		open   bool // no token is needed
@@ -277,11 +264,7 @@ func TestStopIsGuarded(t *testing.T) {
 				if test.open {
 					return
 				}
-				named, err := tokens.Open(file, o.Log)
-				if err != nil {
-					t.Fatal(err)
-				}
-				o.Tokens = named
+				o.Tokens = tokensOf(t, "ann "+secret+"-of-ann\n")
 				ann = []string{"Authorization: Bearer " + secret + "-of-ann\r\n"}
 			})
 			victim := connect(t, f).send(t, postOf("/api/chat", marked("victim"), ann...))

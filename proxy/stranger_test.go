@@ -3,16 +3,14 @@ package proxy
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"foreman/proxy/target"
 )
 
 // asks are the fields of a preflight.
@@ -23,18 +21,10 @@ var asks = []string{"Origin", "http://page.example", "Access-Control-Request-Met
 func TestFaultPreflightWithMore(t *testing.T) {
 	stub := newStub(t)
 	seen := observe(stub)
-	u, err := url.Parse(stub.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := newFront(t, stub.URL, func(o *Options) { o.Token, o.Target = clientToken, target.New(u, targetToken) })
+	f := newFront(t, stub.URL, func(o *Options) { o.Token, o.Target = clientToken, stub.target(targetToken) })
 	a := f.do(t, "OPTIONS", "/v1/models/a/b:c?x=y", "", append([]string{"Cookie", "a=b", "X-Odd", "1", "User-Agent", "odd", "Authorization", "Basic eDp5", "Content-Type", "text/plain"}, asks...)...)
 	got := <-seen
-	names := make([]string, 0, len(got.header))
-	for name := range got.header {
-		names = append(names, name)
-	}
-	slices.Sort(names)
+	names := slices.Sorted(maps.Keys(got.header))
 	want := []string{"Access-Control-Request-Headers", "Access-Control-Request-Method", "Origin", "Via", "X-Request-Id"}
 	if a.status != 200 || !slices.Equal(names, want) || got.uri != "/v1/models/a/b:c" {
 		t.Errorf("%d; the host saw %s with %q; want /v1/models/a/b:c with %q", a.status, got.uri, names, want)

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"io"
 	"maps"
 	"net"
@@ -121,13 +120,12 @@ func TestTargetIdle(t *testing.T) {
 		var slow atomic.Bool
 		f := newFrontIn(t, target, func(o *Options) {
 			target.hangDials(o)
-			dial := o.Target.Dial
-			o.Target.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dialBy(o, func(dial func() (net.Conn, error)) (net.Conn, error) {
 				if slow.Load() {
 					time.Sleep(3 * time.Second)
 				}
-				return dial(ctx, network, addr)
-			}
+				return dial()
+			})
 		})
 		idle := func(want string) {
 			t.Helper()
@@ -135,9 +133,9 @@ func TestTargetIdle(t *testing.T) {
 			wantSamples(t, f, map[string]string{"foreman_target_idle_seconds_total": want})
 		}
 		first, second := connect(t, f), connect(t, f)
-		first.send(t, postOf("/api/chat", marked("first"), ""))
+		first.chat(t, "first")
 		running := target.next(t, "first")
-		second.send(t, postOf("/api/chat", marked("second"), ""))
+		second.chat(t, "second")
 		time.Sleep(time.Second)
 		running.finish()
 		first.status(t)
@@ -148,17 +146,14 @@ func TestTargetIdle(t *testing.T) {
 
 		target.sleep(true)
 		f.Target.CloseIdleConnections()
-		first.send(t, postOf("/api/chat", marked("third"), ""))
-		if got := first.status(t); got != http.StatusServiceUnavailable {
-			t.Errorf("got %d; want 503", got)
-		}
+		first.chat(t, "third").expect(t, http.StatusServiceUnavailable, "third")
 		idle("4") // until no connection could be had
 
 		target.sleep(false)
 		time.Sleep(10 * time.Second) // polls find it awake
 		f.Target.CloseIdleConnections()
 		slow.Store(true)
-		first.send(t, postOf("/api/chat", marked("fourth"), ""))
+		first.chat(t, "fourth")
 		running = target.next(t, "fourth")
 		time.Sleep(time.Second)
 		running.finish()

@@ -91,8 +91,7 @@ func TestWaking(t *testing.T) {
 		third.chat(t, "third")
 		var embeds []*wire
 		for range 3 {
-			embeds = append(embeds, connect(t, f))
-			embeds[len(embeds)-1].send(t, postOf("/api/embed", `{"model":"embed"}`))
+			embeds = append(embeds, connect(t, f).send(t, postOf("/api/embed", `{"model":"embed"}`)))
 		}
 		time.Sleep(22 * time.Second) // one goes by with the question what a page may read
 		for path, want := range map[string]string{"/healthz": `{"status":"waking","reason":"unreachable","since":`, "/readyz": `{"status":"waking"`, "/status": "waking for 22 s", "/metrics": "foreman_target_waking 1\n"} {
@@ -248,9 +247,7 @@ func TestWakeIsOver(t *testing.T) {
 				}
 				target.after = time.Second
 				time.Sleep(time.Second)
-				again := connect(t, f).chat(t, "again")
-				target.next(t, "again").finish()
-				again.expect(t, http.StatusOK, "the next request")
+				target.serves(t, f, "again")
 			}
 			target.none(t)
 			for _, c := range []*wire{chat, embed, next} {
