@@ -91,6 +91,7 @@ func (w witnessed) wantLeft(t *testing.T, want int, path string) {
 // the two ways that they have: the context ends, or their caller has heard enough. Then
 // foreman has told Ollama, and the client's next chat is served.
 func TestAbort(t *testing.T) {
+	t.Parallel()
 	needStandIn(t) // for its pace
 	foreman := startWitnessed(t, startOllama(t, abortPace.Env()...), "sesame")
 	client := newClient(t, foreman.URL, foreman.token)
@@ -187,6 +188,7 @@ func TestAbort(t *testing.T) {
 // TestCommandLineAborts interrupts `ollama run` as Ctrl-C does, in the middle of an
 // answer. The command ends well, and the next run is served.
 func TestCommandLineAborts(t *testing.T) {
+	t.Parallel()
 	needStandIn(t) // for its pace
 	const talkative = "tiny-talkative"
 	own := startOllama(t, abortPace.Env()...)

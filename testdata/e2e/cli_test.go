@@ -100,6 +100,7 @@ func TestCommandLine(t *testing.T) {
 // TestCommandLineStopsABusyModel: the stop is answered while the chat goes on, and is
 // done when the chat is over.
 func TestCommandLineStopsABusyModel(t *testing.T) {
+	t.Parallel()
 	own := startOllama(t)
 	foreman := startForeman(t, own.URL)
 	run := commandLine(t, foreman.URL)
@@ -196,6 +197,7 @@ func TestCommandLineLaunches(t *testing.T) {
 // TestCommandLineManages makes, copies and removes a model. The polls are an
 // hour apart: what foreman knows at once it knows from the change.
 func TestCommandLineManages(t *testing.T) {
+	t.Parallel()
 	own := startOllama(t)
 	foreman := startForeman(t, own.URL, "FOREMAN_MANAGE=true", "FOREMAN_EMBED_MODEL=", "FOREMAN_POLL_INTERVAL=1h")
 	run := commandLine(t, foreman.URL)

@@ -90,6 +90,7 @@ func TestCORS(t *testing.T) {
 // TestCORSOfAnEarlyAnswer: a page whose browser remembers a preflight from before foreman
 // started hears heartbeats, if the Ollama lets it read.
 func TestCORSOfAnEarlyAnswer(t *testing.T) {
+	t.Parallel()
 	needStandIn(t)
 	const page = "http://app.example.test"
 	pace := testPace

@@ -219,6 +219,7 @@ const unitFile = "../deploy/foreman.service"
 // TestSystemd has systemd read the unit, and looks at what must agree between the unit
 // and foreman.
 func TestSystemd(t *testing.T) {
+	t.Parallel()
 	analyze := need(t, "the test of the systemd unit needs systemd-analyze (Debian: apt-get install systemd)", "systemd-analyze")
 	const installed = "ExecStart=/usr/local/bin/foreman\n"
 	built := fmt.Sprintf("ExecStart=%s\n", foremanBinary)

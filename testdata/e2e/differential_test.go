@@ -32,6 +32,7 @@ func TestDifferential(t *testing.T) {
 // TestDifferentialManage is the same for the requests that change what Ollama
 // holds, where foreman lets them through and where it does not.
 func TestDifferentialManage(t *testing.T) {
+	t.Parallel()
 	own := startOllama(t)
 	managing := startForeman(t, own.URL, "FOREMAN_EMBED_MODEL=", "FOREMAN_MANAGE=true")
 	compare(t, own.URL, managing.URL, manageCorpus(t, own), nil)
@@ -52,6 +53,7 @@ func TestDifferentialManage(t *testing.T) {
 // which one it has loaded, and then to foreman: that takes the chat for one with the same
 // model, or refuses it. Ollama's own handlers must differ, or the test shows nothing.
 func TestDifferentialModels(t *testing.T) {
+	t.Parallel()
 	own := startOllama(t)
 	for model, from := range map[string]string{"one": lab.ChatModel, "two": lab.EmbedModel} { // that know tools: a compaction brings one
 		create := &api.CreateRequest{Model: model, From: from, Template: "{{ .Tools }}{{ range .Messages }}{{ .Content }}{{ end }}{{ .Prompt }}"}

@@ -24,6 +24,7 @@ import (
 // at Ollama at once, and a query waits for few of the others. What becomes of the chat's
 // words it only tells: that depends on the machine.
 func TestEmbedStorm(t *testing.T) {
+	t.Parallel()
 	const storm, queries = 200, 5
 	for _, limit := range []int{0, 4} {
 		t.Run(fmt.Sprint("FOREMAN_EMBEDS=", limit), func(t *testing.T) {

@@ -111,6 +111,7 @@ func TestImage(t *testing.T) {
 // it builds the binary with the same command from the files that .dockerignore lets
 // through, and puts it and the certificates into an empty root.
 func TestImageByHand(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("../../Dockerfile")
 	if err != nil {
 		t.Fatal(err)

@@ -58,6 +58,7 @@ func readJob(t *testing.T, file string) (made job, err error) {
 // agree between the files and foreman, and runs what they run: launchd itself is on no
 // other machine.
 func TestLaunchd(t *testing.T) {
+	t.Parallel()
 	const foremanFile, awakeFile = "../deploy/foreman.plist", "../deploy/foreman-awake.plist"
 	t.Run("mistakes", func(t *testing.T) {
 		wantRefused(t, foremanFile, []edit{

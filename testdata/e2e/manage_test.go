@@ -30,6 +30,7 @@ func startOllama(t *testing.T, env ...string) *lab.Ollama {
 // TestManage changes what Ollama holds with its own Go client. The polls are an
 // hour apart: who asks right after a change is told of it all the same.
 func TestManage(t *testing.T) {
+	t.Parallel()
 	own := startOllama(t)
 	foreman := startForeman(t, own.URL, "FOREMAN_MANAGE=true", "FOREMAN_EMBED_MODEL=", "FOREMAN_POLL_INTERVAL=1h")
 	client := newClient(t, foreman.URL, "")

@@ -19,13 +19,14 @@ var others = []string{
 	"TestBenchShort", "TestBenchEnds", "TestBenchWorkload", // what measures, and HAProxy beside it
 	"TestCompose", "TestKubernetes.*", // their validation: 750 MB in Go's caches
 	"TestFailover", "TestFront", "TestFrontBrowser", "TestFrontStops", "TestFrontPassesWordByWord", // nginx, Caddy, HAProxy
-	"TestHosts.*",                               // two hosts behind HAProxy
-	"TestImage",                                 // buildah
-	"TestPromQL",                                // Prometheus
+	"TestHosts.*",                // two hosts behind HAProxy
+	"TestImage",                  // buildah
+	"TestProm.*",                 // Prometheus
+	"TestSystemd", "TestLaunchd", // systemd-analyze, Python's plistlib
 	"TestRealInference",                         // an Ollama with llama.cpp
 	"TestJavaScript", "TestBeats.*", "TestWake", // npm
-	"TestStatusPage.*", "TestStopButtonHoldsStill", "TestPageAborts", // Chromium
-	"TestSoak", "TestInstall", "TestDemoLeavesNothing", // they take their time
+	"TestCORS", "TestStatusPage.*", "TestStopButtonHoldsStill", "TestPageAborts", // Chromium
+	"TestSoak", "TestEmbedStorm", "TestInstall", "TestDemoLeavesNothing", // they take their time
 }
 
 var onlyOthers = flag.Bool("others", false, "run the tests of other programs, and only those")

@@ -18,6 +18,7 @@ import (
 )
 
 func TestSmokeScript(t *testing.T) {
+	t.Parallel()
 	need(t, "smoke.sh needs curl (Debian: apt-get install curl)", "curl")
 	bash := need(t, "smoke.sh is a script for bash (Debian: apt-get install bash)", "bash")
 	foreman := startForeman(t, ollama.URL)

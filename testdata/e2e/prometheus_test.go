@@ -49,6 +49,7 @@ func equals(want float64) func(float64) bool { return func(got float64) bool { r
 
 // TestPrometheusScrapes has a real Prometheus count those who wait.
 func TestPrometheusScrapes(t *testing.T) {
+	t.Parallel()
 	for name, token := range map[string]string{"without a token": "", "with a token": "lab-token"} {
 		t.Run(name, func(t *testing.T) {
 			foreman := startForeman(t, startLeavable(t).URL, "FOREMAN_TOKEN="+token)
@@ -90,6 +91,7 @@ func readmePromQL(t *testing.T) []string {
 
 // TestPromQL tries the lines that proxy/metrics/README.md gives.
 func TestPromQL(t *testing.T) {
+	t.Parallel()
 	lines := readmePromQL(t)
 	waits, busy, made, cached, loads, idle, outages := lines[0], lines[1], lines[2], lines[3], lines[4], lines[5], lines[6]
 	needStandIn(t)
@@ -140,6 +142,7 @@ func TestPromQL(t *testing.T) {
 // TestPromtoolFindsNothing has Prometheus' own checker read what foreman tells
 // after requests of all kinds.
 func TestPromtoolFindsNothing(t *testing.T) {
+	t.Parallel()
 	promtool := need(t, prometheusAdvice, "promtool")
 	foreman := startForeman(t, startLeavable(t).URL)
 	for _, request := range [][2]string{

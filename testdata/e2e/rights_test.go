@@ -17,6 +17,7 @@ import (
 // TestModelsOfAClient: to the official clients of somebody who may ask for the embedder
 // alone, the other model is not there; somebody else has both.
 func TestModelsOfAClient(t *testing.T) {
+	t.Parallel()
 	meter := startMeter(t, nil)
 	file := filepath.Join(t.TempDir(), "tokens")
 	if err := os.WriteFile(file, []byte("guest sesame-guest models=tiny-e*\nowner sesame-owner\n"), 0o600); err != nil {

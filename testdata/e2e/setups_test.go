@@ -169,6 +169,7 @@ func at(hour int) environment {
 // TestSetupFamily has a child ask for its models and others, and a parent let it ask in
 // quiet hours.
 func TestSetupFamily(t *testing.T) {
+	t.Parallel()
 	own := startSetupOllama(t, "llama3.2", "gemma3")
 	s := readSetup(t, "family")
 	mac, err := net.ParseMAC(s.env["FOREMAN_WAKE"])
@@ -220,6 +221,7 @@ func TestSetupFamily(t *testing.T) {
 // TestSetupOffice has the batch, Open WebUI's titles, its users and agents wait for one
 // turn, and looks who has it when.
 func TestSetupOffice(t *testing.T) {
+	t.Parallel()
 	own := startSetupOllama(t)
 	var (
 		mu    sync.Mutex
@@ -281,6 +283,7 @@ func TestSetupOffice(t *testing.T) {
 
 // TestSetupClass has all pupils ask at once, and read their documents.
 func TestSetupClass(t *testing.T) {
+	t.Parallel()
 	own := startSetupOllama(t, "llama3.2", "gemma3", "nomic-embed-text", "gpt-oss")
 	s := readSetup(t, "class")
 	if n := len(s.tokens); n != 31 {

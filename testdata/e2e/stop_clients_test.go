@@ -19,6 +19,7 @@ import (
 // and no end that could be taken for one. Each has an Ollama of its own: see
 // mayLeaveStreams.
 func TestStopTold(t *testing.T) {
+	t.Parallel()
 	const want = "this chat was stopped on foreman's status page"
 	for name, chat := range map[string]func(ctx context.Context, base string, heard func()) error{
 		"github.com/ollama/ollama/api": func(ctx context.Context, base string, heard func()) error {
