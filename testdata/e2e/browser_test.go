@@ -131,6 +131,7 @@ const (
 
 // TestPageAborts has a page of another origin leave its chats with an AbortController.
 func TestPageAborts(t *testing.T) {
+	t.Parallel()
 	const host = "app.example.test"
 	tab := startBrowser(t, host)
 	own := startOllama(t, append(abortPace.Env(), "OLLAMA_ORIGINS="+openPage(t, tab, host))...)

@@ -44,6 +44,7 @@ const fetchLines = `async (method, url, body, count) => {
 // TestCORS opens a page of an origin that Ollama does not know by itself. What
 // the page may do with foreman is what it may do with the Ollama behind it.
 func TestCORS(t *testing.T) {
+	t.Parallel()
 	const host = "app.example.test"
 	tab := startBrowser(t, host)
 	origin := openPage(t, tab, host)

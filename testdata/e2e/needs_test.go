@@ -25,7 +25,7 @@ var others = []string{
 	"TestSystemd", "TestLaunchd", // systemd-analyze, Python's plistlib
 	"TestRealInference",                         // an Ollama with llama.cpp
 	"TestJavaScript", "TestBeats.*", "TestWake", // npm
-	"TestCORS", "TestStatusPage.*", "TestStopButtonHoldsStill", "TestPageAborts", // Chromium
+	"TestCORS", "TestStatusPage.*", "TestStop", "TestStopTooLate", "TestStopFromAnotherSite", "TestStopButtonHoldsStill", "TestPageAborts", // Chromium
 	"TestSoak", "TestEmbedStorm", "TestInstall", "TestDemoLeavesNothing", // they take their time
 }
 

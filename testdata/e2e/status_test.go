@@ -153,6 +153,7 @@ func mark(t *testing.T, tab context.Context) (expectSame func()) {
 // TestStatusPageLives has the page open while chats come, leave and wait, the
 // host goes away and comes back, and foreman itself ends.
 func TestStatusPageLives(t *testing.T) {
+	t.Parallel()
 	tab := startBrowser(t)
 	ollama := startOllama(t, abortPace.Env()...)
 	foreman := startForeman(t, ollama.URL)
@@ -238,6 +239,7 @@ func TestStatusPageLives(t *testing.T) {
 
 // TestStatusPageTellsLocalTime: the browser's, as the browser's language has it.
 func TestStatusPageTellsLocalTime(t *testing.T) {
+	t.Parallel()
 	tab := startBrowser(t)
 	foreman := startForeman(t, ollama.URL)
 	if err := doIn(tab, func(ctx context.Context, target *chromedp.Target) (none chromedp.Void, err error) {
@@ -262,6 +264,7 @@ func TestStatusPageTellsLocalTime(t *testing.T) {
 
 // TestStatusPageWithAToken gives the token as a browser can: as a password.
 func TestStatusPageWithAToken(t *testing.T) {
+	t.Parallel()
 	const token = "lab-token:%&?@/#"
 	tab := startBrowser(t)
 	foreman := startForeman(t, startLeavable(t).URL, "FOREMAN_TOKEN="+token)
@@ -283,6 +286,7 @@ func TestStatusPageWithAToken(t *testing.T) {
 // TestStatusPageWithoutScript: the page is whole as it comes, and comes again by
 // itself.
 func TestStatusPageWithoutScript(t *testing.T) {
+	t.Parallel()
 	tab := startBrowser(t)
 	foreman := startForeman(t, startLeavable(t).URL)
 	forbidScripts(t, tab)
@@ -305,6 +309,7 @@ func TestStatusPageWithoutScript(t *testing.T) {
 // TestStatusPageKnowsWhatIsResident has a model loaded while no poll is due for an
 // hour: who looks at the page has foreman ask.
 func TestStatusPageKnowsWhatIsResident(t *testing.T) {
+	t.Parallel()
 	own := startOllama(t)
 	foreman := startForeman(t, own.URL, "FOREMAN_EMBED_MODEL=", "FOREMAN_POLL_INTERVAL=1h")
 	if strings.Contains(get(t, foreman.URL+"/status").body, ">resident<") {

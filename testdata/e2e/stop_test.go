@@ -213,6 +213,7 @@ func pageHas(t *testing.T, tab context.Context, wants ...string) {
 // TestStop stops a chat that waits, and the one that runs, on the page: by mouse and by
 // keyboard, with and without scripts.
 func TestStop(t *testing.T) {
+	t.Parallel()
 	for _, way := range []struct {
 		name    string
 		scripts bool
@@ -259,6 +260,7 @@ func TestStop(t *testing.T) {
 // TestStopTooLate: who presses the button of a chat that has ended is told, with and
 // without scripts.
 func TestStopTooLate(t *testing.T) {
+	t.Parallel()
 	for _, scripts := range []bool{true, false} {
 		t.Run(fmt.Sprint("scripts ", scripts), func(t *testing.T) {
 			s := newStopStage(t, startBrowser(t))
@@ -327,6 +329,7 @@ func touch(t *testing.T, tab context.Context, x, y float64) {
 // a finger has touched one, no update has another chat's button come there, though the
 // chat before it has left the line.
 func TestStopButtonHoldsStill(t *testing.T) {
+	t.Parallel()
 	for _, hand := range []string{"pointer", "focus", "finger"} {
 		t.Run(hand, func(t *testing.T) {
 			s := newStopStage(t, startBrowser(t))
@@ -420,6 +423,7 @@ func TestStopButtonHoldsStill(t *testing.T) {
 // the token in the browser; and foreman's own page, under a name for which Chromium does
 // not say where requests come from.
 func TestStopFromAnotherSite(t *testing.T) {
+	t.Parallel()
 	const name, strange = "foreman.example.test", "evil.example.test"
 	tab := startBrowser(t, name, strange)
 	for _, host := range []string{"127.0.0.1", name} {
