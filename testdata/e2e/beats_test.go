@@ -345,6 +345,7 @@ func (b *broken) Read(p []byte) (int, error) {
 // TestBeats has each client hear heartbeats and then an answer, an error or a cut. The
 // README has what their users see of it, in a table.
 func TestBeats(t *testing.T) {
+	t.Parallel()
 	endings := startBeats(t)
 	oldOpenAI := buildOldOpenAI(t)
 	old := func(ctx context.Context, base string) ([]string, error) {
@@ -647,6 +648,7 @@ func eachGoOpenAI(ctx context.Context, base string, ask goopenai.ChatCompletionR
 
 // TestBeatsCurl looks at what curl prints, and how it ends.
 func TestBeatsCurl(t *testing.T) {
+	t.Parallel()
 	curl := need(t, "the command line tests need curl (Debian: apt-get install curl)", "curl")
 	endings := startBeats(t)
 	for _, api := range []struct{ path, body, beat, failure string }{
@@ -690,6 +692,7 @@ func TestBeatsCurl(t *testing.T) {
 // TestBeatsJavaScript installs the clients of js-beats/package-lock.json in a copy of
 // js-beats and runs the tests there, with each file's endings for itself.
 func TestBeatsJavaScript(t *testing.T) {
+	t.Parallel()
 	run := installBeats(t)
 	endings := startBeats(t)
 	odd, err := json.Marshal(endings.oddURLs())
