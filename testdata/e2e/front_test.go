@@ -369,6 +369,7 @@ func TestFrontPassesWordByWord(t *testing.T) {
 // README has them, but by plain HTTP and at a port that is not HTTP's: what the browser
 // then says of the page's origin has to fit the Host.
 func TestFrontStops(t *testing.T) {
+	t.Parallel()
 	for name := range fronts {
 		t.Run(name, func(t *testing.T) {
 			front := needFront(t, name)

@@ -12,6 +12,7 @@ import (
 // TestJavaScript installs the clients of js/package-lock.json in a copy of js
 // and runs the tests there against a foreman that wants a token.
 func TestJavaScript(t *testing.T) {
+	t.Parallel()
 	const advice = "the JavaScript clients need Node.js 18 or later, with npm (Debian: apt-get install nodejs npm)"
 	node, npm := need(t, advice, "node"), need(t, advice, "npm")
 	foreman := startForeman(t, startLeavable(t).URL, "FOREMAN_TOKEN=sesame")

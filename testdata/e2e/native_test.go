@@ -61,7 +61,7 @@ func TestRealInference(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), self,
-		"-test.v", "-test.run=^("+strings.Join(realInference, "|")+")$", "-soak="+soakTime.String())
+		"-test.v", "-test.parallel=1", "-test.run=^("+strings.Join(realInference, "|")+")$", "-soak="+soakTime.String())
 	if deadline, ok := t.Deadline(); ok { // it has to end before we do, or nobody ends its servers
 		cmd.Args = append(cmd.Args, "-test.timeout="+time.Until(deadline.Add(-10*time.Second)).String())
 	}

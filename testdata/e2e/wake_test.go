@@ -28,6 +28,7 @@ var wakeAfter = flag.Duration("wake", 10*time.Second, "how long after the first 
 // TestWake has the machine of an Ollama fall asleep, and official clients, with a stream and
 // without, all wait until it has been woken and its Ollama started.
 func TestWake(t *testing.T) {
+	t.Parallel()
 	run := installBeats(t)
 	const mac = "a0:b1:c2:d3:e4:f5"
 	card, err := net.ListenPacket("udp", "127.0.0.1:0")
