@@ -85,7 +85,7 @@ var variables = []variable{
 		expected: "a file's path",
 		set:      func(c *Config, s string) bool { c.TokensFile = s; return strings.TrimSpace(s) != "" },
 	}, {
-		name: "FOREMAN_CLIENT_HEADER", meaning: "header field in which a gateway names its user; believed only with a token",
+		name: "FOREMAN_CLIENT_HEADER", meaning: "header field in which a gateway names its user; believed only with FOREMAN_TOKEN",
 		expected: "the name of a header field that has no credentials, such as X-OpenWebUI-User-Id",
 		set: func(c *Config, s string) bool {
 			c.ClientHeader = http.CanonicalHeaderKey(s)

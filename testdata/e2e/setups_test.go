@@ -74,6 +74,7 @@ func readSetup(t *testing.T, name string) *setup {
 		t.Fatal(err)
 	}
 	s.env["FOREMAN_TOKENS_FILE"] = file
+	s.tokens["FOREMAN_TOKEN"] = s.env["FOREMAN_TOKEN"]
 	return s
 }
 
@@ -255,9 +256,9 @@ func TestSetupOffice(t *testing.T) {
 	}{
 		{"ann-codex", []string{"X-Request-Id", "runs"}},
 		{"nightly", []string{"X-Request-Id", "batch"}},
-		{"webui", []string{"X-Request-Id", "title", user, "1", task, "title_generation"}},
+		{"FOREMAN_TOKEN", []string{"X-Request-Id", "title", user, "1", task, "title_generation"}},
 		{"bob-claude", []string{"X-Request-Id", "agent"}},
-		{"webui", []string{"X-Request-Id", "question", user, "2", task, ""}},
+		{"FOREMAN_TOKEN", []string{"X-Request-Id", "question", user, "2", task, ""}},
 	} {
 		client := s.client(t, ask.who, ask.fields...)
 		asking.Go(func() {
@@ -274,7 +275,7 @@ func TestSetupOffice(t *testing.T) {
 			t.Errorf("Ollama got %q; want %q behind the first %d, in any order", began, want, waits)
 		}
 	}
-	for _, want := range []string{"background=file", "background=header", "weight=3"} {
+	for _, want := range []string{"background=file", "background=header", `client="1 (header)"`, `client="2 (header)"`} {
 		if !strings.Contains(s.Log(), want) {
 			t.Errorf("the log has no %s", want)
 		}

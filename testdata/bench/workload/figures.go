@@ -233,7 +233,7 @@ var aboutHost = []column{
 	number("loads in 100 chats", "%.1f", func(f Figures) float64 { return 100 * f.Loads }),
 	number("warm %", "%.0f", func(f Figures) float64 { return 100 * f.Warm }),
 	number("Jain", "%.2f", func(f Figures) float64 { return f.Jain }),
-	{"gave up", func(f Figures) string {
+	{"gave up, all runs", func(f Figures) string {
 		if f.Failed > 0 {
 			return fmt.Sprintf("%d, and %d failed", f.GaveUp, f.Failed)
 		}
