@@ -41,7 +41,7 @@ func chooseTests() error {
 		parallel = parallel || f.Name == "test.parallel"
 	})
 	if !parallel { // those that are marked so wait more than they work
-		if err := flag.Set("test.parallel", "6"); err != nil {
+		if err := flag.Set("test.parallel", "8"); err != nil {
 			return err
 		}
 	}

@@ -74,7 +74,9 @@ func readSetup(t *testing.T, name string) *setup {
 		t.Fatal(err)
 	}
 	s.env["FOREMAN_TOKENS_FILE"] = file
-	s.tokens["FOREMAN_TOKEN"] = s.env["FOREMAN_TOKEN"]
+	if token := s.env["FOREMAN_TOKEN"]; token != "" {
+		s.tokens["FOREMAN_TOKEN"] = token
+	}
 	return s
 }
 
