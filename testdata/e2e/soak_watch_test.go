@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -47,16 +49,58 @@ type connKey struct{}
 func (v *visit) isClosed() bool {
 	raw, err := v.conn.SyscallConn()
 	if err != nil {
-		return true
+		return true // the watch has closed it too
 	}
 	const established = 1 // include/net/tcp_states.h of Linux
-	state := uint8(0)
+	state := uint8(established)
 	err = raw.Control(func(fd uintptr) {
 		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.SOL_TCP, unix.TCP_INFO); err == nil {
 			state = info.State
 		}
 	})
 	return err != nil || state != established
+}
+
+// TestWatchSeesWhoIsOpen: a visit counts until the other end of its connection is closed.
+func TestWatchSeesWhoIsOpen(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	var visits []*visit
+	var ends []net.Conn
+	for range 2 {
+		end, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer end.Close()
+		conn, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		ends, visits = append(ends, end), append(visits, &visit{id: fmt.Sprint(len(ends)), opened: make(chan struct{}), conn: conn.(*net.TCPConn)})
+	}
+	w := &watch{expected: map[string]*visit{"1": visits[0], "2": visits[1]}, open: map[*visit]bool{}}
+	w.begin("1", visits[0].conn, true)
+	ends[0].Close()
+	eventually(t, func() error {
+		if !visits[0].isClosed() {
+			return errors.New("the first connection is open, the watch says")
+		}
+		return nil
+	})
+	w.begin("2", visits[1].conn, true)
+	if _, most, _ := w.counts(); most != 1 {
+		t.Errorf("open at once, when the first was closed: got %d; want 1", most)
+	}
+	w.expected["3"] = &visit{id: "3", opened: make(chan struct{})}
+	w.begin("3", visits[1].conn, true)
+	if _, most, _ := w.counts(); most != 2 {
+		t.Errorf("open at once, when the second was open: got %d; want 2", most)
+	}
 }
 
 func startWatch(t *testing.T, target string) *watch {
