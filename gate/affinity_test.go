@@ -59,6 +59,33 @@ func TestAffinityHasOneClock(t *testing.T) {
 	})
 }
 
+// Who weighs more may be overtaken for as much shorter, but by its like for as long as any.
+func TestAffinityByWeight(t *testing.T) {
+	for _, tt := range []struct {
+		names  string
+		served string
+		want   time.Duration
+	}{
+		{"0Xa 1Xa 2Xa 3Xa 4Xa 5Xa 6Yb", "1Xa 2Xa 3Xa 4Xa 6Yb 5Xa", time.Minute},
+		{"0Xa 1Xa 2Xa 3Xa 4Xa 5Xa 6Y/3b", "1Xa 2Xa 6Y/3b 3Xa 4Xa 5Xa", 20 * time.Second},
+		{"0X/3a 1X/3a 2X/3a 3X/3a 4X/3a 5X/3a 6Y/3b", "1X/3a 2X/3a 3X/3a 4X/3a 6Y/3b 5X/3a", time.Minute},
+		{"0X/4a 1X/4a 2X/4a 3X/4a 4X/4a 5X/4a 6Y/2b", "1X/4a 2X/4a 3X/4a 4X/4a 6Y/2b 5X/4a", time.Minute},
+	} {
+		fairly(t, time.Minute, func(t *testing.T, h *hall) {
+			h.send(t.Context(), tt.names)
+			h.serve(1, 15*time.Second)
+			if got := h.AffinityNow(); got != tt.want {
+				t.Errorf("%s: got %v; want %v", tt.names, got, tt.want)
+			}
+			h.wantServed(6, 15*time.Second, tt.served)
+		})
+	}
+	inHall(t, 10, time.Minute, func(t *testing.T, h *hall) { // in order of arrival nobody weighs anything
+		h.send(t.Context(), "0Xa 1Y/3b 2Xa 3Xa")
+		h.wantServed(4, 25*time.Second, "0Xa 2Xa 3Xa 1Y/3b")
+	})
+}
+
 // keepComing has a visitor come again and again until ctx ends, stay for so long
 // each time, and pause then. It returns its longest wait.
 func keepComing(ctx context.Context, g *gate.Gate, kind string, stay, pause time.Duration) (longest time.Duration) {

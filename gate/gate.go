@@ -50,7 +50,8 @@ type Gate struct {
 	// Affinity is how long those who would go first may be overtaken by requests of the
 	// kind that had the turn last, counted from the first that was, until one of another
 	// kind has its turn. 0: they may not be overtaken; negative: it follows how long kinds
-	// take to load, see [Gate.AffinityNow].
+	// take to load, see [Gate.AffinityNow]. With Fair, a client that weighs n times as much
+	// as who would overtake it may be overtaken for an n-th of it.
 	Affinity time.Duration
 
 	limit int // how many may wait
@@ -330,15 +331,19 @@ func (g *Gate) MeanTurn() time.Duration {
 	return g.meanTurn
 }
 
-// AffinityNow returns how long those who would go first may be overtaken as things are:
+// AffinityNow returns how long whoever would go first may be overtaken as things are:
 // Affinity, or where that is negative three times as long as the slowest to load of the
-// kinds that wait, as it was told last, see [Turn.Loaded]; but at least 5 s and at most
-// two minutes, and 30 s where none was told.
+// kinds that wait, as it was told last, see [Turn.Loaded]; but at least 15 s and at most
+// two minutes, and 30 s where none was told; with its share of that, if it weighs more than
+// who would overtake it.
 func (g *Gate) AffinityNow() time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	first := g.firstLocked()
-	return g.affinityLocked(first != nil && first.background)
+	if first == nil {
+		return g.worthLocked(false)
+	}
+	return g.affinityLocked(first, g.sameLocked(first))
 }
 
 // Holder returns the model of the request that has the turn, and since when it has

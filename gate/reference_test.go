@@ -286,8 +286,21 @@ func (r *reference) first(of string) int {
 	return first
 }
 
-// affinityNow returns how long others may be overtaken.
+// affinityNow returns how long who goes first may be overtaken.
 func (r *reference) affinityNow() time.Duration {
+	first, same := r.first(""), r.first(r.kind)
+	if !r.fair || first < 0 || same < 0 {
+		return r.worth()
+	}
+	over, under := r.weight[client(r.line[same])], r.weight[client(r.line[first])]
+	if over >= under {
+		return r.worth()
+	}
+	return r.worth() / time.Duration(under) * time.Duration(over)
+}
+
+// worth returns how long others of the same weight may be overtaken.
+func (r *reference) worth() time.Duration {
 	if r.affinity >= 0 {
 		return r.affinity
 	}
@@ -301,7 +314,7 @@ func (r *reference) affinityNow() time.Duration {
 	if longest == 0 {
 		return 30 * time.Second
 	}
-	return min(max(3*longest, 5*time.Second), mostAffinity)
+	return min(max(3*longest, 15*time.Second), mostAffinity)
 }
 
 // next returns the place in line of whose turn is next.

@@ -232,20 +232,30 @@ func (g *Gate) promoteLocked(c *client) {
 
 // Affinity: the gate stays with a kind while others are overtaken for no longer than
 // Affinity. There is one clock, for all whom that concerns, so that it runs out whoever
-// comes and goes.
+// comes and goes; for a client that weighs more than who overtakes it, it runs out sooner.
 
 const (
 	worthLoads    = 3 // how many loads it is worth to stay with a kind
-	leastToStay   = 5 * time.Second
+	leastToStay   = 15 * time.Second
 	longestToStay = 2 * time.Minute
 	unknownToStay = 30 * time.Second // where no load was told
 	leastLoad     = time.Second / 10 // what takes less was loaded before: of that Ollama says some ms
 	maxLoads      = 1000             // that are remembered
 )
 
-// affinityLocked returns how long others may be overtaken, of what can wait or of what
-// cannot.
-func (g *Gate) affinityLocked(background bool) time.Duration {
+// affinityLocked returns how long the first may be overtaken by the first of the kind that
+// had the turn last; nil: nobody of that kind waits.
+func (g *Gate) affinityLocked(first, same *lane) time.Duration {
+	affinity := g.worthLocked(first.background)
+	if g.Fair && same != nil && same.client.weight < first.client.weight {
+		affinity = affinity / time.Duration(first.client.weight) * time.Duration(same.client.weight)
+	}
+	return affinity
+}
+
+// worthLocked returns for how long it is worth to overtake others of the same weight, of
+// what can wait or of what cannot.
+func (g *Gate) worthLocked(background bool) time.Duration {
 	if g.Affinity >= 0 {
 		return g.Affinity
 	}
@@ -272,11 +282,21 @@ func (g *Gate) nextLocked() *Turn {
 	if first == nil {
 		return nil
 	}
-	same, affinity := g.waiting[class{g.kind, first.background}], g.affinityLocked(first.background)
+	same := g.sameLocked(first)
+	affinity := g.affinityLocked(first, same)
 	if same == nil || affinity == 0 || !g.overtaken.IsZero() && g.now.Sub(g.overtaken) >= affinity {
 		return first.turns[0]
 	}
-	return (*same)[0].turns[0]
+	return same.turns[0]
+}
+
+// sameLocked returns the first of the kind that had the turn last, of what can wait if the
+// first of all can; nil: there is none.
+func (g *Gate) sameLocked(first *lane) *lane {
+	if ls := g.waiting[class{g.kind, first.background}]; ls != nil {
+		return (*ls)[0]
+	}
+	return nil
 }
 
 // handOverLocked ends the turn of whoever has it, and gives it to the next, who is
