@@ -18,7 +18,7 @@ type policy struct {
 }
 
 // autoAffinity is for how many seconds chats for the model loaded last may overtake, where a load takes so many.
-func autoAffinity(load float64) float64 { return min(max(3*load, 5), 120) }
+func autoAffinity(load float64) float64 { return min(max(3*load, 15), 120) }
 
 // policies are those of the fronts that can be simulated, and others.
 var policies = []policy{
@@ -210,8 +210,17 @@ func (s *simulation) choose(first *job) *job {
 	return first
 }
 
+// mayOvertake reports whether others may go before the first by affinity. If it weighs more than the first of them, they
+// may for as much shorter.
 func (s *simulation) mayOvertake(first *job) bool {
-	return s.policy.affinity > 0 && s.last != nil && (s.overtaken < 0 || s.now-s.overtaken < s.policy.affinity*autoAffinity(s.host.LoadTime))
+	if s.policy.affinity == 0 || s.last == nil {
+		return false
+	}
+	limit := s.policy.affinity * autoAffinity(s.host.LoadTime)
+	if same := s.first(func(j *job) bool { return j.Model == s.last.Model }); same != nil {
+		limit *= min(1, float64(max(1, same.account.weight))/float64(max(1, first.account.weight)))
+	}
+	return s.overtaken < 0 || s.now-s.overtaken < limit
 }
 
 // first returns the first by share of those in line that fit; nil: there is none. Whoever is in the background and had a
