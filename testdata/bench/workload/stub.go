@@ -41,6 +41,7 @@ type stub struct {
 	clock
 	server *http.Server
 	addr   string
+	embeds sync.Mutex // held by the embedding that is made
 
 	mu     sync.Mutex // guards what follows
 	host   Host
@@ -56,7 +57,9 @@ type waiter struct {
 }
 
 const (
-	embedTime = 5 * time.Millisecond // real time that an embedding takes, beside the chats
+	// embedTime is the real time that an embedding takes, beside the chats and one at a time: Ollama loads an embedder
+	// with one slot, whatever OLLAMA_NUM_PARALLEL says (server/sched.go).
+	embedTime = 2 * time.Millisecond
 
 	tags = `{"models":[{"name":"a:latest","model":"a:latest"},{"name":"b:latest","model":"b:latest"},{"name":"embed:latest","model":"embed:latest"}]}`
 	ps   = `{"models":[{"name":"embed:latest","model":"embed:latest","expires_at":"2318-01-01T00:00:00Z"},{"name":"%[1]s:latest","model":"%[1]s:latest"}]}`
@@ -70,22 +73,29 @@ func startStub(host Host, scale float64) (*stub, error) {
 	}
 	mux := http.NewServeMux()
 	s := &stub{clock: clock{time.Now(), scale}, server: &http.Server{Handler: mux}, addr: ln.Addr().String(), host: host, served: map[int]*Record{}}
-	reply := func(pattern string, takes time.Duration, body func() string) {
+	reply := func(pattern string, body func() string) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			io.Copy(io.Discard, r.Body)
-			time.Sleep(takes)
 			w.Header().Set("Content-Type", "application/json; charset=utf-8")
 			io.WriteString(w, body())
 		})
 	}
+	embed := func(pattern, body string) {
+		reply(pattern, func() string {
+			s.embeds.Lock()
+			defer s.embeds.Unlock()
+			time.Sleep(embedTime)
+			return body
+		})
+	}
 	mux.HandleFunc("POST /api/chat", s.chat)
 	mux.HandleFunc("POST /v1/chat/completions", s.chat)
-	reply("POST /api/embed", embedTime, func() string { return `{"model":"embed","embeddings":[[0.1,0.2]]}` })
-	reply("POST /v1/embeddings", embedTime, func() string { return `{"data":[{"embedding":[0.1,0.2]}]}` })
-	reply("GET /api/tags", 0, func() string { return tags })
-	reply("GET /api/version", 0, func() string { return `{"version":"0.34.4"}` })
-	reply("GET /{$}", 0, func() string { return "Ollama is running" })
-	reply("GET /api/ps", 0, func() string {
+	embed("POST /api/embed", `{"model":"embed","embeddings":[[0.1,0.2]]}`)
+	embed("POST /v1/embeddings", `{"data":[{"embedding":[0.1,0.2]}]}`)
+	reply("GET /api/tags", func() string { return tags })
+	reply("GET /api/version", func() string { return `{"version":"0.34.4"}` })
+	reply("GET /{$}", func() string { return "Ollama is running" })
+	reply("GET /api/ps", func() string {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return fmt.Sprintf(ps, s.host.loaded)
