@@ -127,7 +127,7 @@ var variables = []variable{
 			return ok
 		},
 	}, {
-		name: "FOREMAN_AFFINITY", fallback: "auto", meaning: "how long whoever goes first may be overtaken by chats for the model that is already loaded; auto: for three loads, 15s to 2m; 0: never",
+		name: "FOREMAN_AFFINITY", fallback: "auto", meaning: "how long whoever goes first may be overtaken by chats for the model that is already loaded; auto: for three loads, 20s to 2m; 0: never",
 		expected: "auto, a duration such as 30s, or 0",
 		set: func(c *Config, s string) bool {
 			c.Affinity = -1

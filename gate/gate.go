@@ -333,7 +333,7 @@ func (g *Gate) MeanTurn() time.Duration {
 
 // AffinityNow returns how long whoever would go first may be overtaken as things are:
 // Affinity, or where that is negative three times as long as the slowest to load of the
-// kinds that wait, as it was told last, see [Turn.Loaded]; but at least 15 s and at most
+// kinds that wait, as it was told last, see [Turn.Loaded]; but at least 20 s and at most
 // two minutes, and 30 s where none was told; with its share of that, if it weighs more than
 // who would overtake it.
 func (g *Gate) AffinityNow() time.Duration {

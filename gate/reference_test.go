@@ -314,7 +314,7 @@ func (r *reference) worth() time.Duration {
 	if longest == 0 {
 		return 30 * time.Second
 	}
-	return min(max(3*longest, 15*time.Second), mostAffinity)
+	return min(max(3*longest, 20*time.Second), mostAffinity)
 }
 
 // next returns the place in line of whose turn is next.

@@ -236,7 +236,7 @@ func (g *Gate) promoteLocked(c *client) {
 
 const (
 	worthLoads    = 3 // how many loads it is worth to stay with a kind
-	leastToStay   = 15 * time.Second
+	leastToStay   = 20 * time.Second
 	longestToStay = 2 * time.Minute
 	unknownToStay = 30 * time.Second // where no load was told
 	leastLoad     = time.Second / 10 // what takes less was loaded before: of that Ollama says some ms

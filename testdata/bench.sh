@@ -139,9 +139,9 @@ if [ -n "$workload" ]; then
 	fi
 	out=$(mktemp -d -t workload.XXXX)
 	host
-	scaled 60 "${bounds[@]}" leastLoad
+	scaled 30 "${bounds[@]}" leastLoad
 	machine
-	measure -seeds 1,2 -out "$out"
+	measure -seeds 1,2 -scale 30 -out "$out"
 	echo
 	scaled 30 "${bounds[@]}" # a real Ollama tells some milliseconds of a model that was loaded before
 	measure -ollama "$scratch/host.sh" -loads 8 -scale 30 -horizon 1200 -out "$out/ollama"

@@ -18,7 +18,7 @@ type policy struct {
 }
 
 // autoAffinity is for how many seconds chats for the model loaded last may overtake, where a load takes so many.
-func autoAffinity(load float64) float64 { return min(max(3*load, 15), 120) }
+func autoAffinity(load float64) float64 { return min(max(3*load, 20), 120) }
 
 // policies are those of the fronts that can be simulated, and others.
 var policies = []policy{
