@@ -73,11 +73,11 @@ func (h *passes) serveEmbed(x *exchange, r *http.Request, cancel context.CancelC
 	if err != nil {
 		return err
 	}
-	asked, err := ask.JSON(r.URL.Path, body)
-	switch {
-	case x.only != nil:
+	var asked ask.Ask
+	if x.only != nil {
+		asked, err = ask.JSON(r.URL.Path, body)
 		err = h.mayAsk(r.Context(), x, asked, err)
-	case err != ask.ErrModels:
+	} else if asked, err = ask.Peek(r.URL.Path, body); err != ask.ErrModels {
 		err = nil // of what else is wrong with it the target tells in its own words
 	}
 	if err != nil {

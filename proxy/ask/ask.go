@@ -67,18 +67,34 @@ func JSON(path string, body []byte) (Ask, error) {
 	if len(trim(body)) == 0 {
 		return Ask{}, Error("missing request body")
 	}
-	object, err := first(body)
+	value, err := first(body)
 	if err != nil {
 		return Ask{}, Error("the request body is not JSON: " + err.Error())
 	}
+	return of(path, value)
+}
+
+// Peek is [JSON] of a body that goes on to the target even if it is no JSON, of which the
+// target tells in its own words. So that is not checked, which would take nearly all of
+// the time. Of what is no JSON the Ask may say anything.
+func Peek(path string, body []byte) (Ask, error) {
+	value, _ := cut(trim(body))
+	if len(value) == 0 {
+		return Ask{}, Error("the request body is not JSON")
+	}
+	return of(path, value)
+}
+
+// of returns what a JSON value asks for.
+func of(path string, value []byte) (Ask, error) {
 	model, stream, keepAlive := field{name: "model", skipNull: true}, field{name: "stream"}, field{name: "keep_alive"}
 	messages, prompt := field{name: "messages"}, field{name: "prompt"}
 	options, shift, tier := field{name: "options"}, field{name: "shift"}, field{name: "service_tier"}
 	name := field{name: "name", skipNull: true, skipEmpty: true}
 	model.skipEmpty = path == ShowPath
-	switch kind := kindOf(object); kind {
+	switch kind := kindOf(value); kind {
 	case "object":
-		read(object, &model, &stream, &keepAlive, &messages, &prompt, &options, &shift, &tier, &name)
+		read(value, &model, &stream, &keepAlive, &messages, &prompt, &options, &shift, &tier, &name)
 	case "null":
 	default:
 		return Ask{}, Error("the request body must be a JSON object, not " + kind)
@@ -88,6 +104,7 @@ func JSON(path string, body []byte) (Ask, error) {
 		model.inDoubt = model.inDoubt || name.inDoubt
 	}
 	a := Ask{Flex: !tier.inDoubt && tier.value != nil && isSame(tier.value, []byte(`"flex"`))}
+	var err error
 	if a.Model, err = nameOf(model); err != nil {
 		return Ask{}, err
 	}

@@ -406,6 +406,30 @@ func FuzzReadJSON(f *testing.F) {
 	})
 }
 
+// FuzzPeek holds Peek against JSON.
+func FuzzPeek(f *testing.F) {
+	for _, body := range worst(100) {
+		f.Add([]byte(body))
+	}
+	for _, body := range []string{`{"model":"a"}`, `{"model":"a","model":"b"}`, `{"model":"a\"b"}`, `[]`, `:`, `{"model":}`, `{"model":"a",,"b"}`, `{"options":{"num_ctx"`, `{"model":"\`} {
+		f.Add([]byte(body))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		for _, path := range []string{"/api/embed", "/v1/embeddings"} {
+			for n := range min(len(body), 1000) {
+				Peek(path, body[:n]) // comes to an end
+			}
+			got, gotErr := Peek(path, body)
+			if _, err := first(body); err != nil {
+				continue
+			}
+			if want, wantErr := JSON(path, body); got != want || gotErr != wantErr && gotErr.Error() != wantErr.Error() {
+				t.Errorf("got %+v, %v; want %+v, %v", got, gotErr, want, wantErr)
+			}
+		}
+	})
+}
+
 // FuzzReadForm holds readForm against Go's own reading of forms, which is Ollama's.
 func FuzzReadForm(f *testing.F) {
 	f.Add(form(formModel+"chat", audio), "model=chat")

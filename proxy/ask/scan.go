@@ -10,7 +10,7 @@ import (
 
 // A body may have sixty megabytes of the smallest keys. So nothing is made of those that
 // are not asked for: encoding/json says that they are valid, and then they are walked
-// over as they stand.
+// over as they stand. The walk over what is not valid ends somewhere.
 
 // first returns the first JSON value in body, as it stands there.
 func first(body []byte) ([]byte, error) {
@@ -21,17 +21,19 @@ func first(body []byte) ([]byte, error) {
 	return value, nil
 }
 
-// members are the keys, without their quotes, and the values of a valid JSON object.
+// members are the keys, without their quotes, and the values of a JSON object.
 func members(object []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(key, value []byte) bool) {
-		for rest := trim(object[1:]); rest[0] != '}'; {
+		for rest := trim(object[1:]); len(rest) > 0 && rest[0] == '"'; {
 			var key, value []byte
-			key, rest = cut(rest)
-			value, rest = cut(trim(rest[1:])) // behind the colon
-			if !yield(key[1:len(key)-1], value) {
+			if key, rest = cut(rest); len(rest) == 0 {
 				return
 			}
-			if rest[0] == ',' {
+			value, rest = cut(trim(rest[1:])) // behind the colon
+			if len(value) == 0 || !yield(key[1:len(key)-1], value) {
+				return
+			}
+			if len(rest) > 0 && rest[0] == ',' {
 				rest = trim(rest[1:])
 			}
 		}
@@ -76,13 +78,20 @@ func end(b []byte) int {
 }
 
 func endOfString(b []byte) int {
-	for i := 1; i < len(b); i++ {
-		switch b[i] {
-		case '"':
-			return i + 1
-		case '\\':
-			i++
+	quote := 0
+	for i := 1; i < len(b); {
+		if quote < i {
+			n := bytes.IndexByte(b[i:], '"')
+			if n < 0 {
+				break
+			}
+			quote = i + n
 		}
+		n := bytes.IndexByte(b[i:quote], '\\')
+		if n < 0 {
+			return quote + 1
+		}
+		i += n + len(`\"`)
 	}
 	return len(b)
 }

@@ -31,7 +31,7 @@ func TestAffinity(t *testing.T) {
 		order []string
 		loads int
 	}{
-		{"1m", []string{"FOREMAN_AFFINITY=1m"}, together, 2}, // auto may be 5s, and this machine slow
+		{"1m", []string{"FOREMAN_AFFINITY=1m"}, together, 2}, // auto may be 20s, and this machine slow
 		{"0", []string{"FOREMAN_AFFINITY=0"}, asItCame, chats},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

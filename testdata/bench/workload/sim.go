@@ -14,6 +14,7 @@ type policy struct {
 	affinity  float64 // of the seconds that autoAffinity says; 0: none
 	session   string  // who may overtake by affinity, too. "last": the last chat's conversation; "kept": the chat of which the host keeps most
 	hold      float64 // seconds for which the host idles at most if the last chat's lane goes on with its conversation by then
+	people    bool    // go first of all, and nobody overtakes them: how short a line can make their wait
 	shortest  bool    // the chat that takes the host for the least time now: the ideal for the mean wait of open arrivals
 }
 
@@ -33,6 +34,7 @@ var policies = []policy{
 	{name: "and the conversation of the last chat first", fair: true, affinity: 1, session: "last"},
 	{name: "and conversations that the host still has first", fair: true, affinity: 1, session: "kept"},
 	{name: "and 3 s held for the next step of the last", fair: true, affinity: 1, session: "last", hold: 3},
+	{name: "people first of all", fair: true, affinity: 1, people: true},
 	{name: "shortest first", shortest: true},
 }
 
@@ -213,7 +215,7 @@ func (s *simulation) choose(first *job) *job {
 // mayOvertake reports whether others may go before the first by affinity. If it weighs more than the first of them, they
 // may for as much shorter.
 func (s *simulation) mayOvertake(first *job) bool {
-	if s.policy.affinity == 0 || s.last == nil {
+	if s.policy.affinity == 0 || s.last == nil || s.policy.people && first.Kind == people {
 		return false
 	}
 	limit := s.policy.affinity * autoAffinity(s.host.LoadTime)
@@ -232,6 +234,8 @@ func (s *simulation) first(fits func(*job) bool) *job {
 	for _, j := range s.line {
 		at := j.account.at
 		switch {
+		case s.policy.people && j.Kind == people:
+			at -= forever
 		case j.account.weight > 0:
 		case s.now-j.account.lastRun < minutes:
 			at += forever
