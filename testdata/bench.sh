@@ -29,9 +29,9 @@ Takes seven minutes on two cores with all fronts.
   -h      print this
 
 With -workload it compares what people, agents and a batch that share a host make of
-it without a front, and behind HAProxy, llama-swap and foreman: an hour of work, sixty
+it without a front, and behind HAProxy, llama-swap and foreman: an hour of work, thirty
 times as fast, on hosts that load a model in 3, 8 and 30 s, and then twenty minutes of
-it, thirty times as fast, with a real Ollama whose runner is a stand-in. It takes 20
+it with a real Ollama whose runner is a stand-in. It takes 40
 minutes, prints tables in Markdown, and leaves pictures in a folder that it names.
 With flags it is testdata/bench/workload with these flags, for a part of it (which its
 -h tells, and testdata/bench/README.md), and -ollama is a flag without a value.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/textproto"
 	"strings"
 	"testing"
 	"time"
@@ -33,16 +34,18 @@ func TestForemanIsStopped(t *testing.T) {
 	}
 	defer upload.Close()
 	body := fmt.Sprintf(`{"model":%q,"input":"hello"}`, lab.EmbedModel)
-	fmt.Fprintf(upload, "POST /api/embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", len(body), body[:10])
-	if err := wantStatus(foreman.URL+"/healthz", http.StatusOK); err != nil { // it has both by now
-		t.Fatal(err)
+	fmt.Fprintf(upload, "POST /api/embed HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n%s", len(body), body[:10])
+	answers := textproto.NewReader(bufio.NewReader(upload))
+	if line, err := answers.ReadLine(); err != nil || line != "HTTP/1.1 100 Continue" { // now it waits for the body
+		t.Fatalf("upload: got %q, %v; want 100 Continue", line, err)
 	}
+	answers.ReadLine() // an empty one
 	foreman.Sleep()
 	t.Cleanup(foreman.Wake)
 	fmt.Fprint(upload, body[10:])
 	<-time.After(40 * time.Second)
 	foreman.Wake()
-	if answer, err := http.ReadResponse(bufio.NewReader(upload), nil); err != nil || answer.StatusCode != http.StatusOK {
+	if answer, err := http.ReadResponse(answers.R, nil); err != nil || answer.StatusCode != http.StatusOK {
 		t.Errorf("upload: got %+v, %v; want 200", answer, err)
 	}
 	last := ""

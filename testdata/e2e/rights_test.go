@@ -24,6 +24,16 @@ func TestModelsOfAClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	foreman := startForeman(t, meter.URL, "FOREMAN_TOKENS_FILE="+file, "FOREMAN_MANAGE=true")
+	eventually(t, func() error { // the list is read behind the first poll
+		resp, err := withToken("sesame-guest").Get(foreman.URL + "/v1/models")
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				err = errors.New(resp.Status)
+			}
+		}
+		return err
+	})
 	ctx, stream := t.Context(), false
 	for who, models := range map[string]int{"guest": 1, "owner": 2} {
 		client := newClient(t, foreman.URL, "sesame-"+who)

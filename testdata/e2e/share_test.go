@@ -59,7 +59,7 @@ func TestShare(t *testing.T) {
 			if err := os.WriteFile(file, []byte(test.tokens), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			h.url = startForeman(t, meter.URL, "FOREMAN_TOKENS_FILE="+file, "FOREMAN_EMBED_MODEL=").URL
+			h.url = startForeman(t, meter.URL, "FOREMAN_TOKENS_FILE="+file, "FOREMAN_EMBED_MODEL=", "FOREMAN_AFFINITY=9s").URL
 			h.ask(t, test.model, test.questions)
 
 			batch, stream := h.seconds["batch"], h.seconds["stream"]
@@ -71,7 +71,7 @@ func TestShare(t *testing.T) {
 				t.Errorf("the stream had %.1f s, the batch %.1f s; want the batch to wait", stream, batch)
 			}
 			// Some chats may begin before a question has come to foreman. Where it needs another
-			// model, what is loaded goes first for twenty seconds, of which a weight of 3 leaves a third
+			// model, what is loaded goes first for nine seconds, of which a weight of 3 leaves a third
 			// to those of weight 1, and two thirds to those of weight 2.
 			if test.model == lab.ChatModel && h.others > 8 || h.wait > 25*time.Second {
 				t.Errorf("a question waited for %d chats of others, %v; want 8 and 25s at most", h.others, h.wait)
