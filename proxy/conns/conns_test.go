@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -98,7 +99,7 @@ type client struct {
 func (s *server) connect(t *testing.T, from string) *client {
 	t.Helper()
 	conn, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).Dial("tcp", s.addr)
-	if err != nil && from != "127.0.0.1" {
+	if err != nil && from != "127.0.0.1" && os.Getenv("CI") != "true" { // macOS has one
 		t.Skipf("no second address of this machine: %v", err)
 	}
 	if err != nil {

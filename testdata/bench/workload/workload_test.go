@@ -127,9 +127,6 @@ func TestSimulatedShares(t *testing.T) {
 
 // What clients send directly to the stub fares as in the simulation.
 func TestLiveIsAsSimulated(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes 15 s")
-	}
 	const horizon = 600
 	s := settings{horizon: horizon, patience: 300, scale: 60, host: host}
 	run, err := s.once(fronts[0], newWork(1, horizon), host.LoadTime)
