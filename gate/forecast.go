@@ -10,30 +10,21 @@ import (
 // unknownTurn is how long a turn is taken to be while none has ended.
 const unknownTurn = 10 * time.Second
 
-// rank reckons in which order those in line go, if due, which has mu, says that somebody
-// is there who needs it. Nobody waits for the gate meanwhile but those who want to know, too.
-func (g *Gate) rank(due func() bool) {
-	g.ranking.Lock()
-	defer g.ranking.Unlock()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !due() {
-		return
-	}
+// rankLocked reckons in which order those in line go, if there are any.
+func (g *Gate) rankLocked() {
 	g.elapseLocked(time.Now())
 	g.ranked = g.now
-	future, began, turn := g.copyLocked(), g.holder.began, cmp.Or(g.meanTurn, unknownTurn)
-	g.mu.Unlock()
-	order := future.foretell(began, turn)
-	g.mu.Lock()
-	for i, t := range order {
+	if g.line.Len() == 0 {
+		return
+	}
+	for i, t := range g.copyLocked().foretell(g.holder.began, cmp.Or(g.meanTurn, unknownTurn)) {
 		t.rank = i + 1
 	}
 }
 
 // foretell returns in which order those in line go, if nobody comes or leaves any more and
 // each turn takes as long; the one that runs began at a time. The gate, a copy, is at its
-// end then. What changes of a turn is not read: the gate goes on.
+// end then.
 func (g *Gate) foretell(began time.Time, turn time.Duration) (order []*Turn) {
 	for end := began; ; end = g.now {
 		if !g.holder.pause { // nobody knows how long that takes

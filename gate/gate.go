@@ -22,7 +22,6 @@ import (
 	"container/list"
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -55,8 +54,6 @@ type Gate struct {
 	Affinity time.Duration
 
 	limit int // how many may wait
-
-	ranking sync.Mutex // held, before mu, by whoever reckons the turns' ranks
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
@@ -180,11 +177,13 @@ func (g *Gate) Unloaded() {
 // that has the turn. It may be a second old.
 func (t *Turn) Position() int {
 	g := t.gate
-	g.rank(func() bool { return t.inLine != nil && (t.rank == 0 || time.Since(g.ranked) >= time.Second) })
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if t.inLine == nil {
 		return 0
+	}
+	if t.rank == 0 || time.Since(g.ranked) >= time.Second {
+		g.rankLocked()
 	}
 	return t.rank
 }
@@ -258,12 +257,10 @@ func (t *Turn) Loaded(took time.Duration) {
 	if !t.changed || took < leastLoad {
 		return
 	}
-	loads := maps.Clone(g.loads) // a copy of the gate may be reading it
-	if len(loads) >= maxLoads {
-		clear(loads) // models come and go; those that matter are told again
+	if len(g.loads) >= maxLoads {
+		clear(g.loads) // models come and go; those that matter are told again
 	}
-	loads[t.request.Kind.Model] = took
-	g.loads = loads
+	g.loads[t.request.Kind.Model] = took
 }
 
 // Leave ends the turn, or gives up the place in line. It may be called again, from
@@ -368,24 +365,16 @@ type Place struct {
 // Line returns who has the turn, nil if nobody does, and who waits, in order of
 // arrival.
 func (g *Gate) Line() (holder *Place, waiting []Place) {
-	var turns []*Turn
-	g.rank(func() bool {
-		g.elapseLocked(time.Now())
-		if g.holder != nil && !g.holder.pause {
-			holder = &Place{Request: g.holder.request, Since: g.holder.began}
-		}
-		next := g.nextLocked()
-		for e := g.line.Front(); e != nil; e = e.Next() {
-			t := e.Value.(*Turn)
-			turns = append(turns, t)
-			waiting = append(waiting, Place{t.request, t.arrived, 0, t == next})
-		}
-		return len(turns) > 0
-	})
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for i, t := range turns {
-		waiting[i].Position = t.rank
+	g.rankLocked()
+	if g.holder != nil && !g.holder.pause {
+		holder = &Place{Request: g.holder.request, Since: g.holder.began}
+	}
+	next := g.nextLocked()
+	for e := g.line.Front(); e != nil; e = e.Next() {
+		t := e.Value.(*Turn)
+		waiting = append(waiting, Place{t.request, t.arrived, t.rank, t == next})
 	}
 	return holder, waiting
 }
