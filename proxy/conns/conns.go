@@ -16,7 +16,6 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -71,10 +70,11 @@ type conn struct {
 	raw      syscall.RawConn
 	opened   time.Time
 	address  netip.Prefix // see addressOf
-	waits    atomic.Bool  // whoever serves it waits for bytes; only of a stranger
-	known    atomic.Bool  // changes under the listener's mu
 
-	// The listener's mu guards what follows. It must not be held in Read: Close waits for that.
+	// The listener's mu guards what follows. It must not be held while anything is read: Close
+	// waits for that.
+	known  bool          // a request was let in
+	waits  bool          // whoever serves it waits for bytes; only of a stranger
 	spare  bool          // see [Spare]
 	active bool          // a request is being answered
 	place  *list.Element // in strangers or idle; nil: in none
@@ -152,7 +152,7 @@ func (c *conn) mayGoLocked() bool {
 	}
 	nothing := false
 	c.raw.Control(func(fd uintptr) { nothing = isEmpty(fd) })
-	return nothing && c.waits.Load() && !c.active
+	return nothing && c.waits && !c.active
 }
 
 // addressOf returns what one client has for itself: an address of IPv4, or the /64 out of
@@ -167,7 +167,8 @@ func addressOf(a net.Addr) netip.Prefix {
 // known.
 func (l *Listener) removeLocked(c *conn) {
 	switch {
-	case c.known.Swap(false):
+	case c.known:
+		c.known = false
 		l.known--
 		l.stopIdlingLocked(c)
 	case c.place != nil:
@@ -188,20 +189,28 @@ func (l *Listener) stopIdlingLocked(c *conn) {
 	}
 }
 
-// Read says of a stranger that it waits while there is nothing to read, and never when
+// Read says of a stranger that it waits until there is something to read, and never when
 // something has been read.
 func (c *conn) Read(b []byte) (int, error) {
-	if !c.known.Load() {
+	if c.setWaits(true) {
 		c.raw.Read(func(fd uintptr) (done bool) {
 			nothing := isEmpty(fd)
-			if c.waits.Store(nothing); nothing {
+			if nothing {
 				c.listener.tell()
 			}
 			return !nothing
 		})
-		c.waits.Store(false) // its deadline may have passed
+		c.setWaits(false) // its deadline may have passed
 	}
 	return c.TCPConn.Read(b)
+}
+
+// setWaits says of a stranger whether it waits. It reports whether the connection is one.
+func (c *conn) setWaits(waits bool) bool {
+	c.listener.mu.Lock()
+	defer c.listener.mu.Unlock()
+	c.waits = waits && !c.known
+	return !c.known
 }
 
 // tell has a stranger that waits for a place look again.
@@ -252,7 +261,7 @@ func Spare(ctx context.Context) {
 func (l *Listener) admit(c *conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if c.known.Load() || c.place == nil { // or it is closed, as the request will find out
+	if c.known || c.place == nil { // or it is closed, as the request will find out
 		return true
 	}
 	if l.known >= l.limits.Known {
@@ -265,7 +274,7 @@ func (l *Listener) admit(c *conn) bool {
 		idle.Close()
 	}
 	l.removeLocked(c)
-	c.known.Store(true)
+	c.known = true
 	l.known++
 	return true
 }
@@ -280,12 +289,12 @@ func (l *Listener) ConnState(served net.Conn, state http.ConnState) {
 		l.removeLocked(c)
 	case http.StateActive:
 		c.active = true
-		if c.known.Load() {
+		if c.known {
 			l.stopIdlingLocked(c)
 		}
 	case http.StateIdle:
 		c.active, c.spare = false, false
-		if c.known.Load() {
+		if c.known {
 			c.place = l.idle.PushBack(c)
 		} else {
 			l.tell()

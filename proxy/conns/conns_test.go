@@ -2,6 +2,7 @@ package conns
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -226,25 +228,33 @@ func accepted(t *testing.T) (l *Listener, served *conn, client net.Conn) {
 	return l, c.(*conn), client
 }
 
-// TestReadWithoutLock: a stranger that reads does not wait for the listener, whose mutex
-// is held while it closes one.
-func TestReadWithoutLock(t *testing.T) {
-	l, served, client := accepted(t)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	got := make(chan error, 1)
+// TestCloseWhileItReads: a stranger that waits for bytes can be closed by the listener,
+// which holds its mutex meanwhile, and Close waits for whoever reads.
+func TestCloseWhileItReads(t *testing.T) {
+	l, served, _ := accepted(t)
+	over := make(chan error, 1)
 	go func() {
 		_, err := served.Read(make([]byte, 1))
-		got <- err
+		over <- err
 	}()
-	fmt.Fprint(client, "x")
-	select {
-	case err := <-got:
-		if err != nil {
-			t.Error(err)
+	closed := make(chan bool, 1)
+	go func() {
+		for waits := false; !waits; runtime.Gosched() {
+			l.mu.Lock()
+			if waits = l.crowdingLocked() == served; waits {
+				served.Close()
+			}
+			l.mu.Unlock()
 		}
+		closed <- true
+	}()
+	select {
+	case <-closed:
 	case <-time.After(time.Minute):
-		t.Error("Read waits for the listener's mutex")
+		t.Fatal("Close waits for Read, and Read for the listener's mutex")
+	}
+	if err := <-over; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v; want that it is closed", err)
 	}
 }
 
@@ -261,7 +271,7 @@ func TestStrangersWithRequests(t *testing.T) {
 		{"waits", true, false, served},
 		{"has a request", true, true, nil},
 	} {
-		served.waits.Store(tt.waits)
+		served.waits = tt.waits
 		served.active = tt.active
 		if got := l.crowdingLocked(); got != tt.want {
 			t.Errorf("%s: got %p; want %p", tt.name, got, tt.want)
@@ -272,9 +282,15 @@ func TestStrangersWithRequests(t *testing.T) {
 	if err := served.raw.Read(func(fd uintptr) bool { return !isEmpty(fd) }); err != nil {
 		t.Fatal(err)
 	}
-	served.waits.Store(true)
+	served.waits = true
 	if got := l.crowdingLocked(); got != nil {
 		t.Error("one with a byte to read may go")
+	}
+	if n, err := served.Read(make([]byte, 1)); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	if got := l.crowdingLocked(); got != nil {
+		t.Error("one of which a byte was just read may go")
 	}
 }
 
