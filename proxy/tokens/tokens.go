@@ -15,7 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -62,8 +62,7 @@ type File struct {
 	seen  string   // what was last found at path: the digest of the content, or the error
 	done  string   // what last came to something: other tokens, or an error in the log
 
-	mu    sync.Mutex // guards valid
-	valid tokens
+	valid atomic.Pointer[tokens]
 }
 
 // Open reads a file of tokens: a line each, name and token, with white space between, and
@@ -75,29 +74,26 @@ type File struct {
 func Open(path string, log *slog.Logger) (*File, error) {
 	f := &File{path: path, log: log}
 	content, found, err := f.look()
-	if err == nil {
-		f.valid, err = parse(path, content)
-	}
 	if err != nil {
 		return nil, err
 	}
+	valid, err := parse(path, content)
+	if err != nil {
+		return nil, err
+	}
+	f.valid.Store(&valid)
 	f.done = found
 	return f, nil
 }
 
 // Find returns the token that a client has sent; nil: it is none of the file's.
 func (f *File) Find(sent string) *Token {
-	digest := sha256.Sum256([]byte(sent))
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.valid[digest]
+	return (*f.valid.Load())[sha256.Sum256([]byte(sent))]
 }
 
 // All returns the tokens, in no order.
 func (f *File) All() []*Token {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Collect(maps.Values(f.valid))
+	return slices.Collect(maps.Values(*f.valid.Load()))
 }
 
 // Run looks at the file every so often, until ctx ends, and takes the tokens from it once
@@ -134,20 +130,19 @@ func (f *File) reload() {
 		f.log.Error("tokens file not usable: the tokens from before stay valid", "err", err)
 		return
 	}
-	f.mu.Lock()
-	before := f.valid
-	f.valid = now
-	for digest, t := range now {
-		if old := before[digest]; old != nil && old.Name == t.Name {
+	var removed []*Token
+	for digest, old := range *f.valid.Load() {
+		if t := now[digest]; t != nil && t.Name == old.Name {
 			t.revoked, t.revoke = old.revoked, old.revoke
-			delete(before, digest)
+		} else {
+			removed = append(removed, old)
 		}
 	}
-	f.mu.Unlock()
-	for _, t := range before {
+	f.valid.Store(&now)
+	for _, t := range removed {
 		t.revoke()
 	}
-	f.log.Info("tokens file read again", "tokens", len(now), "removed", len(before))
+	f.log.Info("tokens file read again", "tokens", len(now), "removed", len(removed))
 }
 
 // look reads the file. What it has found is the digest of the content, or the error.

@@ -103,7 +103,7 @@ func TestParse(t *testing.T) {
 			continue
 		}
 		var names []string
-		for _, token := range f.valid {
+		for _, token := range *f.valid.Load() {
 			names = append(names, token.Name)
 		}
 		slices.Sort(names)
@@ -284,8 +284,8 @@ func TestReloadOfAFileBeingWritten(t *testing.T) {
 		f.reload()
 		inPlace(whole)
 		f.reload()
-		if bob.Revoked().Err() != nil || len(f.valid) != 3 {
-			t.Fatalf("%d bytes written: got %d tokens, bob's revoked: %v; want all as before", n, len(f.valid), bob.Revoked().Err())
+		if bob.Revoked().Err() != nil || len(*f.valid.Load()) != 3 {
+			t.Fatalf("%d bytes written: got %d tokens, bob's revoked: %v; want all as before", n, len(*f.valid.Load()), bob.Revoked().Err())
 		}
 	}
 	inPlace("ann sesame-1\nbob sesame-2")
