@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -32,10 +32,7 @@ func newBodies(max, all int64) *bodies {
 // be cancelled, if others need the room.
 func (b *bodies) read(x *exchange, r *http.Request, cancel context.CancelCauseFunc) ([]byte, *room, error) {
 	upload := newUpload(x, r)
-	room := b.open(x.Client, func() {
-		cancel(errNoRoom)
-		upload.turnAway()
-	})
+	room := b.open(x.Client, func() { cancel(errNoRoom) })
 	if r.ContentLength > b.max {
 		return nil, room, &http.MaxBytesError{Limit: b.max}
 	}
@@ -43,7 +40,11 @@ func (b *bodies) read(x *exchange, r *http.Request, cancel context.CancelCauseFu
 		return nil, room, nil
 	}
 	upload.body = http.MaxBytesReader(x, upload.body, b.max)
+	finish := context.AfterFunc(r.Context(), func() { upload.rc.SetReadDeadline(time.Now()) })
 	body, err := fill(room, upload, r.ContentLength, b.max)
+	if !finish() && err == nil { // net/http may take that deadline for the client's end
+		err = context.Cause(r.Context())
+	}
 	x.bodyRead = err == nil
 	return body, room, err
 }
@@ -121,25 +122,37 @@ const (
 // An upload is a client's body. It limits how slow that may be, and separates its errors
 // from those of the target.
 type upload struct {
+	ctx    context.Context // of the request
 	body   io.ReadCloser
 	rc     *http.ResponseController
 	credit time.Duration // that is left
-
-	mu    sync.Mutex // guards what follows: Transport may read on when the target has answered
-	ended bool       // the last byte has come
-	away  bool       // it was turned away
-	err   error      // what went wrong; Transport may report what that led to instead
+	over   chan struct{} // closed when all was read, or something went wrong
+	err    error         // which of them: io.EOF, or what went wrong; Transport may report what that led to instead
 }
 
 func newUpload(w http.ResponseWriter, r *http.Request) *upload {
-	return &upload{body: r.Body, rc: http.NewResponseController(w), credit: uploadCredit}
+	return &upload{ctx: r.Context(), body: r.Body, rc: http.NewResponseController(w), credit: uploadCredit, over: make(chan struct{})}
 }
 
-func (u *upload) Read(b []byte) (int, error) {
-	began := time.Now()
-	if !u.mayRead() {
-		return 0, io.EOF
+// Read reads on until all was read or something went wrong. Behind that no deadline is
+// set: net/http reads on in the background, to notice when the client leaves, and would
+// take the deadline for that.
+func (u *upload) Read(b []byte) (n int, err error) {
+	if u.err != nil {
+		return 0, u.err
 	}
+	if n, err = u.read(b); err != nil {
+		u.err = err
+		close(u.over)
+	}
+	return n, err
+}
+
+func (u *upload) read(b []byte) (int, error) {
+	if u.ctx.Err() != nil {
+		return 0, context.Cause(u.ctx)
+	}
+	began := time.Now()
 	// A deadline would count the time that foreman itself was stopped, and bytes that have
 	// come meanwhile would not be read. So a timer sets it.
 	expired, due := make(chan struct{}), began.Add(u.credit)
@@ -151,7 +164,8 @@ func (u *upload) Read(b []byte) (int, error) {
 		u.rc.SetReadDeadline(due)
 	})
 	n, err := u.body.Read(b)
-	if !timer.Stop() {
+	slow := !timer.Stop()
+	if slow {
 		<-expired
 		u.rc.SetReadDeadline(time.Time{}) // or net/http would take the deadline for the client's end
 	}
@@ -161,58 +175,30 @@ func (u *upload) Read(b []byte) (int, error) {
 	}
 	earned := time.Duration(n) * time.Second / uploadRate
 	u.credit = min(u.credit-waited+earned, uploadCredit)
-	if err == nil {
-		return n, nil
-	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
 	switch {
-	case err == io.EOF:
-		u.ended = true
+	case err == nil, err == io.EOF, errors.As(err, new(*http.MaxBytesError)):
 		return n, err
-	case u.away:
-		err = errNoRoom
+	case errors.Is(err, os.ErrDeadlineExceeded) && slow:
+		return n, errSlowUpload
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = errSlowUpload
-	case errors.As(err, new(*http.MaxBytesError)):
+		return n, cmp.Or(context.Cause(u.ctx), err)
 	default:
-		err = fmt.Errorf("%w: %w", errBadUpload, err)
-	}
-	u.err = err
-	return n, err
-}
-
-// mayRead reports whether anything is left to be read. Behind the end no deadline is set:
-// net/http reads on in the background, to notice when the client leaves, and would take
-// the deadline for that.
-func (u *upload) mayRead() bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.ended {
-		return false
-	}
-	u.rc.SetReadDeadline(time.Time{})
-	if u.away { // turnAway may have set its deadline before
-		u.rc.SetReadDeadline(time.Now())
-	}
-	return true
-}
-
-// turnAway ends an upload that makes room for others, if there is more of it to come.
-func (u *upload) turnAway() {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.away = true
-	if !u.ended {
-		u.rc.SetReadDeadline(time.Now())
+		return n, fmt.Errorf("%w: %w", errBadUpload, err)
 	}
 }
 
-// state reports whether the last byte has come, and what went wrong.
+// state reports whether the last byte has come, and what went wrong. Transport may read on
+// when the target has answered.
 func (u *upload) state() (ended bool, err error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.ended, u.err
+	select {
+	case <-u.over:
+		if u.err != io.EOF {
+			return false, u.err
+		}
+		return true, nil
+	default:
+		return false, nil
+	}
 }
 
 func (u *upload) Close() error { return u.body.Close() }

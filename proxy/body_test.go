@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -39,9 +40,10 @@ func TestUploadEndsOnce(t *testing.T) {
 func uploadOf(body io.ReadCloser) *upload {
 	var w http.ResponseWriter = httptest.NewRecorder()
 	if s, ok := body.(*slowBody); ok {
+		s.SetReadDeadline(time.Time{})
 		w = s
 	}
-	return &upload{body: body, rc: http.NewResponseController(w), credit: uploadCredit}
+	return newUpload(w, &http.Request{Body: body})
 }
 
 // closing is a body as net/http's server has it: it tells its end with the last
@@ -352,3 +354,24 @@ func TestTranscriptions(t *testing.T) {
 	}
 	f.expectIdle(t)
 }
+
+// A request that is ended as its body ends goes no further, and its connection is of no
+// more use: net/http may have met the deadline that was to end the body.
+func TestBodyEndsAsItsRequestIsEnded(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	r := httptest.NewRequestWithContext(ctx, "POST", "/api/chat", ending{func() { cancel(errNoRoom) }})
+	x := newExchange(httptest.NewRecorder(), r, &routes[0], worker)
+	_, room, err := newBodies(1<<20, 1<<20).read(x, r, cancel)
+	room.give()
+	if err != errNoRoom {
+		t.Errorf("got %v; want %v", err, errNoRoom)
+	}
+	if x.refuse(errNoRoom); x.Header().Get("Connection") != "close" {
+		t.Error("the connection stays open; want it closed")
+	}
+}
+
+// ending is a body that calls a function at its end.
+type ending struct{ end func() }
+
+func (e ending) Read([]byte) (int, error) { e.end(); return 0, io.EOF }
