@@ -67,9 +67,9 @@ func TestOddHints(t *testing.T) {
 		}
 	}
 	for n := range 2 * maxTold {
-		f.chats.odd.first(fmt.Sprint(n))
+		f.chats.tellOdd(&chat{Odd: "Priority", Client: fmt.Sprint(n)})
 	}
-	if got := len(f.chats.odd.clients); got != maxTold {
+	if got := len(f.chats.odd); got != maxTold {
 		t.Errorf("%d clients are remembered; want %d", got, maxTold)
 	}
 }

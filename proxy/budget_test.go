@@ -120,10 +120,12 @@ func TestFaultOneClientTakesAllPlaces(t *testing.T) {
 		synctest.Wait()
 		f.expectIdle(t)
 		bob := status.Share{Client: "Bob (header)", Sum: status.Sum{Chats: 1, Held: status.Span(time.Second)}}
-		if got := f.recent.Today(time.Now()).Shares; len(got) != 3 || !slices.Contains(got, bob) {
+		page := &status.Page{Now: time.Now()}
+		f.books.show(page)
+		if got := page.Shares; len(got) != 3 || !slices.Contains(got, bob) {
 			t.Errorf("today: got %v; want three clients, and %v of them", got, bob)
 		}
-		if got := f.recent.Named(); len(got) != 1 || got[""].Chats != 5 {
+		if got := f.books.recent.Named(); len(got) != 1 || got[""].Chats != 5 {
 			t.Errorf("in all: got %v; want the 5 of a second each, of clients without a token of their own", got)
 		}
 	})

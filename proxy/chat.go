@@ -36,8 +36,9 @@ type chats struct {
 	stall        time.Duration // longest silence in an answer that has begun, of a target that is otherwise alive
 	maxTurn      time.Duration // longest turn; 0: as long as it takes
 
-	odd    told                    // whose hint was not understood
-	loaded map[string]*loadOptions // by model; the turn guards it
+	// The turn guards these.
+	odd    map[string]bool         // the clients of whom it was told that their hint was not understood
+	loaded map[string]*loadOptions // by model
 }
 
 // A chat is what a client asks of the worker model, read to its end and for a model
@@ -52,6 +53,7 @@ type chat struct {
 	Asked      ask.Ask
 	Weight     int    // of its client; 0: 1
 	Background string // what says that it can wait; empty: nothing does
+	Odd        string // the field that does not say whether it can; empty: none
 	Host       string // that the client asked
 	Path       string
 	Query      string
@@ -88,7 +90,8 @@ func (h *chats) serve(x *exchange, r *http.Request, token *tokens.Token, cancel 
 		return modelRefused(asked.Model, err)
 	}
 	x.Model, x.Ungated = model.Name, ungated(model, asked)
-	if x.Background = h.background(x, r, token, asked); x.Background != "" {
+	hinted, odd := ask.CanWait(r.Header)
+	if x.Background = background(token, hinted, asked); x.Background != "" {
 		room.canWait()
 	}
 	if token != nil {
@@ -96,7 +99,7 @@ func (h *chats) serve(x *exchange, r *http.Request, token *tokens.Token, cancel 
 	}
 	return h.run(r.Context(), x, &chat{
 		ID: x.ID, Client: x.Client, Agent: x.Agent, Arrived: x.Began, Model: model.Name, Asked: asked,
-		Weight: x.Weight, Background: x.Background,
+		Weight: x.Weight, Background: x.Background, Odd: odd,
 		Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery, Header: r.Header, Body: body,
 		room: room, token: token, cancel: cancel,
 	})
@@ -110,45 +113,17 @@ const (
 )
 
 // background returns what says that a chat can wait; empty: nothing does.
-func (h *chats) background(x *exchange, r *http.Request, token *tokens.Token, asked ask.Ask) string {
-	can, odd := ask.CanWait(r.Header)
-	if odd != "" && h.log.Enabled(r.Context(), slog.LevelDebug) && h.odd.first(x.Client) {
-		h.log.Debug("not understood: the field does not say whether the chat can wait", "field", odd, "value", fmt.Sprintf("%.100s", strings.Join(r.Header[odd], ", ")), "client", x.Client)
-	}
+func background(token *tokens.Token, hinted bool, asked ask.Ask) string {
 	switch {
 	case token != nil && token.Background:
 		return byFile
-	case can:
+	case hinted:
 		return byHeader
 	case asked.Flex:
 		return byTier
 	default:
 		return ""
 	}
-}
-
-// maxTold is how many clients are remembered of whom something was told.
-const maxTold = 1000
-
-// A told remembers of which clients something was told.
-type told struct {
-	mu      sync.Mutex // guards clients
-	clients map[string]bool
-}
-
-// first reports whether nothing was told of a client yet. Where too many are remembered
-// nothing is told of others.
-func (t *told) first(client string) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.clients[client] || len(t.clients) >= maxTold {
-		return false
-	}
-	if t.clients == nil {
-		t.clients = map[string]bool{}
-	}
-	t.clients[client] = true
-	return true
 }
 
 // modelRefused returns why a chat cannot have its model.
@@ -270,6 +245,7 @@ func (h *chats) await(ctx, waiting context.Context, x *exchange, c *chat) error 
 	}
 	x.timing = queueTiming(x.Queued)
 	h.warnOfOptions(c)
+	h.tellOdd(c)
 	return nil
 }
 
@@ -392,6 +368,19 @@ func (c *chat) tellEnd(x *exchange, err error) {
 	}
 	x.Write(d.StreamError(dialect.Failure{Status: why.status, Text: why.text}))
 	x.FlushError() // whoever does not take it gets the cut alone
+}
+
+// maxTold is how many clients, or models, are remembered of which something was told.
+const maxTold = 1000
+
+// tellOdd tells, once for each client, of a hint that was not understood. Where too many are
+// remembered nothing is told of others.
+func (h *chats) tellOdd(c *chat) {
+	if c.Odd == "" || !h.log.Enabled(context.Background(), slog.LevelDebug) || h.odd[c.Client] || len(h.odd) >= maxTold {
+		return
+	}
+	h.odd[c.Client] = true
+	h.log.Debug("not understood: the field does not say whether the chat can wait", "field", c.Odd, "value", fmt.Sprintf("%.100s", strings.Join(c.Header[c.Odd], ", ")), "client", c.Client)
 }
 
 // loadOptions are the load options with which a model was asked for last.

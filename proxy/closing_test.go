@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -76,6 +77,7 @@ func TestAwaitBalancer(t *testing.T) {
 			_, f := timedFront(t, nil)
 			time.Sleep(time.Minute)
 			f.do(t, "GET", test.path, "")
+			synctest.Wait()
 			time.Sleep(test.ago)
 			f.Close()
 			ctx, cancel := context.WithTimeout(t.Context(), test.limit)

@@ -65,7 +65,6 @@ type upstream struct {
 	took     time.Duration // from header until then
 	err      error         // why it failed, or why the answer is not whole
 	progress atomic.Int64  // bytes of the answer's body so far, and one for its header; 0: none came
-	silent   atomic.Bool   // no header has come for as long as stall
 }
 
 // forwardAwake forwards a request for a model to a target that is awake: it waits first, if

@@ -266,8 +266,9 @@ func (f *front) enter(t testing.TB) *gate.Turn {
 
 // latest returns the requests that have ended, the latest first.
 func latest(f *front) []status.Record {
-	chats, others := f.recent.Latest()
-	all := append(chats, others...)
+	page := &status.Page{Now: time.Now()}
+	f.books.show(page)
+	all := append(page.Chats, page.Others...)
 	slices.SortStableFunc(all, func(a, b status.Record) int { return b.Ended.Compare(a.Ended) })
 	return all
 }

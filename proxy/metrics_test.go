@@ -166,7 +166,7 @@ func TestREADME(t *testing.T) {
 	}
 	got := map[string]bool{}
 	f := newFront(t, newStub(t).URL, func(o *Options) { o.Embeds = 1 })
-	f.recent.Add(status.Record{IsChat: true, Client: "ann", Named: true, Held: 1})
+	f.books.recent.Add(status.Record{IsChat: true, Client: "ann", Named: true, Held: 1})
 	page := f.do(t, "GET", "/metrics", "").body
 	for _, match := range regexp.MustCompile(`(?m)^# TYPE (foreman_\w+) `).FindAllStringSubmatch(page, -1) {
 		got[match[1]] = true

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"foreman/gate"
@@ -20,9 +19,9 @@ type health struct {
 	inventory *inventory.Inventory
 	gate      *gate.Gate
 	pauser    *pauser
+	books     *books
 	cors      *cors.Memory
 	version   string
-	probed    atomic.Pointer[time.Time] // when /readyz was asked for last; nil: it never was
 }
 
 // healthJSON is what they answer.
@@ -71,8 +70,6 @@ func (h *health) serve(x *exchange) error {
 	}
 	status := http.StatusOK
 	if x.route.path == readyPath {
-		now := time.Now()
-		h.probed.Store(&now)
 		if !ready {
 			status = http.StatusServiceUnavailable
 			x.Header().Set("Retry-After", seconds(retry))
@@ -108,9 +105,9 @@ func (h *health) serveRoot(x *exchange) error {
 }
 
 // serveMetrics answers /metrics.
-func serveMetrics(x *exchange, set *metrics.Set) error {
+func (h *health) serveMetrics(x *exchange) error {
 	var b bytes.Buffer
-	if err := set.Write(&b); err != nil {
+	if err := h.books.writeMetrics(&b, x.Client, x.only != nil); err != nil {
 		return err
 	}
 	x.Header().Set("Cache-Control", "no-store")
@@ -131,8 +128,7 @@ const (
 // was read, and could not send it to another foreman. The wait ends with ctx at the
 // latest.
 func (h *health) awaitBalancer(ctx context.Context) {
-	probed := h.probed.Load()
-	if probed == nil || time.Since(*probed) > probeInterval {
+	if time.Since(h.books.lastProbe()) > probeInterval {
 		return
 	}
 	select {

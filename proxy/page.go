@@ -27,11 +27,12 @@ type page struct {
 	inventory *inventory.Inventory
 	gate      *gate.Gate
 	pauser    *pauser
-	recent    *status.Recent
+	books     *books
 	log       *slog.Logger
 	target    string // URL without secrets
 	embedder  string // the model that is kept resident; empty: none
 	version   string
+	stall     time.Duration // for how long the target may say nothing before the page tells; 0: for ever
 }
 
 func (h *page) serve(x *exchange, r *http.Request, cancel context.CancelCauseFunc) error {
@@ -83,17 +84,16 @@ func (h *page) read() *status.Page {
 		Now:             now,
 		Host:            status.Host{URL: h.target, Reason: state.Reason, Slow: state.Slow, Waking: state.Waking, Since: state.Since, LastPoll: state.LastPoll, NextPoll: state.NextPoll},
 		Pause:           h.pauser.now(),
-		Hour:            h.recent.Hour(),
+		Paused:          h.pauser.past(),
 		Affinity:        status.Span(h.gate.AffinityNow()),
 		Turn:            status.Span(h.gate.MeanTurn()),
-		Day:             h.recent.Today(now),
 		Embedder:        h.embedder,
 		ResidentUnknown: state.ResidentRead.IsZero(),
 	}
 	for _, c := range state.Changes {
 		page.Host.Changes = append(page.Host.Changes, status.Change(c))
 	}
-	page.Chats, page.Others = h.recent.Latest()
+	h.books.show(page)
 	if h.embeds != nil {
 		page.Embeds = new(status.Embeds)
 		page.Embeds.AtHost, page.Embeds.Waiting = h.embeds.count()
@@ -101,8 +101,10 @@ func (h *page) read() *status.Page {
 	holder, waiting := h.gate.Line()
 	turn, rest := time.Duration(page.Turn), time.Duration(0) // until the first in line has its turn
 	if holder != nil {
+		held := time.Since(holder.Since)
 		page.Running = new(newChat(*holder))
-		rest = max(turn-time.Since(holder.Since), 0)
+		page.Running.Silent = !page.Running.Answering && held >= h.stall && h.stall > 0
+		rest = max(turn-held, 0)
 	}
 	if page.Pause != nil {
 		rest = max(rest, page.Pause.Until.Sub(h.pauser.wall()))
@@ -135,8 +137,6 @@ func newChat(place gate.Place) status.Chat {
 		row.ID, row.Agent, row.Background, row.Joined = c.ID, c.Agent, c.Background, c.joined
 		if progress := c.upstream.progress.Load(); progress > 0 {
 			row.Answering, row.Bytes = true, progress-1
-		} else {
-			row.Silent = c.upstream.silent.Load()
 		}
 	}
 	return row

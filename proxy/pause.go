@@ -25,18 +25,18 @@ type pauser struct {
 	warmer    *warm.Warmer                        // nil: no embedder is kept resident
 	quiet     func(now time.Time) (end time.Time) // see Options.Quiet
 	wall      func() time.Time                    // the clock on the wall
-	recent    *status.Recent
 	log       *slog.Logger
 	changed   chan struct{} // has one when Run is to look again
 
-	mu      sync.Mutex // guards what follows
-	by      string     // who has paused; empty: nobody
-	until   time.Time  // when that ends; zero: when somebody resumes
-	hours   time.Time  // when the quiet hours end that it is in; zero: it is in none
-	resumed time.Time  // when the quiet hours end that somebody has resumed last
-	hold    *hold      // nil: not paused
-	embeds  int        // embeddings at the target
-	idle    time.Time  // when the last one ended
+	mu      sync.Mutex    // guards what follows
+	by      string        // who has paused; empty: nobody
+	until   time.Time     // when that ends; zero: when somebody resumes
+	hours   time.Time     // when the quiet hours end that it is in; zero: it is in none
+	resumed time.Time     // when the quiet hours end that somebody has resumed last
+	hold    *hold         // nil: not paused
+	ended   []status.Past // pauses that have ended, the latest last
+	embeds  int           // embeddings at the target
+	idle    time.Time     // when the last one ended
 }
 
 // A hold is a pause from its beginning to its end, however often that was put off.
@@ -49,9 +49,9 @@ type hold struct {
 }
 
 // newPauser returns one that is paused already, if it is in quiet hours.
-func newPauser(o Options, recent *status.Recent) *pauser {
+func newPauser(o Options) *pauser {
 	p := &pauser{
-		gate: o.Gate, inventory: o.Inventory, target: o.Target, warmer: o.Warmer, quiet: o.Quiet, wall: time.Now, recent: recent, log: o.Log,
+		gate: o.Gate, inventory: o.Inventory, target: o.Target, warmer: o.Warmer, quiet: o.Quiet, wall: time.Now, log: o.Log,
 		changed: make(chan struct{}, 1),
 	}
 	p.followLocked(byClock)
@@ -72,6 +72,16 @@ func (p *pauser) now() *status.Pause {
 		return nil
 	}
 	return &status.Pause{By: p.by, Since: p.hold.since, Until: p.endLocked(), Unloaded: p.hold.unloaded}
+}
+
+// pausesLimit is how many pauses that have ended are kept: of the last hour, as a rule.
+const pausesLimit = 100
+
+// past returns the last pauses that have ended.
+func (p *pauser) past() []status.Past {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.ended)
 }
 
 // endLocked returns when the pause ends, as the clock on the wall will show; zero: when
@@ -155,7 +165,7 @@ func (p *pauser) followLocked(who string) {
 		p.hold.end()
 		p.inventory.Rest(false)
 		p.hold.turn.Leave()
-		p.recent.AddPause(p.hold.since, time.Now())
+		p.ended = append(p.ended[max(0, len(p.ended)+1-pausesLimit):], status.Past{Since: p.hold.since, Until: time.Now()})
 		p.log.Info("pause over", "by", who, "took", time.Since(p.hold.since).Round(time.Second).String())
 		p.hold = nil
 		if p.warmer != nil {

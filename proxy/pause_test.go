@@ -230,6 +230,9 @@ func TestPause(t *testing.T) {
 		}
 		wantSamples(t, f, map[string]string{"foreman_paused": "0"})
 		f.log.await(t, `"msg":"pause over","by":"the clock","took":"1h0m0s"`)
+		if past := f.page.read().Paused; len(past) != 1 || past[0].Until.Sub(past[0].Since) != time.Hour {
+			t.Errorf("the page has the pauses %v; want one of an hour", past)
+		}
 		f.expectIdle(t)
 		if strings.Contains(f.log.String(), `"msg":"embedder not warmed`) {
 			t.Error("that the embedder rests is told as a failure")

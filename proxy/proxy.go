@@ -34,7 +34,6 @@ import (
 	"foreman/inventory"
 	"foreman/proxy/conns"
 	"foreman/proxy/cors"
-	"foreman/proxy/status"
 	"foreman/proxy/target"
 	"foreman/proxy/tokens"
 	"foreman/warm"
@@ -78,43 +77,40 @@ type Proxy struct {
 	pauser    *pauser
 	gate      *gate.Gate
 	embeds    *embeds // nil: nothing limits them
-	metrics   *instruments
-	recent    *status.Recent
+	books     *books
 	cors      *cors.Memory
 	log       *slog.Logger
 	close     context.CancelFunc // ends the wait for a target that is being woken
-	unlogged  quota              // of records of requests that needed no token, or had none
 }
 
 // New returns a handler.
 func New(o Options) *Proxy {
-	memory, recent, embeds := new(cors.Memory), new(status.Recent), newEmbeds(o.Embeds)
+	memory, embeds, pauser := new(cors.Memory), newEmbeds(o.Embeds), newPauser(o)
+	books := newBooks(o, embeds, pauser)
 	admission := &admission{target: o.Target, token: o.Token, tokens: o.Tokens, clientHeader: o.ClientHeader, hosts: o.Hosts, log: o.Log}
 	closing, close := context.WithCancel(context.Background())
 	forwarder := newForwarder(o, closing, admission, memory)
 	waiting := newBodies(o.MaxBody, max(4*o.MaxBody, 256<<20))
 	passing := newBodies(o.MaxBody, max(o.MaxBody, 64<<20)) // a full line turns no embedding away
-	pauser := newPauser(o, recent)
 	return &Proxy{
 		admission: admission,
 		chats: &chats{
 			bodies: waiting, inventory: o.Inventory, gate: o.Gate, forwarder: forwarder, pauser: pauser, cors: memory, log: o.Log,
-			queueTimeout: o.QueueTimeout, heartbeat: o.Heartbeat, stall: o.StallTimeout, maxTurn: o.MaxTurn, loaded: map[string]*loadOptions{},
+			queueTimeout: o.QueueTimeout, heartbeat: o.Heartbeat, stall: o.StallTimeout, maxTurn: o.MaxTurn, odd: map[string]bool{}, loaded: map[string]*loadOptions{},
 		},
 		passes: &passes{bodies: passing, embeds: embeds, maxTurn: o.MaxTurn, inventory: o.Inventory, forwarder: forwarder, pauser: pauser, cors: memory, warmer: o.Warmer, manage: o.Manage, preflights: make(chan struct{}, maxPreflights)},
 		page: &page{
-			bodies: passing, embeds: embeds, inventory: o.Inventory, gate: o.Gate, pauser: pauser, recent: recent, log: o.Log,
-			target: o.Target.String(), embedder: o.EmbedModel, version: o.Version,
+			bodies: passing, embeds: embeds, inventory: o.Inventory, gate: o.Gate, pauser: pauser, books: books, log: o.Log,
+			target: o.Target.String(), embedder: o.EmbedModel, version: o.Version, stall: o.StallTimeout,
 		},
-		health:  &health{inventory: o.Inventory, gate: o.Gate, pauser: pauser, cors: memory, version: o.Version},
-		pauser:  pauser,
-		gate:    o.Gate,
-		embeds:  embeds,
-		metrics: newInstruments(o, recent, embeds, pauser),
-		recent:  recent,
-		cors:    memory,
-		log:     o.Log,
-		close:   close,
+		health: &health{inventory: o.Inventory, gate: o.Gate, pauser: pauser, books: books, cors: memory, version: o.Version},
+		pauser: pauser,
+		gate:   o.Gate,
+		embeds: embeds,
+		books:  books,
+		cors:   memory,
+		log:    o.Log,
+		close:  close,
 	}
 }
 
@@ -181,10 +177,7 @@ func (p *Proxy) serve(x *exchange, r *http.Request, token *tokens.Token, cancel 
 	case rootPath:
 		return p.health.serveRoot(x)
 	case metricsPath:
-		if x.only != nil {
-			return serveMetrics(x, ofClient(p.recent, x.Client))
-		}
-		return serveMetrics(x, p.metrics.set)
+		return p.health.serveMetrics(x)
 	case statusPath:
 		return p.page.serve(x, r, cancel)
 	default:
@@ -219,11 +212,7 @@ func (p *Proxy) end(x *exchange) {
 	}
 	x.renewDeadline(time.Now()) // for what net/http still has to write
 	x.sumUp()
-	p.metrics.ended(&x.Record)
-	if x.admitted && x.Class != own && x.Class != preflight {
-		p.recent.Add(x.Record)
-	}
-	if x.admitted && x.Class != preflight && x.route.path != rootPath || p.unlogged.allow(&x.Record) {
+	if p.books.add(&x.Record, x.Class, x.admitted) {
 		logRecord(p.log, &x.Record, x.Class)
 	}
 	if x.cut {

@@ -2,11 +2,14 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
 	"net/http"
+	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -294,5 +297,46 @@ func TestRecordOfACutAnswer(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestBooksTogether: what is read while requests end has each of them in all books, or in
+// none. It needs the race detector.
+func TestBooksTogether(t *testing.T) {
+	const goroutines, rounds = 4, 100
+	f := newFront(t, newStub(t).URL, nil)
+	var all sync.WaitGroup
+	for i := range goroutines {
+		all.Go(func() {
+			for n := range rounds {
+				f.books.add(&status.Record{Route: "/api/chat", IsChat: true, Status: 200, Held: time.Second, Ended: time.Now(), WasQueued: true}, worker, true)
+				f.books.add(&status.Record{Route: readyPath, Status: 200, Ended: time.Now()}, own, true)
+				page := &status.Page{Now: time.Now()}
+				f.books.show(page)
+				f.books.lastProbe()
+				if n%20 != i {
+					continue
+				}
+				var text strings.Builder
+				if err := f.books.writeMetrics(&text, "", false); err != nil {
+					t.Error(err)
+				}
+				for _, sum := range page.Shares {
+					if sum.Chats == 0 || sum.Held != status.Span(time.Duration(sum.Chats)*time.Second) {
+						t.Errorf("got %v; want a second for each chat, of which there are some", sum)
+					}
+				}
+				count := regexp.MustCompile(`(?m)^foreman_queue_wait_seconds_count (.*)$`).FindStringSubmatch(text.String())
+				if want := `foreman_chat_seconds_total{client="other"} ` + count[1] + "\n"; !strings.Contains(text.String(), want) {
+					t.Errorf("want %s in %s", want, &text)
+				}
+			}
+		})
+	}
+	all.Wait()
+	var text strings.Builder
+	f.books.writeMetrics(&text, "", false)
+	if want := fmt.Sprintf("foreman_queue_wait_seconds_count %d\n", goroutines*rounds); !strings.Contains(text.String(), want) {
+		t.Errorf("got %s; want %s", &text, want)
 	}
 }

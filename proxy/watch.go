@@ -25,6 +25,7 @@ type watch struct {
 	timer *time.Timer
 	look  time.Duration // when it fires next, since began
 	awake time.Duration // since when foreman has not been stopped, since began
+	told  bool          // that the target is silent
 	since atomic.Int64  // since when the target's next byte is waited for, in nanoseconds since began; or notWaiting
 }
 
@@ -84,7 +85,8 @@ func (f *forwarder) lookAfter(c *upstream, w *watch) {
 		return
 	default:
 		f.inventory.Suspect()
-		if c.stall > 0 && silence >= c.stall && c.silent.CompareAndSwap(false, true) {
+		if c.stall > 0 && silence >= c.stall && !w.told {
+			w.told = true
 			f.log.Warn("a chat has had nothing from the target for FOREMAN_STALL_TIMEOUT; whoever knows that nothing will come can stop it on /status",
 				"silent", silence.Round(time.Second), "id", c.x.ID, "client", c.x.Client, "model", c.x.Model)
 		}

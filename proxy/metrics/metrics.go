@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -33,13 +32,12 @@ const (
 )
 
 // A Set is a list of metrics, each of which has a name of its own. The zero value is empty.
+// A Set and its metrics are for one goroutine at a time.
 type Set struct {
-	mu       sync.Mutex // guards families and all their series
 	families []*family
 }
 
 type family struct {
-	mu         *sync.Mutex // the set's
 	kind       Kind
 	name, help string
 	labels     []string
@@ -54,9 +52,7 @@ type series struct {
 }
 
 func (s *Set) register(f *family) *family {
-	f.mu, f.series = &s.mu, map[string]*series{}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	f.series = map[string]*series{}
 	s.families = append(s.families, f)
 	if f.read == nil && len(f.labels) == 0 {
 		f.at(f.series)
@@ -93,8 +89,6 @@ func (f *family) at(all map[string]*series, values ...string) *series {
 // first increase; one without labels is there from the start. It panics if there is not
 // one value for each label.
 func (f *family) Init(values ...string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.at(f.series, values...)
 }
 
@@ -113,8 +107,6 @@ func (c *Counter) Inc(values ...string) { c.Add(1, values...) }
 // Add adds n, which is not negative, to the series with these label values. It panics
 // if there is not one value for each label.
 func (c *Counter) Add(n float64, values ...string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.at(c.series, values...).sum += n
 }
 
@@ -131,8 +123,6 @@ func (s *Set) Histogram(name, help string, bounds []float64, labels ...string) *
 // Observe adds a duration to the series with these label values. It panics if there
 // is not one value for each label.
 func (h *Histogram) Observe(d time.Duration, values ...string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	s := h.at(h.series, values...)
 	s.sum += d.Seconds()
 	bucket, _ := slices.BinarySearch(h.bounds, d.Seconds())
@@ -141,7 +131,7 @@ func (h *Histogram) Observe(d time.Duration, values ...string) {
 
 // Func registers a metric whose values are read when the set is written. The
 // function read calls emit for each series, with one value for each label; the last
-// value counts. If it emits nothing, the metric is left out. The set is not locked while read runs.
+// value counts. If it emits nothing, the metric is left out.
 func (s *Set) Func(kind Kind, name, help string, labels []string, read func(emit func(value float64, values ...string))) {
 	s.register(&family{kind: kind, name: name, help: help, labels: labels, read: read})
 }
@@ -159,15 +149,10 @@ func (s *Set) Gauge(name, help string, read func() float64) {
 // Write writes the metrics in order of registration, and the series of each in order
 // of their label values. It writes once and returns the error of w.
 func (s *Set) Write(w io.Writer) error {
-	s.mu.Lock()
-	families := slices.Clone(s.families)
-	s.mu.Unlock()
 	var b bytes.Buffer
-	for _, f := range families {
+	for _, f := range s.families {
 		if f.read == nil {
-			s.mu.Lock()
 			f.write(&b, f.series)
-			s.mu.Unlock()
 			continue
 		}
 		emitted := map[string]*series{}

@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
@@ -144,25 +143,10 @@ func TestPanics(t *testing.T) {
 			f()
 		}()
 	}
-	c.Inc("1", "2") // the mutex is free after a panic
+	c.Inc("1", "2")
 	if got := write(t, s); !strings.Contains(got, `c{x="1",y="2"} 1`+"\n") || strings.Count(got, "c{") != 1 {
 		t.Errorf("after the panics:\n%s", got)
 	}
-}
-
-// A read function may use its own set: the mutex is free.
-func TestFuncRunsUnlocked(t *testing.T) {
-	s := new(Set)
-	c := s.Counter("c", "C.")
-	s.Func(GaugeKind, "g", "G.", nil, func(emit func(float64, ...string)) {
-		if !s.mu.TryLock() {
-			t.Fatal("the set is locked")
-		}
-		s.mu.Unlock()
-		c.Inc()
-		emit(math.Inf(1))
-	})
-	wantText(t, s, "# HELP c C.\n# TYPE c counter\nc 0\n# HELP g G.\n# TYPE g gauge\ng +Inf\n")
 }
 
 func TestWriteReturnsTheError(t *testing.T) {
@@ -170,40 +154,6 @@ func TestWriteReturnsTheError(t *testing.T) {
 	r.Close()
 	if err := new(Set).Write(w); err != io.ErrClosedPipe {
 		t.Errorf("got %v; want %v", err, io.ErrClosedPipe)
-	}
-}
-
-func TestConcurrentUse(t *testing.T) {
-	const goroutines, rounds = 4, 200
-	s := new(Set)
-	c, h := s.Counter("c", "C.", "x"), s.Histogram("h", "H.", []float64{.001, 1}, "x")
-	var wg sync.WaitGroup
-	for i := range goroutines {
-		wg.Go(func() {
-			for n := range rounds {
-				value := strconv.Itoa(n % 3)
-				c.Inc(value)
-				h.Observe(time.Duration(n)*time.Millisecond, value)
-				if n%20 == i {
-					got := samples(t, s)
-					all, short := got[fmt.Sprintf(`h_count{x="%s"}`, value)], got[fmt.Sprintf(`h_bucket{x="%s",le="1"}`, value)]
-					if all != short || all == 0 {
-						t.Errorf("meanwhile: %v observations, %v of up to a second; want as many, and some", all, short)
-					}
-				}
-			}
-		})
-	}
-	wg.Wait()
-	got := samples(t, s)
-	for _, name := range []string{"c", "h_count"} {
-		sum := 0.
-		for i := range 3 {
-			sum += got[fmt.Sprintf(`%s{x="%d"}`, name, i)]
-		}
-		if sum != goroutines*rounds {
-			t.Errorf("%s: %v in all; want %d", name, sum, goroutines*rounds)
-		}
 	}
 }
 

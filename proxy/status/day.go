@@ -55,9 +55,9 @@ type day struct {
 	shares map[string]*Sum // by client
 }
 
-// dayLocked returns the day that a time is in, and begins it if it is a new one. The day
+// dayOf returns the day that a time is in, and begins it if it is a new one. The day
 // before is kept: a request may have ended a little before midnight and be added behind it.
-func (r *Recent) dayLocked(at time.Time) *day {
+func (r *Recent) dayOf(at time.Time) *day {
 	date := at.Local().Format(time.DateOnly)
 	if r.today.date != date {
 		r.today, r.before = r.before, r.today
@@ -68,9 +68,9 @@ func (r *Recent) dayLocked(at time.Time) *day {
 	return &r.today
 }
 
-// countLocked adds what a request took to its day, and to what its client has had.
-func (r *Recent) countLocked(record Record) {
-	day := r.dayLocked(record.Ended)
+// count adds what a request took to its day, and to what its client has had.
+func (r *Recent) count(record Record) {
+	day := r.dayOf(record.Ended)
 	if !record.IsChat {
 		day.totals.Others++
 		return
@@ -106,11 +106,9 @@ func addTo(sums map[string]*Sum, key string, took Sum) {
 	sums[key].add(took)
 }
 
-// Today returns what was done today.
-func (r *Recent) Today(now time.Time) Day {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	today := r.dayLocked(now)
+// dayAt returns what was done on the day that a time is in.
+func (r *Recent) dayAt(at time.Time) Day {
+	today := r.dayOf(at)
 	var shares []Share
 	for client, sum := range today.shares {
 		shares = append(shares, Share{client, *sum})
@@ -124,8 +122,6 @@ func (r *Recent) Today(now time.Time) Day {
 // Named returns what the chats of each client with a name of its own come to since the
 // start, and under no name, those of all others.
 func (r *Recent) Named() map[string]Sum {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	named := map[string]Sum{"": {}}
 	for name, sum := range r.named {
 		named[name] = *sum

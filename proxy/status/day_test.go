@@ -24,7 +24,7 @@ func TestDay(t *testing.T) {
 	add("192.0.2.2", false, 0, noon) // no chat, or none that had its turn
 	want := func(at time.Time, want ...Share) {
 		t.Helper()
-		if got := r.Today(at).Shares; !slices.Equal(got, want) {
+		if got := r.dayAt(at).Shares; !slices.Equal(got, want) {
 			t.Errorf("got %v; want %v", got, want)
 		}
 	}
@@ -39,7 +39,7 @@ func TestDay(t *testing.T) {
 	for i := range 2 * sharesLimit { // nobody can fill the memory with addresses
 		add(fmt.Sprint("client ", i), false, time.Second, noon.Add(14*time.Hour))
 	}
-	if got := r.Today(noon.Add(14 * time.Hour)).Shares; len(got) != sharesLimit+1 || got[0].Client != others || got[0].Chats != sharesLimit+1 {
+	if got := r.dayAt(noon.Add(14 * time.Hour)).Shares; len(got) != sharesLimit+1 || got[0].Client != others || got[0].Chats != sharesLimit+1 {
 		t.Errorf("got %d clients, first %v; want %d and what is beyond", len(got), got[0], sharesLimit+1)
 	}
 }
@@ -57,13 +57,13 @@ func TestDayTotals(t *testing.T) {
 	add(true, 0, usage.Usage{CompletionTokens: 7}) // beside the line
 	add(false, 0, usage.Usage{})
 	sum := Sum{Chats: 2, Held: Span(3 * time.Second), PromptTokens: 40, CachedTokens: 5, CompletionTokens: 10}
-	if got, want := r.Today(noon), (Day{[]Share{{"ann", sum}}, Totals{sum, 1}}); !reflect.DeepEqual(got, want) {
+	if got, want := r.dayAt(noon), (Day{[]Share{{"ann", sum}}, Totals{sum, 1}}); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v; want %+v", got, want)
 	}
 	if got := r.Named(); got["ann"] != sum {
 		t.Errorf("since the start: got %+v; want %+v", got, sum)
 	}
-	if got := r.Today(noon.Add(12 * time.Hour)); !reflect.DeepEqual(got, Day{}) {
+	if got := r.dayAt(noon.Add(12 * time.Hour)); !reflect.DeepEqual(got, Day{}) {
 		t.Errorf("after midnight: got %+v; want nothing", got)
 	}
 }
@@ -79,7 +79,7 @@ func TestDayOutlivesTheClocksSteps(t *testing.T) {
 	}
 	want := func(at time.Time, chats int64) {
 		t.Helper()
-		if got := r.Today(at); got.Totals.Chats != chats || chats > 0 && got.Shares[0].Chats != chats {
+		if got := r.dayAt(at); got.Totals.Chats != chats || chats > 0 && got.Shares[0].Chats != chats {
 			t.Errorf("%v: got %+v; want %d chats", at, got, chats)
 		}
 	}

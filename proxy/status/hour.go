@@ -91,26 +91,11 @@ func (h *Hour) addRecord(r Record) {
 	}
 }
 
-// AddPause notes a pause that has ended.
-func (r *Recent) AddPause(began, ended time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.hour.add(use{class: paused}, began, ended, ended)
-}
-
 func (h Hour) clone() Hour {
 	for i := range h {
 		h[i].times = maps.Clone(h[i].times)
 	}
 	return h
-}
-
-// Hour returns what the host's time was for in the last hour, as far as it was for chats
-// that have ended.
-func (r *Recent) Hour() Hour {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.hour.clone()
 }
 
 // A lane is a line of the page's strip: a use of the host's time, minute by minute.
@@ -131,6 +116,9 @@ func (p *Page) lanes() []*lane {
 	}
 	for _, c := range p.Waiting {
 		hour.add(use{class: waiting}, c.Since, p.Now, p.Now)
+	}
+	for _, pause := range p.Paused {
+		hour.add(use{class: paused}, pause.Since, pause.Until, p.Now)
 	}
 	if p.Pause != nil {
 		hour.add(use{class: paused}, p.Pause.Since, p.Now, p.Now)

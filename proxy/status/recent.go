@@ -3,7 +3,6 @@ package status
 import (
 	"cmp"
 	"slices"
-	"sync"
 )
 
 const (
@@ -17,10 +16,9 @@ const (
 
 // Recent keeps the last requests, chats and others apart, so that embeddings by the
 // hundred do not wash the chats away; and what clients have had of the host. The zero
-// value is ready.
+// value is ready. It is for one goroutine at a time.
 type Recent struct {
-	mu     sync.Mutex // guards what follows
-	chats  []Record   // the latest first
+	chats  []Record // the latest first
 	others []Record
 	today  day
 	before day             // another day: the clock may step back to it
@@ -33,15 +31,13 @@ func (r *Recent) Add(record Record) {
 	record.Route = shorten(cmp.Or(record.Path, record.Route), textLimit)
 	record.Model = shorten(record.Model, textLimit)
 	record.Err = nil // its text may be long, too
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if record.IsChat {
 		r.hour.addRecord(record)
 		r.chats = insert(r.chats, record, chatsLimit)
 	} else {
 		r.others = insert(r.others, record, othersLimit)
 	}
-	r.countLocked(record)
+	r.count(record)
 }
 
 // insert puts a record before the others, of which it keeps so many that there are limit.
@@ -49,9 +45,9 @@ func insert(records []Record, record Record, limit int) []Record {
 	return slices.Insert(records[:min(len(records), limit-1)], 0, record)
 }
 
-// Latest returns the records of the last requests, the latest first.
-func (r *Recent) Latest() (chats, others []Record) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.chats), slices.Clone(r.others)
+// Show has a page show the last requests, and what was done in the hour and on the day of
+// page.Now.
+func (r *Recent) Show(page *Page) {
+	page.Chats, page.Others = slices.Clone(r.chats), slices.Clone(r.others)
+	page.Day, page.Hour = r.dayAt(page.Now), r.hour.clone()
 }

@@ -3,7 +3,6 @@ package status
 import (
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"unicode/utf8"
 )
@@ -17,12 +16,19 @@ func statuses(requests []Record) []int {
 	return all
 }
 
+// latest returns what a page shows of the last requests.
+func latest(r *Recent) (chats, others []Record) {
+	var page Page
+	r.Show(&page)
+	return page.Chats, page.Others
+}
+
 // TestRecentKeepsTheLast: twenty chats and five others, whatever else comes.
 func TestRecentKeepsTheLast(t *testing.T) {
 	var recent Recent
 	var chats, others []int // the latest first
 	for n := range 200 {
-		gotChats, gotOthers := recent.Latest()
+		gotChats, gotOthers := latest(&recent)
 		if !slices.Equal(statuses(gotChats), chats) || !slices.Equal(statuses(gotOthers), others) {
 			t.Fatalf("after %d requests: got %v and %v; want %v and %v", n, statuses(gotChats), statuses(gotOthers), chats, others)
 		}
@@ -39,38 +45,15 @@ func TestRecentKeepsTheLast(t *testing.T) {
 func TestLatestIsTheCallersOwn(t *testing.T) {
 	var recent Recent
 	recent.Add(Record{Status: 1})
-	_, before := recent.Latest()
+	_, before := latest(&recent)
 	for range othersLimit {
 		recent.Add(Record{Status: 2})
 	}
-	_, now := recent.Latest()
+	_, now := latest(&recent)
 	now[0].Status = 3
-	_, now = recent.Latest()
+	_, now = latest(&recent)
 	if before[0].Status != 1 || now[0].Status != 2 {
 		t.Errorf("got %v before, and %v now; want 1, and 2", statuses(before), statuses(now))
-	}
-}
-
-// TestRecentTogether needs the race detector.
-func TestRecentTogether(t *testing.T) {
-	const adders, each = 4, 500
-	var recent Recent
-	var wg sync.WaitGroup
-	for range adders {
-		wg.Go(func() {
-			for n := range each {
-				recent.Add(Record{Status: n})
-			}
-		})
-		wg.Go(func() {
-			for range each {
-				recent.Latest()
-			}
-		})
-	}
-	wg.Wait()
-	if _, got := recent.Latest(); len(got) != othersLimit {
-		t.Errorf("%d requests; want %d", len(got), othersLimit)
 	}
 }
 
@@ -79,8 +62,8 @@ func TestRecentKeepsNoLongTexts(t *testing.T) {
 	long := strings.Repeat("é", 1<<20)
 	var recent Recent
 	recent.Add(Record{Route: long, Model: long})
-	_, latest := recent.Latest()
-	got := latest[0]
+	_, others := latest(&recent)
+	got := others[0]
 	for _, text := range []string{got.Route, got.Model} {
 		if n := utf8.RuneCountInString(text); n != textLimit+1 || !strings.HasSuffix(text, "é…") {
 			t.Errorf("%d characters; want %d and an ellipsis", n, textLimit)

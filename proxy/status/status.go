@@ -49,7 +49,8 @@ type Page struct {
 	Chats  []Record `json:"recent"` // that have ended, latest first
 	Others []Record `json:"others"` // that were no chats
 
-	Hour            Hour   `json:"-"`
+	Hour            Hour   `json:"-"` // what the host's time was for, as far as it was for chats that have ended
+	Paused          []Past `json:"-"` // pauses in the hour that have ended
 	Turn            Span   `json:"-"` // how long turns took lately; 0: none has ended yet
 	Embedder        string `json:"-"` // the model that is kept resident; empty: none
 	ResidentUnknown bool   `json:"-"` // which models are resident could not be read
@@ -122,6 +123,9 @@ type Pause struct {
 	Until    time.Time `json:"until,omitzero"` // zero: until somebody resumes
 	Unloaded bool      `json:"unloaded"`       // the chat that ran has ended, and what was resident is unloaded
 }
+
+// A Past is a pause that has ended.
+type Past struct{ Since, Until time.Time }
 
 // A Chat is one that has the turn, or waits for it.
 type Chat struct {
