@@ -234,21 +234,11 @@ func drain(ctx context.Context, srv *http.Server, handler *proxy.Proxy, line *ga
 }
 
 func newLogger(cfg config.Config, w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: cfg.LogLevel, ReplaceAttr: boundError}
+	options := &slog.HandlerOptions{Level: cfg.LogLevel}
 	if cfg.LogJSON {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))
-}
-
-// boundError bounds the attribute err: it may quote a line of a megabyte.
-func boundError(_ []string, a slog.Attr) slog.Attr {
-	if a.Key == "err" {
-		if text := a.Value.String(); len(text) > 500 {
-			a.Value = slog.StringValue(strings.ToValidUTF8(text[:500], "") + "…")
-		}
-	}
-	return a
 }
 
 // libraryLog takes what the standard library prints by itself. Of a host that sends more

@@ -113,11 +113,11 @@ func (t *Target) ask(ctx context.Context, method, path string, body []byte) (ans
 	switch resp.StatusCode {
 	case http.StatusOK:
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return nil, fmt.Errorf("%w: %s", ErrUnauthorized, resp.Status)
+		return nil, fmt.Errorf("%w: %.500s", ErrUnauthorized, resp.Status)
 	case http.StatusLoopDetected:
 		return nil, ErrLoop
 	default:
-		return nil, fmt.Errorf("answered %s", resp.Status)
+		return nil, fmt.Errorf("answered %.500s", resp.Status)
 	}
 	answer, err = io.ReadAll(io.LimitReader(resp.Body, int64(t.limit)+1))
 	if err != nil {

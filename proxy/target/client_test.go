@@ -51,6 +51,7 @@ func TestClientErrors(t *testing.T) {
 		return fmt.Sprintf("HTTP/1.1 %d Text\r\nLocation: /elsewhere\r\nContent-Length: 2\r\n\r\n{}", code)
 	}
 	answered := errors.New("none of the others")
+	long := strings.Repeat("x", 600_000)
 	for _, test := range []struct {
 		answer string
 		want   error // that it wraps
@@ -72,6 +73,9 @@ func TestClientErrors(t *testing.T) {
 		{"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", ErrUnreachable, "unexpected EOF"},
 		{"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n", answered, "invalid"},
 		{"HTTP/1.1 200 OK\r\n\r\n" + strings.Repeat("0", 1<<20+1), answered, "larger than 1 MiB"},
+		{"HTTP/1.1 200 OK\r\n" + long + "\r\n\r\n", answered, `malformed MIME header: missing colon: "xxx`},
+		{"HTTP/1.1 401 " + long + "\r\n\r\n", ErrUnauthorized, "401 xxx"},
+		{"HTTP/1.1 500 " + long + "\r\n\r\n", answered, "answered 500 xxx"},
 	} {
 		play := func(c *conn) { c.read(); c.say(test.answer) }
 		h := newHost(t, "http", play, play)
@@ -83,8 +87,8 @@ func TestClientErrors(t *testing.T) {
 					t.Errorf("%v wraps %q: %v; want %v", err, sentinel, got, want)
 				}
 			}
-			if got := fmt.Sprint(err); !strings.HasPrefix(got, what+": ") || !strings.Contains(got, test.text) || strings.Contains(got, token) {
-				t.Errorf("error %s; want %s: … %s", got, what, test.text)
+			if got := fmt.Sprint(err); !strings.HasPrefix(got, what+": ") || !strings.Contains(got, test.text) || strings.Contains(got, token) || len(got) > 700 {
+				t.Errorf("error %s; want %s: … %s, and at most 700 bytes", got, what, test.text)
 			}
 		}
 	}

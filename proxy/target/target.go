@@ -176,12 +176,13 @@ func (t *Target) RoundTrip(r *http.Request) (resp *http.Response, sent time.Time
 // [ErrUnreachable] if the connection failed: it could not be made, it broke, or nothing
 // came in time. It wraps [ErrLocal] instead if foreman had nothing left to make one with.
 // If ctx was cancelled, its cause is the error: it says more than what that did to the
-// connection.
+// connection. Of others the text is bounded.
 func Classify(ctx context.Context, err error) error {
 	var (
 		network *net.OpError
 		timeout interface{ Timeout() bool }
 	)
+	err = bounded{err}
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return context.Cause(ctx)
@@ -196,6 +197,13 @@ func Classify(ctx context.Context, err error) error {
 		return err
 	}
 }
+
+// A bounded error has at most 500 characters of the text of another: net/http may quote a
+// line of a megabyte that the host has sent.
+type bounded struct{ error }
+
+func (e bounded) Error() string { return fmt.Sprintf("%.500s", e.error.Error()) }
+func (e bounded) Unwrap() error { return e.error }
 
 // isLocal reports whether this machine, or this process, had no descriptor, no port or no
 // memory left for a connection.
