@@ -107,25 +107,15 @@ var variables = []variable{
 	}, {
 		name: "FOREMAN_MANAGE", fallback: "false", meaning: "let pull, push, create, copy and delete through",
 		expected: "true or false",
-		set: func(c *Config, s string) (ok bool) {
-			c.Manage, ok = s == "true", s == "true" || s == "false"
-			return ok
-		},
+		set:      boolean(func(c *Config) *bool { return &c.Manage }),
 	}, {
 		name: "FOREMAN_MAX_QUEUE", fallback: "512", meaning: "chats that may wait; with one more, whoever has most in line loses the last (503)",
 		expected: "a whole number from 0 to 1000000",
-		set: func(c *Config, s string) bool {
-			n, err := strconv.Atoi(s)
-			c.MaxQueue = n
-			return err == nil && 0 <= n && n <= 1_000_000
-		},
+		set:      number(1_000_000, func(c *Config) *int { return &c.MaxQueue }),
 	}, {
 		name: "FOREMAN_FAIR", fallback: "true", meaning: "clients share the host's time: whoever has had the least goes first; false: order of arrival",
 		expected: "true or false",
-		set: func(c *Config, s string) (ok bool) {
-			c.Fair, ok = s == "true", s == "true" || s == "false"
-			return ok
-		},
+		set:      boolean(func(c *Config) *bool { return &c.Fair }),
 	}, {
 		name: "FOREMAN_AFFINITY", fallback: "auto", meaning: "how long whoever goes first may be overtaken by chats for the model that is already loaded; auto: for three loads, 20s to 2m; 0: never",
 		expected: "auto, a duration such as 30s, or 0",
@@ -177,11 +167,7 @@ var variables = []variable{
 	}, {
 		name: "FOREMAN_EMBEDS", fallback: "0", meaning: "embeddings at the host at once; of more, clients take turns; 0: any number",
 		expected: "a whole number from 0 to 1000",
-		set: func(c *Config, s string) bool {
-			n, err := strconv.Atoi(s)
-			c.Embeds = n
-			return err == nil && 0 <= n && n <= 1000
-		},
+		set:      number(1000, func(c *Config) *int { return &c.Embeds }),
 	}, {
 		name: "FOREMAN_WAKE", meaning: "MAC address of the Ollama host's machine, to wake it when a chat or an embedding finds it asleep; empty: never",
 		expected: "a MAC address such as aa:bb:cc:dd:ee:ff, or one with the address to send to, as aa:bb:cc:dd:ee:ff@192.168.1.255:9",
@@ -214,6 +200,21 @@ var variables = []variable{
 			return ok
 		},
 	},
+}
+
+func boolean(field func(*Config) *bool) func(*Config, string) bool {
+	return func(c *Config, s string) bool {
+		*field(c) = s == "true"
+		return s == "true" || s == "false"
+	}
+}
+
+func number(most int, field func(*Config) *int) func(*Config, string) bool {
+	return func(c *Config, s string) bool {
+		n, err := strconv.Atoi(s)
+		*field(c) = n
+		return err == nil && 0 <= n && n <= most
+	}
 }
 
 func duration(least time.Duration, field func(*Config) *time.Duration) func(*Config, string) bool {
