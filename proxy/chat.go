@@ -18,7 +18,6 @@ import (
 	"foreman/proxy/ask"
 	"foreman/proxy/cors"
 	"foreman/proxy/dialect"
-	"foreman/proxy/target"
 	"foreman/proxy/tokens"
 )
 
@@ -123,20 +122,6 @@ func background(token *tokens.Token, hinted bool, asked ask.Ask) string {
 		return byTier
 	default:
 		return ""
-	}
-}
-
-// modelRefused returns why a chat cannot have its model.
-func modelRefused(asked string, err error) error {
-	switch {
-	case errors.Is(err, inventory.ErrCloud):
-		return modelNotFound(asked, ": a cloud model would run on the account of the Ollama host's owner, who must pull it first")
-	case errors.Is(err, inventory.ErrNotFound):
-		return modelNotFound(asked, "")
-	case errors.Is(err, inventory.ErrDegraded) && !errors.Is(err, target.ErrLoop):
-		return fmt.Errorf("%w: %w", modelUnknown(asked), err)
-	default:
-		return err
 	}
 }
 

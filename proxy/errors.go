@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"foreman/gate"
+	"foreman/inventory"
 	"foreman/proxy/ask"
 	"foreman/proxy/target"
 )
@@ -119,6 +120,20 @@ func modelNotFound(model, why string) *refusal {
 func modelUnknown(model string) *refusal {
 	text := fmt.Sprintf("model '%.8000s' unknown, and the Ollama host does not tell its models now", model)
 	return &refusal{status: http.StatusServiceUnavailable, reason: "degraded", text: text}
+}
+
+// modelRefused returns why a chat cannot have its model.
+func modelRefused(asked string, err error) error {
+	switch {
+	case errors.Is(err, inventory.ErrCloud):
+		return modelNotFound(asked, ": a cloud model would run on the account of the Ollama host's owner, who must pull it first")
+	case errors.Is(err, inventory.ErrNotFound):
+		return modelNotFound(asked, "")
+	case errors.Is(err, inventory.ErrDegraded) && !errors.Is(err, target.ErrLoop):
+		return fmt.Errorf("%w: %w", modelUnknown(asked), err)
+	default:
+		return err
+	}
 }
 
 // paused refuses a request while the target is kept for its owner. End is as in

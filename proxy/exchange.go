@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"cmp"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -156,6 +157,19 @@ func (x *exchange) abandonBody() {
 	}
 	x.Header().Set("Connection", "close")
 	http.NewResponseController(x).SetReadDeadline(time.Now().Add(time.Second))
+}
+
+// sumUp completes the record.
+func (x *exchange) sumUp() {
+	x.Ended = time.Now()
+	x.Duration = x.Ended.Sub(x.Began)
+	x.Cut = x.cut && x.begun()
+	if x.stalled {
+		x.Err = errClientStalled
+	}
+	if x.Status == 0 || x.Err == context.Canceled {
+		x.Status = statusClientLeft
+	}
 }
 
 // breakOff cuts the answer. A client that speaks HTTP/1.0 takes the end of the

@@ -32,8 +32,8 @@ type forwarder struct {
 	reverse   *httputil.ReverseProxy
 }
 
-func newForwarder(o Options, closing context.Context, a *admission, memory *cors.Memory) *forwarder {
-	f := &forwarder{target: o.Target, inventory: o.Inventory, admission: a, cors: memory, log: o.Log, closing: closing}
+func newForwarder(t *target.Target, inv *inventory.Inventory, a *admission, memory *cors.Memory, log *slog.Logger, closing context.Context) *forwarder {
+	f := &forwarder{target: t, inventory: inv, admission: a, cors: memory, log: log, closing: closing}
 	f.reverse = &httputil.ReverseProxy{
 		//lint:ignore SA1019 Safe here: what a client could do to the headers behind the Director, direct undoes first.
 		Director:       f.direct,
@@ -41,7 +41,7 @@ func newForwarder(o Options, closing context.Context, a *admission, memory *cors
 		FlushInterval:  -1, // each line as it comes
 		ModifyResponse: f.modify,
 		ErrorHandler:   func(_ http.ResponseWriter, r *http.Request, err error) { upstreamOf(r).err = err },
-		ErrorLog:       slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		BufferPool:     buffers{},
 	}
 	return f

@@ -2,12 +2,9 @@ package proxy
 
 import (
 	"cmp"
-	"math"
-	"runtime"
 	"strconv"
 	"time"
 
-	"foreman/inventory"
 	"foreman/proxy/metrics"
 	"foreman/proxy/status"
 	"foreman/proxy/tokens"
@@ -42,7 +39,7 @@ const (
 
 // newInstruments returns the metrics of a proxy. Series whose labels are known
 // beforehand stand at 0 from the start, so that their first increase is one.
-func newInstruments(o Options, recent *status.Recent, embeds *embeds, pauser *pauser) *instruments {
+func newInstruments() *instruments {
 	s := new(metrics.Set)
 	m := &instruments{
 		set:       s,
@@ -65,73 +62,6 @@ func newInstruments(o Options, recent *status.Recent, embeds *embeds, pauser *pa
 	for _, reason := range []string{revokedLeft, revokedStalled, revokedAsleep, revokedStall, revokedMaxTurn, revokedStopped, revokedToken} {
 		m.revoked.Init(reason)
 	}
-	s.Func(metrics.CounterKind, "foreman_polls_total", "Polls of the inventory, by result.", []string{"result"}, func(emit func(float64, ...string)) {
-		polls := o.Inventory.State().Polls
-		emit(float64(polls.OK), "ok")
-		emit(float64(polls.Unreachable), inventory.Unreachable)
-		emit(float64(polls.Unauthorized), inventory.Unauthorized)
-		emit(float64(polls.BadAnswer), inventory.BadAnswer)
-	})
-	s.Func(metrics.CounterKind, "foreman_wakes_total", "Attempts to wake the target, by result.", []string{"result"}, func(emit func(float64, ...string)) {
-		wakes := o.Inventory.State().Wakes
-		emit(float64(wakes.OK), "ok")
-		emit(float64(wakes.Failed), "failed")
-	})
-	s.Func(metrics.CounterKind, "foreman_warms_total", "Attempts to warm the embedder, by result.", []string{"result"}, func(emit func(float64, ...string)) {
-		var ok, failed uint64
-		if o.Warmer != nil {
-			ok, failed = o.Warmer.Counts()
-		}
-		emit(float64(ok), "ok")
-		emit(float64(failed), "failed")
-	})
-	addClients(s, recent.Named)
-	s.Func(metrics.CounterKind, "foreman_retries_total", "Requests sent once more because the target had closed the kept-alive connection.", nil, func(emit func(float64, ...string)) {
-		emit(float64(o.Target.Retries()))
-	})
-	s.Gauge("foreman_queue_depth", "Chats that wait for their turn.", func() float64 {
-		waiting, _ := o.Gate.Len()
-		return float64(waiting)
-	})
-	s.Gauge("foreman_chats_in_flight", "Chats that have their turn, 0 or 1.", func() float64 {
-		_, busy := o.Gate.Len()
-		return boolToFloat(busy)
-	})
-	if embeds != nil {
-		s.Gauge("foreman_embeds_in_flight", "Embeddings at the target, at most FOREMAN_EMBEDS; without that they are not counted.", func() float64 {
-			atHost, _ := embeds.count()
-			return float64(atHost)
-		})
-		s.Gauge("foreman_embeds_waiting", "Embeddings that wait until fewer than FOREMAN_EMBEDS are at the target.", func() float64 {
-			_, waiting := embeds.count()
-			return float64(waiting)
-		})
-	}
-	s.Gauge("foreman_paused", "Whether the target is kept for its owner.", func() float64 {
-		return boolToFloat(pauser.now() != nil)
-	})
-	s.Gauge("foreman_target_up", "Whether the last poll of the target was good.", func() float64 {
-		return boolToFloat(!o.Inventory.State().Degraded())
-	})
-	s.Gauge("foreman_target_waking", "Whether the target is being woken.", func() float64 {
-		return boolToFloat(!o.Inventory.State().Waking.IsZero())
-	})
-	s.Gauge("foreman_inventory_models", "Models that the target holds, as last known.", func() float64 {
-		return float64(o.Inventory.State().Len())
-	})
-	s.Gauge("foreman_inventory_age_seconds", "Time since the last good poll.", func() float64 {
-		if last := o.Inventory.State().LastPoll; !last.IsZero() {
-			return time.Since(last).Seconds()
-		}
-		return math.NaN()
-	})
-	s.Gauge("foreman_embedder_resident", "Whether the embedder was resident at the last poll.", func() float64 {
-		return boolToFloat(o.EmbedModel != "" && o.Inventory.State().IsResident(o.EmbedModel))
-	})
-	s.Func(metrics.GaugeKind, "foreman_build_info", "What runs, in its labels; always 1.", []string{"version", "goversion"}, func(emit func(float64, ...string)) {
-		emit(1, o.Version, runtime.Version())
-	})
-	s.Process()
 	return m
 }
 
@@ -161,13 +91,6 @@ func ofClient(recent *status.Recent, client string) *metrics.Set {
 		return map[string]status.Sum{client: recent.Named()[client]}
 	})
 	return s
-}
-
-func boolToFloat(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // ended counts a request that has ended.

@@ -11,16 +11,22 @@ import (
 	"foreman/inventory"
 	"foreman/proxy/cors"
 	"foreman/proxy/metrics"
+	"foreman/proxy/target"
+	"foreman/warm"
 )
 
 // health answers /healthz, which says that foreman lives, /readyz, which says that its
-// target can be used, and that foreman is there to stay, and / for the target.
+// target can be used, and that foreman is there to stay, / for the target, and /metrics.
 type health struct {
+	target    *target.Target
 	inventory *inventory.Inventory
 	gate      *gate.Gate
+	warmer    *warm.Warmer // nil: no embedder is kept resident
+	embeds    *embeds      // nil: nothing limits them
 	pauser    *pauser
 	books     *books
 	cors      *cors.Memory
+	embedder  string // the model that is kept resident; empty: none
 	version   string
 }
 

@@ -48,16 +48,6 @@ type hold struct {
 	unloaded bool // nothing is resident any more
 }
 
-// newPauser returns one that is paused already, if it is in quiet hours.
-func newPauser(o Options) *pauser {
-	p := &pauser{
-		gate: o.Gate, inventory: o.Inventory, target: o.Target, warmer: o.Warmer, quiet: o.Quiet, wall: time.Now, log: o.Log,
-		changed: make(chan struct{}, 1),
-	}
-	p.followLocked(byClock)
-	return p
-}
-
 // byHours is who pauses in quiet hours, and byClock who ends a pause that is over.
 const (
 	byHours = "FOREMAN_QUIET"
@@ -132,6 +122,13 @@ func (p *pauser) wake() {
 	case p.changed <- struct{}{}:
 	default:
 	}
+}
+
+// follow has it be paused, or not any more, as the clocks have it now.
+func (p *pauser) follow() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.followLocked(byClock)
 }
 
 // followLocked has the hold begin or end, as those who pause and the clocks have it.

@@ -13,7 +13,7 @@
 //	              come back as they come, and the turn is left with the last
 //	heartbeat.go  while none come the client hears heartbeats
 //	exchange.go   all go out through the ResponseWriter, which notes them in the record
-//	record.go     log, metrics and page have that record
+//	books.go      metrics and page have that record, and the log (record.go)
 //
 // What is no chat goes by pass.go instead: embeddings a few at a time if embeds.go limits
 // them, and what reads of models by rights.go if the client may ask for some alone. While
@@ -85,25 +85,34 @@ type Proxy struct {
 
 // New returns a handler.
 func New(o Options) *Proxy {
-	memory, embeds, pauser := new(cors.Memory), newEmbeds(o.Embeds), newPauser(o)
-	books := newBooks(o, embeds, pauser)
+	memory, embeds, books := new(cors.Memory), newEmbeds(o.Embeds), newBooks()
 	admission := &admission{target: o.Target, token: o.Token, tokens: o.Tokens, clientHeader: o.ClientHeader, hosts: o.Hosts, log: o.Log}
 	closing, close := context.WithCancel(context.Background())
-	forwarder := newForwarder(o, closing, admission, memory)
+	forwarder := newForwarder(o.Target, o.Inventory, admission, memory, o.Log, closing)
 	waiting := newBodies(o.MaxBody, max(4*o.MaxBody, 256<<20))
 	passing := newBodies(o.MaxBody, max(o.MaxBody, 64<<20)) // a full line turns no embedding away
-	return &Proxy{
+	pauser := &pauser{
+		gate: o.Gate, inventory: o.Inventory, target: o.Target, warmer: o.Warmer, quiet: o.Quiet, wall: time.Now, log: o.Log,
+		changed: make(chan struct{}, 1),
+	}
+	p := &Proxy{
 		admission: admission,
 		chats: &chats{
 			bodies: waiting, inventory: o.Inventory, gate: o.Gate, forwarder: forwarder, pauser: pauser, cors: memory, log: o.Log,
 			queueTimeout: o.QueueTimeout, heartbeat: o.Heartbeat, stall: o.StallTimeout, maxTurn: o.MaxTurn, odd: map[string]bool{}, loaded: map[string]*loadOptions{},
 		},
-		passes: &passes{bodies: passing, embeds: embeds, maxTurn: o.MaxTurn, inventory: o.Inventory, forwarder: forwarder, pauser: pauser, cors: memory, warmer: o.Warmer, manage: o.Manage, preflights: make(chan struct{}, maxPreflights)},
+		passes: &passes{
+			bodies: passing, embeds: embeds, inventory: o.Inventory, forwarder: forwarder, pauser: pauser, cors: memory, warmer: o.Warmer,
+			maxTurn: o.MaxTurn, manage: o.Manage, preflights: make(chan struct{}, maxPreflights),
+		},
 		page: &page{
 			bodies: passing, embeds: embeds, inventory: o.Inventory, gate: o.Gate, pauser: pauser, books: books, log: o.Log,
 			target: o.Target.String(), embedder: o.EmbedModel, version: o.Version, stall: o.StallTimeout,
 		},
-		health: &health{inventory: o.Inventory, gate: o.Gate, pauser: pauser, books: books, cors: memory, version: o.Version},
+		health: &health{
+			target: o.Target, inventory: o.Inventory, gate: o.Gate, warmer: o.Warmer, embeds: embeds, pauser: pauser, books: books, cors: memory,
+			embedder: o.EmbedModel, version: o.Version,
+		},
 		pauser: pauser,
 		gate:   o.Gate,
 		embeds: embeds,
@@ -112,6 +121,9 @@ func New(o Options) *Proxy {
 		log:    o.Log,
 		close:  close,
 	}
+	pauser.follow() // it may be in quiet hours
+	p.health.addGauges(books.metrics.set)
+	return p
 }
 
 // ServeHTTP answers one request.

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
-	"sync"
 	"time"
 
 	"foreman/proxy/status"
@@ -18,19 +16,6 @@ const (
 	ungatedRemote = "remote model" // another host does
 	ungatedUnload = "unload"       // the model is to leave the memory, no more
 )
-
-// sumUp completes the record.
-func (x *exchange) sumUp() {
-	x.Ended = time.Now()
-	x.Duration = x.Ended.Sub(x.Began)
-	x.Cut = x.cut && x.begun()
-	if x.stalled {
-		x.Err = errClientStalled
-	}
-	if x.Status == 0 || x.Err == context.Canceled {
-		x.Status = statusClientLeft
-	}
-}
 
 // severity is how severe a record is: a warning where the host or foreman failed and
 // nobody wanted the end, nothing to see where something asked only how foreman is.
@@ -105,82 +90,4 @@ func unlessZero[T comparable](key string, value T) slog.Attr {
 
 func milliseconds(d time.Duration) float64 {
 	return float64(d.Microseconds()) / 1000
-}
-
-// The books have what is kept of requests that have ended: the metrics, the last of them,
-// and when each was of a kind that matters later.
-type books struct {
-	mu       sync.Mutex // guards what follows
-	metrics  *instruments
-	recent   status.Recent
-	unlogged quota     // of records of requests that needed no token, or had none
-	probed   time.Time // when /readyz was asked for last; zero: it never was
-}
-
-// newBooks returns books whose metrics tell of the present state, too.
-func newBooks(o Options, embeds *embeds, pauser *pauser) *books {
-	b := new(books)
-	b.metrics = newInstruments(o, &b.recent, embeds, pauser)
-	return b
-}
-
-// add adds the record of a request, which was admitted or not. It reports whether it is to be logged.
-func (b *books) add(rec *status.Record, class class, admitted bool) (toLog bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.metrics.ended(rec)
-	if rec.Route == readyPath {
-		b.probed = rec.Ended
-	}
-	if admitted && class != own && class != preflight {
-		b.recent.Add(*rec)
-	}
-	return admitted && class != preflight && rec.Route != rootPath || b.unlogged.allow(rec)
-}
-
-// show has a page show them.
-func (b *books) show(page *status.Page) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.recent.Show(page)
-}
-
-// writeMetrics writes the metrics in the text format, or those of a client's chats alone.
-func (b *books) writeMetrics(w io.Writer, client string, alone bool) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if alone {
-		return ofClient(&b.recent, client).Write(w)
-	}
-	return b.metrics.set.Write(w)
-}
-
-// lastProbe returns when /readyz was asked for last; zero: it never was.
-func (b *books) lastProbe() time.Time {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.probed
-}
-
-// A quota limits how many records are written in a second: whoever has no token must not
-// fill the log. What is left out is counted in the next record.
-type quota struct {
-	since   time.Time // when the second began
-	written int       // in it
-	left    int       // out, since one was written
-}
-
-const recordsPerSecond = 10
-
-func (q *quota) allow(rec *status.Record) bool {
-	if now := time.Now(); now.Sub(q.since) >= time.Second {
-		q.since, q.written = now, 0
-	}
-	if q.written == recordsPerSecond {
-		q.left++
-		return false
-	}
-	q.written++
-	rec.Unlogged, q.left = q.left, 0
-	return true
 }
