@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // An Ask is what foreman wants to know of a chat.
@@ -194,7 +195,11 @@ func nameOf(model field) (name string, err error) {
 			}
 			text = slices.Concat([]byte(`"`), text, []byte(`"`))
 		}
-		err = json.Unmarshal(text, &name)
+		if end := len(text) - 1; end > 0 && text[end] == '"' && bytes.IndexByte(text, '\\') < 0 && utf8.Valid(text) {
+			name = string(text[1:end]) // it stands for itself
+		} else {
+			err = json.Unmarshal(text, &name)
+		}
 	}
 	if name == "" {
 		return "", errNoModel
