@@ -376,7 +376,7 @@ func TestPositions(t *testing.T) {
 	}
 }
 
-// Whoever looks at the line does so while the gate goes on: for go test -race.
+// Some look at the line while others come, go and have their turns: for go test -race.
 func TestLookBesideTurns(t *testing.T) {
 	g := gate.New(1000)
 	g.Fair, g.Affinity = true, -1

@@ -72,8 +72,8 @@ func readResident(ps []byte) ([]Resident, error) {
 	var list []struct {
 		Name      string          `json:"name"`
 		Model     string          `json:"model"`
-		Size      int64           `json:"size"`
-		SizeVRAM  int64           `json:"size_vram"`
+		Size      size            `json:"size"`
+		SizeVRAM  size            `json:"size_vram"`
 		ExpiresAt json.RawMessage `json:"expires_at"`
 	}
 	if err := unmarshalModels(ps, &list); err != nil {
@@ -81,7 +81,7 @@ func readResident(ps []byte) ([]Resident, error) {
 	}
 	resident := make([]Resident, len(list))
 	for i, entry := range list {
-		resident[i] = Resident{Name: cmp.Or(entry.Name, entry.Model), Size: entry.Size, SizeVRAM: entry.SizeVRAM}
+		resident[i] = Resident{Name: cmp.Or(entry.Name, entry.Model), Size: int64(entry.Size), SizeVRAM: int64(entry.SizeVRAM)}
 		var expiresAt time.Time
 		if json.Unmarshal(entry.ExpiresAt, &expiresAt) == nil {
 			resident[i].ExpiresAt = expiresAt // else it stays zero: that the model is resident matters more

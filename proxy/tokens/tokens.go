@@ -62,7 +62,7 @@ type File struct {
 	seen  string   // what was last found at path: the digest of the content, or the error
 	done  string   // what last came to something: other tokens, or an error in the log
 
-	valid atomic.Pointer[tokens]
+	valid atomic.Pointer[tokens] // replaced as a whole, by reload
 }
 
 // Open reads a file of tokens: a line each, name and token, with white space between, and
@@ -218,7 +218,7 @@ func parse(path string, content []byte) (tokens, error) {
 			problem("the name or the token of %s stands in line %d already", name, max(names[name], digests[digest]))
 		}
 		names[name], digests[digest] = line, line
-		t := &Token{Name: name}
+		t := &Token{Name: name[:min(len(name), maxNameLen)]} // one that is longer was told of
 		for _, wrong := range t.set(fields[2:]) {
 			problem("%s", wrong)
 		}

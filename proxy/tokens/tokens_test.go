@@ -71,6 +71,7 @@ func TestParse(t *testing.T) {
 		{"unknown words", "ann sesame-1 Owner\nbob sesame-2 background=yes weight\n", "", "F:1: " + words("ann", 3) + "\n" +
 			"F:2: " + words("bob", 3) + "\nF:2: " + words("bob", 4)},
 		{"a name of two words", "ann smithers sesame-1 sesame-1\n", "", "F:1: " + words("ann", 3) + "\nF:1: " + words("ann", 4)},
+		{"a long name", strings.Repeat("n", 1000) + " sesame-1 Owner\n", "", "F:1: " + name + "\nF:1: " + words(strings.Repeat("n", 64), 3)},
 		{"words twice", "ann sesame-1 weight=3 weight=3 owner owner\n", "", "F:1: weight stands twice behind the token of ann\nF:1: owner stands twice behind the token of ann"},
 		{"weights", "ann sesame-1 weight=0\nbob sesame-2 weight=101\neve sesame-3 weight=+3\n", "", "F:1: " + weight("ann", "0") + "\nF:2: " + weight("bob", "101") + "\nF:3: " + weight("eve", "+3")},
 		{"weight and background", "ann sesame-1 weight=3 background\n", "", "F:1: expected weight or background behind the token of ann, not both: what can wait has no weight"},
