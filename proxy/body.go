@@ -31,21 +31,17 @@ func newBodies(max, all int64) *bodies {
 // length was declared; the caller gives the room back. Until that is kept, the request may
 // be cancelled, if others need the room.
 func (b *bodies) read(x *exchange, r *http.Request, cancel context.CancelCauseFunc) ([]byte, *room, error) {
-	upload := newUpload(x, r)
-	room := b.open(x.Client, func() { cancel(errNoRoom) })
+	room := b.open(x.Client, cancel)
 	if r.ContentLength > b.max {
 		return nil, room, &http.MaxBytesError{Limit: b.max}
 	}
 	if r.ContentLength == 0 {
 		return nil, room, nil
 	}
+	upload := newUpload(x, r)
 	upload.body = http.MaxBytesReader(x, upload.body, b.max)
-	finish := context.AfterFunc(r.Context(), func() { upload.rc.SetReadDeadline(time.Now()) })
 	body, err := fill(room, upload, r.ContentLength, b.max)
-	if !finish() && err == nil { // net/http may take that deadline for the client's end
-		err = context.Cause(r.Context())
-	}
-	x.bodyRead = err == nil
+	x.bodyRead = upload.finish() && err == nil
 	return body, room, err
 }
 
@@ -119,19 +115,41 @@ const (
 	uploadRate   = 32 << 10 // bytes per second
 )
 
-// An upload is a client's body. It limits how slow that may be, and separates its errors
-// from those of the target.
+// An upload is a client's body, until the caller has called finish. It limits how slow that
+// may be, ends with its request, and separates its errors from those of the target.
 type upload struct {
-	ctx    context.Context // of the request
-	body   io.ReadCloser
-	rc     *http.ResponseController
-	credit time.Duration // that is left
-	over   chan struct{} // closed when all was read, or something went wrong
-	err    error         // which of them: io.EOF, or what went wrong; Transport may report what that led to instead
+	ctx     context.Context // of the request
+	body    io.ReadCloser
+	rc      *http.ResponseController
+	credit  time.Duration // that is left
+	callOff func() bool   // has the end of ctx set no deadline; false: it sets one, or has done so
+	cut     chan struct{} // closed when it has
+
+	over chan struct{} // closed when all was read, or something went wrong
+	err  error         // io.EOF when all was read, else what went wrong: Transport may report what that led to instead
 }
 
 func newUpload(w http.ResponseWriter, r *http.Request) *upload {
-	return &upload{ctx: r.Context(), body: r.Body, rc: http.NewResponseController(w), credit: uploadCredit, over: make(chan struct{})}
+	u := &upload{
+		ctx: r.Context(), body: r.Body, rc: http.NewResponseController(w), credit: uploadCredit,
+		cut: make(chan struct{}), over: make(chan struct{}),
+	}
+	u.callOff = context.AfterFunc(u.ctx, func() {
+		defer close(u.cut)
+		u.rc.SetReadDeadline(time.Now())
+	})
+	return u
+}
+
+// finish has no deadline set any more. It reports whether the connection may go on to
+// another request: the end of this one has set no deadline, which net/http could have taken
+// for the client's end.
+func (u *upload) finish() bool {
+	if u.callOff() {
+		return true
+	}
+	<-u.cut
+	return false
 }
 
 // Read reads on until all was read or something went wrong. Behind that no deadline is

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"runtime"
 	"slices"
 	"strconv"
@@ -239,7 +240,7 @@ func TestFaultManyLargeEmbeds(t *testing.T) {
 	stub.embed = barrier.then(stub.embed)
 	f := newFront(t, stub.URL, func(o *Options) { o.MaxBody = 2 << 20 })
 	f.passes.bodies.limit = room * (size + 1)
-	chats := f.chats.bodies.open("others", func() {})
+	chats := f.chats.bodies.open("others", func(error) {})
 	chats.take(f.chats.bodies.limit)
 	body := embedBody + strings.Repeat(" ", size-len(embedBody))
 	var clients sync.WaitGroup
@@ -355,23 +356,48 @@ func TestTranscriptions(t *testing.T) {
 	f.expectIdle(t)
 }
 
-// A request that is ended as its body ends goes no further, and its connection is of no
-// more use: net/http may have met the deadline that was to end the body.
+// The connection of a request that is ended as its body ends is of no more use: net/http may
+// have met the deadline that was to end the body.
 func TestBodyEndsAsItsRequestIsEnded(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
-	r := httptest.NewRequestWithContext(ctx, "POST", "/api/chat", ending{func() { cancel(errNoRoom) }})
+	r := httptest.NewRequestWithContext(ctx, "POST", "/api/chat", ending{func() { cancel(errNoRoom) }, io.EOF})
 	x := newExchange(httptest.NewRecorder(), r, &routes[0], worker)
+	x.admitted = true
 	_, room, err := newBodies(1<<20, 1<<20).read(x, r, cancel)
 	room.give()
-	if err != errNoRoom {
-		t.Errorf("got %v; want %v", err, errNoRoom)
+	if err != nil || context.Cause(ctx) != errNoRoom {
+		t.Errorf("got %v, of a request that was ended for %v; want all of the body, and %v", err, context.Cause(ctx), errNoRoom)
 	}
 	if x.refuse(errNoRoom); x.Header().Get("Connection") != "close" {
 		t.Error("the connection stays open; want it closed")
 	}
 }
 
-// ending is a body that calls a function at its end.
-type ending struct{ end func() }
+// Behind a body that was not read to its end the handler sets a deadline of its own: that of
+// the request's end comes before it, however late its goroutine is.
+func TestBodyEndsBehindItsDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		r := httptest.NewRequestWithContext(ctx, "POST", "/api/chat", ending{func() { cancel(errNoRoom) }, os.ErrDeadlineExceeded})
+		began := time.Now()
+		x := newExchange(slowDeadlines{httptest.NewRecorder()}, r, &routes[0], worker)
+		_, room, err := newBodies(1<<20, 1<<20).read(x, r, cancel)
+		room.give()
+		if took := time.Since(began); err != errNoRoom || took != time.Second {
+			t.Errorf("got %v after %v; want %v when the deadline is set, after 1s", err, took, errNoRoom)
+		}
+	})
+}
 
-func (e ending) Read([]byte) (int, error) { e.end(); return 0, io.EOF }
+// slowDeadlines takes a second to set a deadline.
+type slowDeadlines struct{ http.ResponseWriter }
+
+func (slowDeadlines) SetReadDeadline(time.Time) error { time.Sleep(time.Second); return nil }
+
+// ending is a body that calls a function at its end.
+type ending struct {
+	end func()
+	err error
+}
+
+func (e ending) Read([]byte) (int, error) { e.end(); return 0, e.err }

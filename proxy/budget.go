@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"container/list"
+	"context"
 	"sync"
 )
 
@@ -25,22 +26,22 @@ type account struct {
 // A room is what one body has of the budget.
 type room struct {
 	account
-	budget   *budget
-	turnAway func()        // ends the request of the body; nil: it may not be ended any more
-	place    *list.Element // in budget.rooms; nil: it was given back
-	size     int64         // bytes
+	budget *budget
+	cancel context.CancelCauseFunc // of the body's request; nil: it may not be ended any more
+	place  *list.Element           // in budget.rooms; nil: it was given back
+	size   int64                   // bytes
 }
 
 // open returns an empty room for a body of a client, which the caller must give back in
-// the end. turnAway is called at most once, before that or [room.keep], if others need the
+// the end. The request is cancelled, before that or [room.keep], if others need the
 // room.
-func (b *budget) open(client string, turnAway func()) *room {
+func (b *budget) open(client string, cancel context.CancelCauseFunc) *room {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.held == nil {
 		b.held = map[account]int64{}
 	}
-	r := &room{account: account{client: client}, budget: b, turnAway: turnAway}
+	r := &room{account: account{client: client}, budget: b, cancel: cancel}
 	r.place = b.rooms.PushBack(r)
 	return r
 }
@@ -55,7 +56,7 @@ func (r *room) take(n int64) error {
 		if last == nil {
 			return errNoRoom
 		}
-		last.turnAway() // locked: its request has not returned
+		last.cancel(errNoRoom)
 		last.closeLocked()
 	}
 	if r.place == nil { // it was turned away itself
@@ -82,7 +83,7 @@ func (r *room) canWait() {
 func (r *room) keep() {
 	r.budget.mu.Lock()
 	defer r.budget.mu.Unlock()
-	r.turnAway = nil
+	r.cancel = nil
 }
 
 // give gives the room back.
@@ -104,7 +105,7 @@ func (b *budget) crowdingLocked(r *room, n int64) (last *room) {
 		}
 		for e := b.rooms.Back(); e != nil; e = e.Prev() {
 			o := e.Value.(*room)
-			if o.background == background && o.turnAway != nil && o.size > 0 && b.held[o.account] > most {
+			if o.background == background && o.cancel != nil && o.size > 0 && b.held[o.account] > most {
 				most, last = b.held[o.account], o
 			}
 		}

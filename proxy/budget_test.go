@@ -18,7 +18,7 @@ func TestBudget(t *testing.T) {
 	b := &budget{limit: 100}
 	var away []string
 	open := func(name string) *room {
-		return b.open(name[:1], func() { away = append(away, name) })
+		return b.open(name[:1], func(error) { away = append(away, name) })
 	}
 	want := func(what string, err, wantErr error, used int64, names ...string) {
 		t.Helper()

@@ -164,7 +164,7 @@ func TestAnswers(t *testing.T) {
 		{
 			name: "503 too many bytes", body: chatBody,
 			before: func(_ *testing.T, f *front) func() {
-				others := f.chats.bodies.open("others", func() {})
+				others := f.chats.bodies.open("others", func(error) {})
 				others.take(f.chats.bodies.limit)
 				others.keep()
 				return others.give

@@ -145,9 +145,10 @@ func noBody(x *exchange, r *http.Request) error {
 		upload := newUpload(x, r)
 		upload.credit = preflightTimeout
 		n, err := io.ReadFull(upload, make([]byte, 1))
+		mayGoOn := upload.finish()
 		switch {
 		case n == 0 && err == io.EOF:
-			x.bodyRead = true
+			x.bodyRead = mayGoOn
 			r.Body, r.ContentLength, r.TransferEncoding = http.NoBody, 0, nil
 		case n == 0:
 			return err
@@ -190,8 +191,9 @@ func (h *passes) stream(x *exchange, r *http.Request) error {
 	body := newUpload(x, r)
 	r.Body = body
 	err := h.forwarder.forward(&upstream{x: x, ended: func() {}}, r)
+	mayGoOn := body.finish()
 	ended, cause := body.state()
-	x.bodyRead = ended
+	x.bodyRead = ended && mayGoOn
 	if !ended { // net/http waits for the rest, if the answer came before it
 		http.NewResponseController(x).SetReadDeadline(time.Now().Add(time.Second))
 	}
