@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"io"
 	"sync"
 	"time"
 
@@ -30,7 +29,7 @@ func (b *books) add(rec *status.Record, class class, admitted bool) (toLog bool)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.metrics.ended(rec)
-	if rec.Route == readyPath {
+	if class == own && rec.Route == readyPath {
 		b.probed = rec.Ended
 	}
 	if admitted && class != own && class != preflight {
@@ -46,14 +45,18 @@ func (b *books) show(page *status.Page) {
 	b.recent.Show(page)
 }
 
-// writeMetrics writes the metrics in the text format, or those of a client's chats alone.
-func (b *books) writeMetrics(w io.Writer, client string, alone bool) error {
+// allMetrics returns the metrics in the text format.
+func (b *books) allMetrics() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if alone {
-		return ofClient(&b.recent, client).Write(w)
-	}
-	return b.metrics.set.Write(w)
+	return b.metrics.set.Text()
+}
+
+// clientMetrics returns those of a client's chats alone.
+func (b *books) clientMetrics(client string) []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return ofClient(&b.recent, client).Text()
 }
 
 // lastProbe returns when /readyz was asked for last; zero: it never was.

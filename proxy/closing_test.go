@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -60,13 +61,15 @@ func TestClosing(t *testing.T) {
 // nobody else.
 func TestAwaitBalancer(t *testing.T) {
 	for _, test := range []struct {
-		name  string
-		path  string // that was asked for
-		ago   time.Duration
-		limit time.Duration
-		want  time.Duration
+		name   string
+		method string // empty: GET
+		path   string // that was asked for
+		ago    time.Duration
+		limit  time.Duration
+		want   time.Duration
 	}{
 		{name: "nobody has asked", path: "/healthz", limit: time.Minute},
+		{name: "somebody asks, and gets no answer", method: "POST", path: "/readyz", limit: time.Minute},
 		{name: "somebody asks", path: "/readyz", limit: time.Minute, want: 3 * time.Second},
 		{name: "somebody asks now and then", path: "/readyz", ago: 15 * time.Second, limit: time.Minute, want: 3 * time.Second},
 		{name: "somebody has asked", path: "/readyz", ago: 15*time.Second + 1, limit: time.Minute},
@@ -76,7 +79,7 @@ func TestAwaitBalancer(t *testing.T) {
 		inBubble(t, test.name, func(t *testing.T) {
 			_, f := timedFront(t, nil)
 			time.Sleep(time.Minute)
-			f.do(t, "GET", test.path, "")
+			f.do(t, cmp.Or(test.method, "GET"), test.path, "")
 			synctest.Wait()
 			time.Sleep(test.ago)
 			f.Close()

@@ -9,8 +9,9 @@ import (
 	"foreman/proxy/metrics"
 )
 
-// addGauges adds the metrics that tell how things are now, or are counted elsewhere.
-func (h *health) addGauges(s *metrics.Set) {
+// newGauges returns the metrics that tell how things are now, or are counted elsewhere.
+func (h *health) newGauges() *metrics.Set {
+	s := new(metrics.Set)
 	s.Func(metrics.CounterKind, "foreman_polls_total", "Polls of the inventory, by result.", []string{"result"}, func(emit func(float64, ...string)) {
 		polls := h.inventory.State().Polls
 		emit(float64(polls.OK), "ok")
@@ -77,6 +78,7 @@ func (h *health) addGauges(s *metrics.Set) {
 		emit(1, h.version, runtime.Version())
 	})
 	s.Process()
+	return s
 }
 
 func boolToFloat(b bool) float64 {

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -28,6 +27,7 @@ type health struct {
 	cors      *cors.Memory
 	embedder  string // the model that is kept resident; empty: none
 	version   string
+	gauges    *metrics.Set
 }
 
 // healthJSON is what they answer.
@@ -110,14 +110,17 @@ func (h *health) serveRoot(x *exchange) error {
 	return nil
 }
 
-// serveMetrics answers /metrics.
+// serveMetrics answers /metrics, for a client that may ask for some models alone with those
+// of its own chats.
 func (h *health) serveMetrics(x *exchange) error {
-	var b bytes.Buffer
-	if err := h.books.writeMetrics(&b, x.Client, x.only != nil); err != nil {
-		return err
+	var text []byte
+	if x.only != nil {
+		text = h.books.clientMetrics(x.Client)
+	} else {
+		text = append(h.books.allMetrics(), h.gauges.Text()...)
 	}
 	x.Header().Set("Cache-Control", "no-store")
-	x.answer(http.StatusOK, metrics.ContentType, b.Bytes())
+	x.answer(http.StatusOK, metrics.ContentType, text)
 	return nil
 }
 

@@ -19,7 +19,7 @@
 // them, and what reads of models by rights.go if the client may ask for some alone. While
 // the target is kept for its owner, pause.go has the turn. foreman's own answers are in
 // own.go, gauges.go and page.go. The tables and verdicts (routes.go, admit.go, errors.go) know nobody.
-// A file uses only what stands below it here.
+// A file uses only what comes behind it on the way.
 package proxy
 
 import (
@@ -122,7 +122,7 @@ func New(o Options) *Proxy {
 		close:  close,
 	}
 	pauser.follow() // it may be in quiet hours
-	p.health.addGauges(books.metrics.set)
+	p.health.gauges = p.health.newGauges()
 	return p
 }
 

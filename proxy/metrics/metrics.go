@@ -8,7 +8,6 @@ package metrics
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"maps"
 	"math"
 	"slices"
@@ -17,13 +16,13 @@ import (
 	"time"
 )
 
-// ContentType is the media type of what [Set.Write] writes.
+// ContentType is the media type of what [Set.Text] returns.
 const ContentType = "text/plain; version=0.0.4; charset=utf-8"
 
 // A Kind is the type of a metric registered with [Set.Func].
 type Kind string
 
-// The kinds of metrics whose values are read when the set is written.
+// The kinds of metrics whose values are read for [Set.Text].
 const (
 	CounterKind Kind = "counter"
 	GaugeKind   Kind = "gauge"
@@ -129,14 +128,14 @@ func (h *Histogram) Observe(d time.Duration, values ...string) {
 	s.buckets[bucket]++
 }
 
-// Func registers a metric whose values are read when the set is written. The
+// Func registers a metric whose values are read for [Set.Text]. The
 // function read calls emit for each series, with one value for each label; the last
 // value counts. If it emits nothing, the metric is left out.
 func (s *Set) Func(kind Kind, name, help string, labels []string, read func(emit func(value float64, values ...string))) {
 	s.register(&family{kind: kind, name: name, help: help, labels: labels, read: read})
 }
 
-// Gauge registers a metric without labels whose value is read when the set is written. It
+// Gauge registers a metric without labels whose value is read for [Set.Text]. It
 // is left out while that is not a number.
 func (s *Set) Gauge(name, help string, read func() float64) {
 	s.Func(GaugeKind, name, help, nil, func(emit func(float64, ...string)) {
@@ -146,9 +145,9 @@ func (s *Set) Gauge(name, help string, read func() float64) {
 	})
 }
 
-// Write writes the metrics in order of registration, and the series of each in order
-// of their label values. It writes once and returns the error of w.
-func (s *Set) Write(w io.Writer) error {
+// Text returns the metrics in order of registration, and the series of each in order of
+// their label values.
+func (s *Set) Text() []byte {
 	var b bytes.Buffer
 	for _, f := range s.families {
 		if f.read == nil {
@@ -161,8 +160,7 @@ func (s *Set) Write(w io.Writer) error {
 			f.write(&b, emitted)
 		}
 	}
-	_, err := w.Write(b.Bytes())
-	return err
+	return b.Bytes()
 }
 
 func (f *family) write(b *bytes.Buffer, all map[string]*series) {
