@@ -83,8 +83,6 @@ func (h *page) read() *status.Page {
 		Version:         h.version,
 		Now:             now,
 		Host:            status.Host{URL: h.target, Reason: state.Reason, Slow: state.Slow, Waking: state.Waking, Since: state.Since, LastPoll: state.LastPoll, NextPoll: state.NextPoll},
-		Pause:           h.pauser.now(),
-		Paused:          h.pauser.past(),
 		Affinity:        status.Span(h.gate.AffinityNow()),
 		Turn:            status.Span(h.gate.MeanTurn()),
 		Embedder:        h.embedder,
@@ -94,6 +92,7 @@ func (h *page) read() *status.Page {
 		page.Host.Changes = append(page.Host.Changes, status.Change(c))
 	}
 	h.books.show(page)
+	h.pauser.show(page)
 	if h.embeds != nil {
 		page.Embeds = new(status.Embeds)
 		page.Embeds.AtHost, page.Embeds.Waiting = h.embeds.count()
@@ -103,7 +102,7 @@ func (h *page) read() *status.Page {
 	if holder != nil {
 		held := time.Since(holder.Since)
 		page.Running = new(newChat(*holder))
-		page.Running.Silent = !page.Running.Answering && held >= h.stall && h.stall > 0
+		page.Running.Silent = !page.Running.Answering && held >= h.stall && h.stall > 0 && state.Waking.IsZero()
 		rest = max(turn-held, 0)
 	}
 	if page.Pause != nil {

@@ -28,15 +28,15 @@ type pauser struct {
 	log       *slog.Logger
 	changed   chan struct{} // has one when Run is to look again
 
-	mu      sync.Mutex    // guards what follows
-	by      string        // who has paused; empty: nobody
-	until   time.Time     // when that ends; zero: when somebody resumes
-	hours   time.Time     // when the quiet hours end that it is in; zero: it is in none
-	resumed time.Time     // when the quiet hours end that somebody has resumed last
-	hold    *hold         // nil: not paused
-	ended   []status.Past // pauses that have ended, the latest last
-	embeds  int           // embeddings at the target
-	idle    time.Time     // when the last one ended
+	mu      sync.Mutex         // guards what follows
+	by      string             // who has paused; empty: nobody
+	until   time.Time          // when that ends; zero: when somebody resumes
+	hours   time.Time          // when the quiet hours end that it is in; zero: it is in none
+	resumed time.Time          // when the quiet hours end that somebody has resumed last
+	hold    *hold              // nil: not paused
+	ended   []status.PastPause // pauses that have ended, the latest last
+	embeds  int                // embeddings at the target
+	idle    time.Time          // when the last one ended
 }
 
 // A hold is a pause from its beginning to its end, however often that was put off.
@@ -58,21 +58,26 @@ const (
 func (p *pauser) now() *status.Pause {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.nowLocked()
+}
+
+func (p *pauser) nowLocked() *status.Pause {
 	if p.hold == nil {
 		return nil
 	}
 	return &status.Pause{By: p.by, Since: p.hold.since, Until: p.endLocked(), Unloaded: p.hold.unloaded}
 }
 
-// pausesLimit is how many pauses that have ended are kept: of the last hour, as a rule.
-const pausesLimit = 100
-
-// past returns the last pauses that have ended.
-func (p *pauser) past() []status.Past {
+// show has a page show the pause, and those before it.
+func (p *pauser) show(page *status.Page) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Clone(p.ended)
+	page.Pause, page.PastPauses = p.nowLocked(), slices.Clone(p.ended)
 }
+
+// maxPastPauses is how many pauses are kept that have ended: more than there are in an
+// hour, of which the page tells.
+const maxPastPauses = 100
 
 // endLocked returns when the pause ends, as the clock on the wall will show; zero: when
 // somebody resumes.
@@ -162,7 +167,7 @@ func (p *pauser) followLocked(who string) {
 		p.hold.end()
 		p.inventory.Rest(false)
 		p.hold.turn.Leave()
-		p.ended = append(p.ended[max(0, len(p.ended)+1-pausesLimit):], status.Past{Since: p.hold.since, Until: time.Now()})
+		p.ended = append(p.ended[max(0, len(p.ended)+1-maxPastPauses):], status.PastPause{Since: p.hold.since, Until: time.Now()})
 		p.log.Info("pause over", "by", who, "took", time.Since(p.hold.since).Round(time.Second).String())
 		p.hold = nil
 		if p.warmer != nil {

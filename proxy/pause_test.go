@@ -230,7 +230,7 @@ func TestPause(t *testing.T) {
 		}
 		wantSamples(t, f, map[string]string{"foreman_paused": "0"})
 		f.log.await(t, `"msg":"pause over","by":"the clock","took":"1h0m0s"`)
-		if past := f.page.read().Paused; len(past) != 1 || past[0].Until.Sub(past[0].Since) != time.Hour {
+		if past := f.page.read().PastPauses; len(past) != 1 || past[0].Until.Sub(past[0].Since) != time.Hour {
 			t.Errorf("the page has the pauses %v; want one of an hour", past)
 		}
 		f.expectIdle(t)

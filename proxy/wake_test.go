@@ -75,7 +75,7 @@ func (s *sleeper) asleep(t *testing.T, f *front) {
 func TestWaking(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, target := newSleeper(t, false, func(o *Options) {
-			o.Heartbeat, o.EmbedModel = 20*time.Second, "embed"
+			o.Heartbeat, o.EmbedModel, o.StallTimeout = 20*time.Second, "embed", 10*time.Second
 			o.Warmer = warm.New(o.Target, o.Inventory, o.Gate, "embed", o.Log)
 		})
 		const stream = `{"model":"chat","messages":[{}]}`
@@ -98,6 +98,9 @@ func TestWaking(t *testing.T) {
 			if a := f.do(t, "GET", path, ""); !strings.Contains(a.body, want) {
 				t.Errorf("%s: %s; want %s in it", path, a.body, want)
 			}
+		}
+		if f.page.read().Running.Silent {
+			t.Error("the page has it that the chat has heard nothing for too long")
 		}
 		first.mu.Lock()
 		if first.status != http.StatusOK || !strings.HasPrefix(first.text, `{"model":"chat:latest",`) {

@@ -117,7 +117,7 @@ func (p *Page) lanes() []*lane {
 	for _, c := range p.Waiting {
 		hour.add(use{class: waiting}, c.Since, p.Now, p.Now)
 	}
-	for _, pause := range p.Paused {
+	for _, pause := range p.PastPauses {
 		hour.add(use{class: paused}, pause.Since, pause.Until, p.Now)
 	}
 	if p.Pause != nil {

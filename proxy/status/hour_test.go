@@ -51,7 +51,7 @@ func TestHour(t *testing.T) {
 		{"many clients", Page{}, crowd, "client 7 10 s: 7=0.28 6=0.00; client 6 10 s: 6=0.27 5=0.00; client 5 10 s: 5=0.25 4=0.00; client 4 10 s: 4=0.23 3=0.00; client 3 10 s: 3=0.22 2=0.00; 3 others 30 s: 2=0.20 1=0.18 0=0.33"},
 		{"very many clients in one minute", Page{}, throng,
 			"others 6 s: 1=0.10 0=0.00; client 0 1 s: 1=0.02 0=0.00; client 1 1 s: 1=0.02 0=0.00; client 10 1 s: 1=0.02 0=0.00; client 11 1 s: 1=0.02 0=0.00; 20 others 20 s: 1=0.33 0=0.00"},
-		{"pauses that have ended", Page{Host: up, Paused: []Past{{ago(3 * time.Hour), ago(2 * time.Hour)}, {ago(150 * second), ago(90 * second)}, {ago(30 * second), ago(15 * second)}}}, nil,
+		{"pauses that have ended", Page{Host: up, PastPauses: []PastPause{{ago(3 * time.Hour), ago(2 * time.Hour)}, {ago(150 * second), ago(90 * second)}, {ago(30 * second), ago(15 * second)}}}, nil,
 			"paused 1 min: 2=1.00 1=0.00 0=0.50; idle 1 min: 3=0.50 2=0.00 1=1.00 0=0.50"},
 		{"a pause", Page{Host: up, Pause: &Pause{Since: ago(minute)}}, nil, "paused 1 min: 1=0.50 0=1.00; idle 2 min: 3=0.50 2=1.00 1=0.50 0=0.00"},
 		{"what was before the hour is not in it", Page{

@@ -49,13 +49,13 @@ type Page struct {
 	Chats  []Record `json:"recent"` // that have ended, latest first
 	Others []Record `json:"others"` // that were no chats
 
-	Hour            Hour   `json:"-"` // what the host's time was for, as far as it was for chats that have ended
-	Paused          []Past `json:"-"` // pauses in the hour that have ended
-	Turn            Span   `json:"-"` // how long turns took lately; 0: none has ended yet
-	Embedder        string `json:"-"` // the model that is kept resident; empty: none
-	ResidentUnknown bool   `json:"-"` // which models are resident could not be read
-	MayPause        bool   `json:"-"` // whoever reads the page
-	Notice          string `json:"-"` // what to tell whoever has pressed a button; empty: nothing
+	Hour            Hour        `json:"-"` // what the host's time was for, as far as it was for chats that have ended
+	PastPauses      []PastPause `json:"-"` // the last ones that have ended
+	Turn            Span        `json:"-"` // how long turns took lately; 0: none has ended yet
+	Embedder        string      `json:"-"` // the model that is kept resident; empty: none
+	ResidentUnknown bool        `json:"-"` // which models are resident could not be read
+	MayPause        bool        `json:"-"` // whoever reads the page
+	Notice          string      `json:"-"` // what to tell whoever has pressed a button; empty: nothing
 }
 
 // Of returns what of the page is of one client's chats, and of the models that it may ask for.
@@ -124,8 +124,8 @@ type Pause struct {
 	Unloaded bool      `json:"unloaded"`       // the chat that ran has ended, and what was resident is unloaded
 }
 
-// A Past is a pause that has ended.
-type Past struct{ Since, Until time.Time }
+// A PastPause is a pause that has ended.
+type PastPause struct{ Since, Until time.Time }
 
 // A Chat is one that has the turn, or waits for it.
 type Chat struct {
