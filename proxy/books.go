@@ -17,11 +17,7 @@ type books struct {
 	probed   time.Time // when /readyz was asked for last; zero: it never was
 }
 
-func newBooks() *books {
-	b := &books{metrics: newInstruments()}
-	addClients(b.metrics.set, b.recent.Named)
-	return b
-}
+func newBooks() *books { return &books{metrics: newInstruments()} }
 
 // add adds the record of a request, which was admitted or not. It reports whether the log
 // is to have it, too.
@@ -49,14 +45,14 @@ func (b *books) show(page *status.Page) {
 func (b *books) allMetrics() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.metrics.set.Text()
+	return append(b.metrics.set.Text(), ofClients(b.recent.Named()).Text()...)
 }
 
 // clientMetrics returns those of a client's chats alone.
 func (b *books) clientMetrics(client string) []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return ofClient(&b.recent, client).Text()
+	return ofClients(map[string]status.Sum{client: b.recent.Named()[client]}).Text()
 }
 
 // lastProbe returns when /readyz was asked for last; zero: it never was.

@@ -9,74 +9,45 @@ import (
 	"foreman/proxy/metrics"
 )
 
-// newGauges returns the metrics that tell how things are now, or are counted elsewhere.
-func (h *health) newGauges() *metrics.Set {
-	s := new(metrics.Set)
-	s.Func(metrics.CounterKind, "foreman_polls_total", "Polls of the inventory, by result.", []string{"result"}, func(emit func(float64, ...string)) {
-		polls := h.inventory.State().Polls
-		emit(float64(polls.OK), "ok")
-		emit(float64(polls.Unreachable), inventory.Unreachable)
-		emit(float64(polls.Unauthorized), inventory.Unauthorized)
-		emit(float64(polls.BadAnswer), inventory.BadAnswer)
-	})
-	s.Func(metrics.CounterKind, "foreman_wakes_total", "Attempts to wake the target, by result.", []string{"result"}, func(emit func(float64, ...string)) {
-		wakes := h.inventory.State().Wakes
-		emit(float64(wakes.OK), "ok")
-		emit(float64(wakes.Failed), "failed")
-	})
-	s.Func(metrics.CounterKind, "foreman_warms_total", "Attempts to warm the embedder, by result.", []string{"result"}, func(emit func(float64, ...string)) {
-		var ok, failed uint64
-		if h.warmer != nil {
-			ok, failed = h.warmer.Counts()
-		}
-		emit(float64(ok), "ok")
-		emit(float64(failed), "failed")
-	})
-	s.Func(metrics.CounterKind, "foreman_retries_total", "Requests sent once more because the target had closed the kept-alive connection.", nil, func(emit func(float64, ...string)) {
-		emit(float64(h.target.Retries()))
-	})
-	s.Gauge("foreman_queue_depth", "Chats that wait for their turn.", func() float64 {
-		waiting, _ := h.gate.Len()
-		return float64(waiting)
-	})
-	s.Gauge("foreman_chats_in_flight", "Chats that have their turn, 0 or 1.", func() float64 {
-		_, busy := h.gate.Len()
-		return boolToFloat(busy)
-	})
-	if h.embeds != nil {
-		s.Gauge("foreman_embeds_in_flight", "Embeddings at the target, at most FOREMAN_EMBEDS; without that they are not counted.", func() float64 {
-			atHost, _ := h.embeds.count()
-			return float64(atHost)
-		})
-		s.Gauge("foreman_embeds_waiting", "Embeddings that wait until fewer than FOREMAN_EMBEDS are at the target.", func() float64 {
-			_, waiting := h.embeds.count()
-			return float64(waiting)
-		})
+// present returns the metrics that tell how things are now, or are counted elsewhere.
+func (h *health) present() *metrics.Set {
+	s, state := new(metrics.Set), h.inventory.State()
+	polls := s.Counter("foreman_polls_total", "Polls of the inventory, by result.", "result")
+	polls.Add(float64(state.Polls.OK), "ok")
+	polls.Add(float64(state.Polls.Unreachable), inventory.Unreachable)
+	polls.Add(float64(state.Polls.Unauthorized), inventory.Unauthorized)
+	polls.Add(float64(state.Polls.BadAnswer), inventory.BadAnswer)
+	wakes := s.Counter("foreman_wakes_total", "Attempts to wake the target, by result.", "result")
+	wakes.Add(float64(state.Wakes.OK), "ok")
+	wakes.Add(float64(state.Wakes.Failed), "failed")
+	var warmed, notWarmed uint64
+	if h.warmer != nil {
+		warmed, notWarmed = h.warmer.Counts()
 	}
-	s.Gauge("foreman_paused", "Whether the target is kept for its owner.", func() float64 {
-		return boolToFloat(h.pauser.now() != nil)
-	})
-	s.Gauge("foreman_target_up", "Whether the last poll of the target was good.", func() float64 {
-		return boolToFloat(!h.inventory.State().Degraded())
-	})
-	s.Gauge("foreman_target_waking", "Whether the target is being woken.", func() float64 {
-		return boolToFloat(!h.inventory.State().Waking.IsZero())
-	})
-	s.Gauge("foreman_inventory_models", "Models that the target holds, as last known.", func() float64 {
-		return float64(h.inventory.State().Len())
-	})
-	s.Gauge("foreman_inventory_age_seconds", "Time since the last good poll.", func() float64 {
-		if last := h.inventory.State().LastPoll; !last.IsZero() {
-			return time.Since(last).Seconds()
-		}
-		return math.NaN()
-	})
-	s.Gauge("foreman_embedder_resident", "Whether the embedder was resident at the last poll.", func() float64 {
-		return boolToFloat(h.embedder != "" && h.inventory.State().IsResident(h.embedder))
-	})
-	s.Func(metrics.GaugeKind, "foreman_build_info", "What runs, in its labels; always 1.", []string{"version", "goversion"}, func(emit func(float64, ...string)) {
-		emit(1, h.version, runtime.Version())
-	})
+	warms := s.Counter("foreman_warms_total", "Attempts to warm the embedder, by result.", "result")
+	warms.Add(float64(warmed), "ok")
+	warms.Add(float64(notWarmed), "failed")
+	s.Counter("foreman_retries_total", "Requests sent once more because the target had closed the kept-alive connection.").Add(float64(h.target.Retries()))
+
+	waiting, busy := h.gate.Len()
+	s.Gauge("foreman_queue_depth", "Chats that wait for their turn.", float64(waiting))
+	s.Gauge("foreman_chats_in_flight", "Chats that have their turn, 0 or 1.", boolToFloat(busy))
+	if h.embeds != nil {
+		atHost, waiting := h.embeds.count()
+		s.Gauge("foreman_embeds_in_flight", "Embeddings at the target, at most FOREMAN_EMBEDS; without that they are not counted.", float64(atHost))
+		s.Gauge("foreman_embeds_waiting", "Embeddings that wait until fewer than FOREMAN_EMBEDS are at the target.", float64(waiting))
+	}
+	age := math.NaN() // no poll was good yet
+	if !state.LastPoll.IsZero() {
+		age = time.Since(state.LastPoll).Seconds()
+	}
+	s.Gauge("foreman_paused", "Whether the target is kept for its owner.", boolToFloat(h.pauser.now() != nil))
+	s.Gauge("foreman_target_up", "Whether the last poll of the target was good.", boolToFloat(!state.Degraded()))
+	s.Gauge("foreman_target_waking", "Whether the target is being woken.", boolToFloat(!state.Waking.IsZero()))
+	s.Gauge("foreman_inventory_models", "Models that the target holds, as last known.", float64(state.Len()))
+	s.Gauge("foreman_inventory_age_seconds", "Time since the last good poll.", age)
+	s.Gauge("foreman_embedder_resident", "Whether the embedder was resident at the last poll.", boolToFloat(h.embedder != "" && state.IsResident(h.embedder)))
+	s.Gauge("foreman_build_info", "What runs, in its labels; always 1.", 1, "version", h.version, "goversion", runtime.Version())
 	s.Process()
 	return s
 }

@@ -65,31 +65,20 @@ func newInstruments() *instruments {
 	return m
 }
 
-// addClients adds what the chats of named clients come to.
-func addClients(s *metrics.Set, named func() map[string]status.Sum) {
-	s.Func(metrics.CounterKind, "foreman_chat_seconds_total", "Time for which chats had their turn, by the name of the client's token; other: without one.", []string{"client"}, func(emit func(float64, ...string)) {
-		for client, sum := range named() {
-			emit(time.Duration(sum.Held).Seconds(), cmp.Or(client, tokens.Other))
-		}
-	})
-	s.Func(metrics.CounterKind, "foreman_client_tokens_total", "Tokens of chats by the name of the client's token, as the target says where it does: prompt, those of them that it had read before (cached), and completion.", []string{"client", "kind"}, func(emit func(float64, ...string)) {
-		for client, sum := range named() {
-			if client == "" {
-				continue
-			}
-			emit(float64(sum.PromptTokens), client, promptTokens)
-			emit(float64(sum.CachedTokens), client, cachedTokens)
-			emit(float64(sum.CompletionTokens), client, completionTokens)
-		}
-	})
-}
-
-// ofClient returns the metrics of a client's chats alone.
-func ofClient(recent *status.Recent, client string) *metrics.Set {
+// ofClients returns what the chats of named clients come to, and under no name, those of
+// all others.
+func ofClients(named map[string]status.Sum) *metrics.Set {
 	s := new(metrics.Set)
-	addClients(s, func() map[string]status.Sum {
-		return map[string]status.Sum{client: recent.Named()[client]}
-	})
+	seconds := s.Counter("foreman_chat_seconds_total", "Time for which chats had their turn, by the name of the client's token; other: without one.", "client")
+	used := s.Counter("foreman_client_tokens_total", "Tokens of chats by the name of the client's token, as the target says where it does: prompt, those of them that it had read before (cached), and completion.", "client", "kind")
+	for client, sum := range named {
+		seconds.Add(time.Duration(sum.Held).Seconds(), cmp.Or(client, tokens.Other))
+		if client != "" {
+			used.Add(float64(sum.PromptTokens), client, promptTokens)
+			used.Add(float64(sum.CachedTokens), client, cachedTokens)
+			used.Add(float64(sum.CompletionTokens), client, completionTokens)
+		}
+	}
 	return s
 }
 

@@ -27,7 +27,6 @@ type health struct {
 	cors      *cors.Memory
 	embedder  string // the model that is kept resident; empty: none
 	version   string
-	gauges    *metrics.Set
 }
 
 // healthJSON is what they answer.
@@ -117,7 +116,7 @@ func (h *health) serveMetrics(x *exchange) error {
 	if x.only != nil {
 		text = h.books.clientMetrics(x.Client)
 	} else {
-		text = append(h.books.allMetrics(), h.gauges.Text()...)
+		text = append(h.books.allMetrics(), h.present().Text()...)
 	}
 	x.Header().Set("Cache-Control", "no-store")
 	x.answer(http.StatusOK, metrics.ContentType, text)

@@ -95,7 +95,8 @@ func New(o Options) *Proxy {
 		gate: o.Gate, inventory: o.Inventory, target: o.Target, warmer: o.Warmer, quiet: o.Quiet, wall: time.Now, log: o.Log,
 		changed: make(chan struct{}, 1),
 	}
-	p := &Proxy{
+	pauser.follow() // it may be in quiet hours
+	return &Proxy{
 		admission: admission,
 		chats: &chats{
 			bodies: waiting, inventory: o.Inventory, gate: o.Gate, forwarder: forwarder, pauser: pauser, cors: memory, log: o.Log,
@@ -121,9 +122,6 @@ func New(o Options) *Proxy {
 		log:    o.Log,
 		close:  close,
 	}
-	pauser.follow() // it may be in quiet hours
-	p.health.gauges = p.health.newGauges()
-	return p
 }
 
 // ServeHTTP answers one request.

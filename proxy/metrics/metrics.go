@@ -19,17 +19,6 @@ import (
 // ContentType is the media type of what [Set.Text] returns.
 const ContentType = "text/plain; version=0.0.4; charset=utf-8"
 
-// A Kind is the type of a metric registered with [Set.Func].
-type Kind string
-
-// The kinds of metrics whose values are read for [Set.Text].
-const (
-	CounterKind Kind = "counter"
-	GaugeKind   Kind = "gauge"
-
-	histogramKind Kind = "histogram"
-)
-
 // A Set is a list of metrics, each of which has a name of its own. The zero value is empty.
 // A Set and its metrics are for one goroutine at a time.
 type Set struct {
@@ -37,12 +26,11 @@ type Set struct {
 }
 
 type family struct {
-	kind       Kind
+	kind       string
 	name, help string
 	labels     []string
 	bounds     []float64 // of a histogram; the last is infinite
 	series     map[string]*series
-	read       func(emit func(value float64, values ...string)) // only for Func, instead of series
 }
 
 type series struct {
@@ -53,15 +41,15 @@ type series struct {
 func (s *Set) register(f *family) *family {
 	f.series = map[string]*series{}
 	s.families = append(s.families, f)
-	if f.read == nil && len(f.labels) == 0 {
-		f.at(f.series)
+	if len(f.labels) == 0 {
+		f.at()
 	}
 	return f
 }
 
-// at returns the one of these series that has these label values, and creates it if
-// needed. The key of a series is what stands between its braces.
-func (f *family) at(all map[string]*series, values ...string) *series {
+// at returns the series with these label values, and creates it if needed. The key of a
+// series is what stands between its braces.
+func (f *family) at(values ...string) *series {
 	if len(values) != len(f.labels) {
 		panic(fmt.Sprintf("metrics: %s needs %d label values, not %d", f.name, len(f.labels), len(values)))
 	}
@@ -76,10 +64,10 @@ func (f *family) at(all map[string]*series, values ...string) *series {
 		key = append(key, valueEscaper.Replace(values[i])...)
 		key = append(key, '"')
 	}
-	s := all[string(key)]
+	s := f.series[string(key)]
 	if s == nil {
 		s = &series{buckets: make([]uint64, len(f.bounds))}
-		all[string(key)] = s
+		f.series[string(key)] = s
 	}
 	return s
 }
@@ -88,7 +76,7 @@ func (f *family) at(all map[string]*series, values ...string) *series {
 // first increase; one without labels is there from the start. It panics if there is not
 // one value for each label.
 func (f *family) Init(values ...string) {
-	f.at(f.series, values...)
+	f.at(values...)
 }
 
 // A Counter counts events, or what they come to.
@@ -96,7 +84,7 @@ type Counter struct{ *family }
 
 // Counter registers a counter.
 func (s *Set) Counter(name, help string, labels ...string) *Counter {
-	return &Counter{s.register(&family{kind: CounterKind, name: name, help: help, labels: labels})}
+	return &Counter{s.register(&family{kind: "counter", name: name, help: help, labels: labels})}
 }
 
 // Inc adds 1 to the series with these label values. It panics if there is not one
@@ -106,7 +94,7 @@ func (c *Counter) Inc(values ...string) { c.Add(1, values...) }
 // Add adds n, which is not negative, to the series with these label values. It panics
 // if there is not one value for each label.
 func (c *Counter) Add(n float64, values ...string) {
-	c.at(c.series, values...).sum += n
+	c.at(values...).sum += n
 }
 
 // A Histogram counts durations in buckets.
@@ -116,33 +104,29 @@ type Histogram struct{ *family }
 // inclusive, ascending and in seconds, without +Inf.
 func (s *Set) Histogram(name, help string, bounds []float64, labels ...string) *Histogram {
 	bounds = append(slices.Clone(bounds), math.Inf(1))
-	return &Histogram{s.register(&family{kind: histogramKind, name: name, help: help, labels: labels, bounds: bounds})}
+	return &Histogram{s.register(&family{kind: "histogram", name: name, help: help, labels: labels, bounds: bounds})}
 }
 
 // Observe adds a duration to the series with these label values. It panics if there
 // is not one value for each label.
 func (h *Histogram) Observe(d time.Duration, values ...string) {
-	s := h.at(h.series, values...)
+	s := h.at(values...)
 	s.sum += d.Seconds()
 	bucket, _ := slices.BinarySearch(h.bounds, d.Seconds())
 	s.buckets[bucket]++
 }
 
-// Func registers a metric whose values are read for [Set.Text]. The
-// function read calls emit for each series, with one value for each label; the last
-// value counts. If it emits nothing, the metric is left out.
-func (s *Set) Func(kind Kind, name, help string, labels []string, read func(emit func(value float64, values ...string))) {
-	s.register(&family{kind: kind, name: name, help: help, labels: labels, read: read})
-}
-
-// Gauge registers a metric without labels whose value is read for [Set.Text]. It
-// is left out while that is not a number.
-func (s *Set) Gauge(name, help string, read func() float64) {
-	s.Func(GaugeKind, name, help, nil, func(emit func(float64, ...string)) {
-		if value := read(); !math.IsNaN(value) {
-			emit(value)
-		}
-	})
+// Gauge adds a metric with one series, of the value that it has now and labels in pairs of
+// name and value. It is left out if the value is not a number.
+func (s *Set) Gauge(name, help string, value float64, labels ...string) {
+	if math.IsNaN(value) {
+		return
+	}
+	var names, values []string
+	for pair := range slices.Chunk(labels, 2) {
+		names, values = append(names, pair[0]), append(values, pair[1])
+	}
+	s.register(&family{kind: "gauge", name: name, help: help, labels: names}).at(values...).sum = value
 }
 
 // Text returns the metrics in order of registration, and the series of each in order of
@@ -150,24 +134,16 @@ func (s *Set) Gauge(name, help string, read func() float64) {
 func (s *Set) Text() []byte {
 	var b bytes.Buffer
 	for _, f := range s.families {
-		if f.read == nil {
-			f.write(&b, f.series)
-			continue
-		}
-		emitted := map[string]*series{}
-		f.read(func(value float64, values ...string) { f.at(emitted, values...).sum = value })
-		if len(emitted) > 0 {
-			f.write(&b, emitted)
-		}
+		f.write(&b)
 	}
 	return b.Bytes()
 }
 
-func (f *family) write(b *bytes.Buffer, all map[string]*series) {
+func (f *family) write(b *bytes.Buffer) {
 	fmt.Fprintf(b, "# HELP %s %s\n# TYPE %[1]s %[3]s\n", f.name, helpEscaper.Replace(f.help), f.kind)
-	for _, labels := range slices.SortedFunc(maps.Keys(all), byValues) {
-		s := all[labels]
-		if f.kind != histogramKind {
+	for _, labels := range slices.SortedFunc(maps.Keys(f.series), byValues) {
+		s := f.series[labels]
+		if f.bounds == nil {
 			writeSample(b, f.name, labels, s.sum)
 			continue
 		}

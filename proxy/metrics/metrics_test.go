@@ -48,11 +48,9 @@ func TestWrite(t *testing.T) {
 	s := new(Set)
 	requests := s.Counter("requests_total", "Requests, by route and code.", "route", "code")
 	wait := s.Histogram("wait_seconds", "Time spent waiting.", []float64{.001, .0025, 600})
-	s.Func(GaugeKind, "none", "Left out.", nil, func(func(float64, ...string)) {})
-	s.Func(CounterKind, "polls_total", "Polls, by result.", []string{"result"}, func(emit func(float64, ...string)) {
-		emit(7, "ok")
-		emit(.5, "failed")
-	})
+	s.Gauge("none", "Left out.", math.NaN())
+	s.Gauge("depth", "Depth.", .5)
+	s.Gauge("info", "What runs.", 1, "version", "1.2", "os", "linux")
 	first := s.Histogram("first_seconds", "First byte.", []float64{1}, "route")
 	s.Counter("empty_total", "No series yet.", "reason")
 	requests.Inc("/b", "200")
@@ -82,10 +80,12 @@ wait_seconds_bucket{le="600"} 3
 wait_seconds_bucket{le="+Inf"} 4
 wait_seconds_sum 3600.003
 wait_seconds_count 4
-# HELP polls_total Polls, by result.
-# TYPE polls_total counter
-polls_total{result="failed"} 0.5
-polls_total{result="ok"} 7
+# HELP depth Depth.
+# TYPE depth gauge
+depth 0.5
+# HELP info What runs.
+# TYPE info gauge
+info{version="1.2",os="linux"} 1
 # HELP first_seconds First byte.
 # TYPE first_seconds histogram
 first_seconds_bucket{route="/a",le="1"} 0
@@ -120,14 +120,12 @@ a{x="\\n \"}\n{,é"} 1
 func TestPanics(t *testing.T) {
 	s := new(Set)
 	c, h := s.Counter("c", "C.", "x", "y"), s.Histogram("h", "H.", []float64{1}, "x")
-	bad := new(Set)
-	bad.Func(GaugeKind, "g", "G.", []string{"x"}, func(emit func(float64, ...string)) { emit(1) })
 	for name, f := range map[string]func(){
 		"too few values":  func() { c.Inc("1") },
 		"too many values": func() { c.Inc("1", "2", "3") },
 		"none to Init":    func() { c.Init() },
 		"none to Observe": func() { h.Observe(1) },
-		"none to emit":    func() { bad.Text() },
+		"half a pair":     func() { s.Gauge("g", "G.", 1, "x") },
 	} {
 		func() {
 			defer func() {

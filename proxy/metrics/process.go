@@ -12,31 +12,19 @@ import (
 // started is when the process was, but for some milliseconds.
 var started = time.Now()
 
-// Process registers metrics of the process, named as in Prometheus' Go client. Those
+// Process adds metrics of the process as it is now, named as in Prometheus' Go client. Those
 // that Linux' /proc provides are left out where it cannot be read.
 func (s *Set) Process() {
-	s.Gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", func() float64 {
-		return float64(started.UnixMilli()) / 1000
-	})
-	s.Gauge("process_resident_memory_bytes", "Resident memory size in bytes.", func() float64 {
-		return procValue("/proc/self/status", "VmRSS:") * 1024 // of kilobytes
-	})
-	s.Gauge("process_open_fds", "Number of open file descriptors.", func() float64 {
-		fds, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			return math.NaN()
-		}
-		return float64(len(fds))
-	})
-	s.Gauge("process_max_fds", "Maximum number of open file descriptors.", func() float64 {
-		return procValue("/proc/self/limits", "Max open files ")
-	})
-	s.Gauge("go_goroutines", "Number of goroutines that currently exist.", func() float64 {
-		return float64(runtime.NumGoroutine())
-	})
-	s.Func(GaugeKind, "go_info", "Information about the Go environment.", []string{"version"}, func(emit func(float64, ...string)) {
-		emit(1, runtime.Version())
-	})
+	open := math.NaN()
+	if fds, err := os.ReadDir("/proc/self/fd"); err == nil {
+		open = float64(len(fds))
+	}
+	s.Gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", float64(started.UnixMilli())/1000)
+	s.Gauge("process_resident_memory_bytes", "Resident memory size in bytes.", procValue("/proc/self/status", "VmRSS:")*1024) // of kilobytes
+	s.Gauge("process_open_fds", "Number of open file descriptors.", open)
+	s.Gauge("process_max_fds", "Maximum number of open file descriptors.", procValue("/proc/self/limits", "Max open files "))
+	s.Gauge("go_goroutines", "Number of goroutines that currently exist.", float64(runtime.NumGoroutine()))
+	s.Gauge("go_info", "Information about the Go environment.", 1, "version", runtime.Version())
 }
 
 // procValue returns the first value after a prefix of a line in a file; NaN: there is
