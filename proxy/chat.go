@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -64,7 +63,6 @@ type chat struct {
 	token    *tokens.Token // that the request has; nil: none with a name
 	cancel   context.CancelCauseFunc
 	once     sync.Once // for stop
-	turn     *gate.Turn
 	upstream upstream
 }
 
@@ -147,20 +145,20 @@ func (h *chats) run(ctx context.Context, x *exchange, c *chat) (err error) {
 	request := c.request(ctx) // now, and not in its turn
 	c.joined = time.Now()
 	x.Arriving = c.joined.Sub(x.Began)
-	c.upstream = upstream{x: x, stall: h.stall, isChat: true, ended: c.leave, away: c.away, back: func() error { return h.back(ctx, x, c) }}
+	c.upstream = upstream{x: x, stall: h.stall, isChat: true, asked: c.Asked.Model}
 	if x.Ungated == "" {
 		kind := gate.Kind{Model: c.Model, Options: c.Asked.Options}
-		c.turn, err = h.gate.Join(gate.Request{
+		c.upstream.turn, err = h.gate.Join(gate.Request{
 			Kind: kind, Client: c.Client, Weight: c.Weight, Background: c.Background != "", ID: rand.Text(), Value: c,
 		})
 		if err != nil {
 			return h.turnedAway(err)
 		}
-		defer c.leave()
+		defer c.upstream.leave()
 	}
 	defer func() { c.record(x, err) }()
 	waiting, cancel := ctx, context.CancelFunc(func() {})
-	if h.queueTimeout > 0 && c.turn != nil {
+	if h.queueTimeout > 0 && c.upstream.turn != nil {
 		waiting, cancel = context.WithTimeoutCause(ctx, h.queueTimeout, errQueueTimeout)
 	}
 	defer cancel()
@@ -173,7 +171,7 @@ func (h *chats) run(ctx context.Context, x *exchange, c *chat) (err error) {
 		beats.start()
 		defer beats.stop()
 	}
-	if c.turn != nil {
+	if c.upstream.turn != nil {
 		if err := h.await(ctx, waiting, x, c); err != nil {
 			return h.turnedAway(err)
 		}
@@ -209,53 +207,30 @@ func (c *chat) request(ctx context.Context) *http.Request {
 
 // position returns the chat's place in line.
 func (c *chat) position() int {
-	if c.turn == nil {
+	if c.upstream.turn == nil {
 		return 0
 	}
-	return c.turn.Position()
+	return c.upstream.turn.Position()
 }
 
 // await waits for a chat's turn. Waiting is ctx with the end of the longest wait.
 func (h *chats) await(ctx, waiting context.Context, x *exchange, c *chat) error {
-	err := c.turn.Wait(waiting)
-	if err == errQueueTimeout && c.turn.Position() == 0 {
-		err = c.turn.Wait(ctx) // the turn came in time: it is foreman that took so long to notice
+	turn := c.upstream.turn
+	err := turn.Wait(waiting)
+	if err == errQueueTimeout && turn.Position() == 0 {
+		err = turn.Wait(ctx) // the turn came in time: it is foreman that took so long to notice
 	}
-	x.Queued, x.WasQueued = c.turn.Waited(), true
+	x.Queued, x.WasQueued = turn.Waited(), true
 	switch {
 	case err != nil:
 		return err
 	case c.token != nil && c.token.Revoked().Err() != nil:
 		return errRevoked // the chat that had the turn may have ended by the same change, and sooner
 	}
-	x.timing = queueTiming(x.Queued)
+	x.gotTurn(x.Queued)
 	h.warnOfOptions(c)
 	h.tellOdd(c)
 	return nil
-}
-
-// queueTiming is what the Server-Timing field says of a chat's time in line.
-func queueTiming(queued time.Duration) string {
-	return fmt.Sprintf("queue;dur=%.3f", milliseconds(queued))
-}
-
-// away has a chat's turn cost nobody anything while the target is away.
-func (c *chat) away() {
-	if c.turn != nil {
-		c.turn.Suspend()
-	}
-}
-
-// back has the turn begin when the target is back, and looks for the model again: perhaps
-// the target's models had never been read.
-func (h *chats) back(ctx context.Context, x *exchange, c *chat) error {
-	if c.turn != nil {
-		c.turn.Resume()
-		x.Queued = c.turn.Waited()
-		x.timing = queueTiming(x.Queued)
-	}
-	_, err := h.inventory.Check(ctx, c.Asked.Model, x.only)
-	return modelRefused(c.Asked.Model, err)
 }
 
 // turnedAway returns an error of the line. Where that has no time or place for a chat, its
@@ -278,15 +253,6 @@ func (h *chats) turnedAway(err error) error {
 	return &later
 }
 
-// leave ends a chat's turn, or gives up its place in line. It may be called again.
-func (c *chat) leave() {
-	if c.turn == nil {
-		return
-	}
-	c.turn.Leave()
-	runtime.Gosched() // the next chat goes first: what is left to do for this one can wait
-}
-
 // stop ends a chat for a reason, and reports whether nobody has stopped it before.
 func (c *chat) stop(why error) (first bool) {
 	c.once.Do(func() {
@@ -298,9 +264,9 @@ func (c *chat) stop(why error) (first bool) {
 
 // record completes the record of a chat that ends with err.
 func (c *chat) record(x *exchange, err error) {
-	c.leave()
+	c.upstream.leave()
 	if x.timing != "" { // it had its turn
-		x.Held = c.turn.Held()
+		x.Held = c.upstream.turn.Held()
 		x.Idle = x.Held
 		if sent := c.upstream.sent; !sent.IsZero() {
 			x.Idle = max(sent.Sub(c.joined)-x.Queued, 0)
@@ -311,8 +277,8 @@ func (c *chat) record(x *exchange, err error) {
 	}
 	if c.upstream.whole && x.Status == http.StatusOK {
 		x.Usage = c.upstream.tail.Usage()
-		if c.turn != nil {
-			c.turn.Loaded(x.Usage.Load)
+		if c.upstream.turn != nil {
+			c.upstream.turn.Loaded(x.Usage.Load)
 		}
 		if u := x.Usage; u.CompletionTokens > 0 && u.Completion == 0 && c.Asked.Stream { // only Ollama's own API says it
 			x.Usage.Completion = c.upstream.took

@@ -291,12 +291,12 @@ func TestFaultDoubleRelease(t *testing.T) {
 	running := target.next(t, "first")
 	c := f.page.find(f.page.read().Running.Key)[0]
 	second.chat(t, "second")
-	c.leave() // the first release; ReverseProxy is still at it
+	c.upstream.leave() // the first release; ReverseProxy is still at it
 	held := target.next(t, "second")
 	third.chat(t, "third")
 	var ending sync.WaitGroup
 	for range 20 {
-		ending.Go(func() { c.leave() })
+		ending.Go(func() { c.upstream.leave() })
 	}
 	ending.Wait()
 	running.finish() // and one more, by the handler's end

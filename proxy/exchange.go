@@ -76,6 +76,12 @@ func isRequestID(id string) bool {
 	return true
 }
 
+// gotTurn notes for how long the request has waited for its turn, also for the client.
+func (x *exchange) gotTurn(queued time.Duration) {
+	x.Queued = queued
+	x.timing = fmt.Sprintf("queue;dur=%.3f", milliseconds(queued))
+}
+
 // WriteHeader passes the status on, unless the client has one already: an early 200. Then
 // the answer to come is a success too; errors go by refuse.
 func (x *exchange) WriteHeader(status int) {

@@ -9,11 +9,13 @@ import (
 	"mime"
 	"net/http"
 	"net/http/httputil"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"foreman/gate"
 	"foreman/inventory"
 	"foreman/proxy/cors"
 	"foreman/proxy/dialect"
@@ -52,10 +54,9 @@ type upstream struct {
 	x      *exchange
 	stall  time.Duration // longest silence in an answer that has begun, of a target that is otherwise alive; 0: any
 	isChat bool          // its answer tells what it took
+	asked  string        // the model of a chat, as it was asked for
 	beats  *heartbeats   // while the target is silent; nil: none
-	ended  func()        // called when the target has said all
-	away   func()        // called before the wait for a target that is away; nil: nothing is
-	back   func() error  // called behind it, if the target is back; an error ends the request; nil: nothing is
+	turn   *gate.Turn    // which the target's last byte ends; nil: it has none
 
 	*watch                 // while it is at the target
 	sent     time.Time     // when it went to the target; zero: it did not
@@ -73,7 +74,7 @@ type upstream struct {
 func (f *forwarder) forwardAwake(wait context.Context, c *upstream, r *http.Request, model string) error {
 	for lost := error(nil); ; wait = r.Context() {
 		if state := f.inventory.State(); lost != nil || state.Reason == inventory.Unreachable || state.Asleep() {
-			if err := f.awake(wait, c, model, lost); err != nil {
+			if err := f.awake(wait, c, r, model, lost); err != nil {
 				return err
 			}
 		}
@@ -86,19 +87,34 @@ func (f *forwarder) forwardAwake(wait context.Context, c *upstream, r *http.Requ
 	}
 }
 
-// awake waits until the target is awake, see [inventory.Inventory.Awake], or foreman shuts down.
-func (f *forwarder) awake(wait context.Context, c *upstream, model string, lost error) error {
+// awake waits until the target is awake, see [inventory.Inventory.Awake], or foreman shuts
+// down. A chat's turn costs nobody anything meanwhile, and begins when the target is back;
+// then its model is looked for again: perhaps the target's models had never been read.
+func (f *forwarder) awake(wait context.Context, c *upstream, r *http.Request, model string, lost error) error {
 	wait, cancel := context.WithCancelCause(wait)
 	defer cancel(nil)
 	defer context.AfterFunc(f.closing, func() { cancel(errShuttingDown) })()
-	if c.away != nil {
-		c.away()
+	if c.turn != nil {
+		c.turn.Suspend()
 	}
 	err := f.inventory.Awake(wait, model, c.x.Began, lost)
-	if err == nil && c.back != nil {
-		err = c.back()
+	if err != nil || c.turn == nil {
+		return err
 	}
-	return err
+	c.turn.Resume()
+	c.x.gotTurn(c.turn.Waited())
+	_, err = f.inventory.Check(r.Context(), c.asked, c.x.only)
+	return modelRefused(c.asked, err)
+}
+
+// leave ends the request's turn, or gives up its place in line, if it has one. It may be
+// called again.
+func (c *upstream) leave() {
+	if c.turn == nil {
+		return
+	}
+	c.turn.Leave()
+	runtime.Gosched() // the next chat goes first: what is left to do for this one can wait
 }
 
 // forward carries a request through the ReverseProxy. The error says why there is no answer,
@@ -224,7 +240,7 @@ func (b *answerBody) Read(p []byte) (int, error) {
 	case nil:
 	case io.EOF:
 		c.whole = true
-		c.ended()
+		c.leave()
 		c.took = time.Since(c.header)
 	default:
 		c.err = target.Classify(c.ctx, err)

@@ -62,7 +62,7 @@ func newPass(x *exchange, r *http.Request, body []byte) *upstream {
 	if len(body) > 0 {
 		inMemory(r, body)
 	}
-	return &upstream{x: x, ended: func() {}}
+	return &upstream{x: x}
 }
 
 // serveEmbed passes an embedding, for which the target may be woken, and tells the warmer
@@ -190,7 +190,7 @@ func (h *passes) stream(x *exchange, r *http.Request) error {
 	http.NewResponseController(x).EnableFullDuplex()
 	body := newUpload(x, r)
 	r.Body = body
-	err := h.forwarder.forward(&upstream{x: x, ended: func() {}}, r)
+	err := h.forwarder.forward(&upstream{x: x}, r)
 	mayGoOn := body.finish()
 	ended, cause := body.state()
 	x.bodyRead = ended && mayGoOn

@@ -297,7 +297,7 @@ func TestStopOfAnAnswerThatIsRead(t *testing.T) {
 	c := connect(t, f).chat(t, "slow")
 	running := target.next(t, "slow")
 	key := f.page.read().Running.Key
-	f.page.find(key)[0].leave() // as at the target's last byte
+	f.page.find(key)[0].upstream.leave() // as at the target's last byte
 	if a := f.stop(t, key, "Accept", "application/json"); a.status != http.StatusNotFound {
 		t.Errorf("got %d; want 404", a.status)
 	}
