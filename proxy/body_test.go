@@ -357,36 +357,25 @@ func TestTranscriptions(t *testing.T) {
 }
 
 // The connection of a request that is ended as its body ends is of no more use: net/http may
-// have met the deadline that was to end the body.
+// have met the deadline that was to end the body. That is set before the handler goes on,
+// which sets one of its own, however late its goroutine is.
 func TestBodyEndsAsItsRequestIsEnded(t *testing.T) {
-	ctx, cancel := context.WithCancelCause(t.Context())
-	r := httptest.NewRequestWithContext(ctx, "POST", "/api/chat", ending{func() { cancel(errNoRoom) }, io.EOF})
-	x := newExchange(httptest.NewRecorder(), r, &routes[0], worker)
-	x.admitted = true
-	_, room, err := newBodies(1<<20, 1<<20).read(x, r, cancel)
-	room.give()
-	if err != nil || context.Cause(ctx) != errNoRoom {
-		t.Errorf("got %v, of a request that was ended for %v; want all of the body, and %v", err, context.Cause(ctx), errNoRoom)
+	for read, want := range map[error]error{io.EOF: nil, os.ErrDeadlineExceeded: errNoRoom} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			r := httptest.NewRequestWithContext(ctx, "POST", "/api/chat", ending{func() { cancel(errNoRoom) }, read})
+			began, x := time.Now(), newExchange(slowDeadlines{httptest.NewRecorder()}, r, &routes[0], worker)
+			x.admitted = true
+			_, room, err := newBodies(1<<20, 1<<20).read(x, r, cancel)
+			room.give()
+			if took := time.Since(began); err != want || took != time.Second {
+				t.Errorf("%v: got %v after %v; want %v when the deadline is set, after 1s", read, err, took, want)
+			}
+			if x.refuse(errNoRoom); x.Header().Get("Connection") != "close" {
+				t.Errorf("%v: the connection stays open; want it closed", read)
+			}
+		})
 	}
-	if x.refuse(errNoRoom); x.Header().Get("Connection") != "close" {
-		t.Error("the connection stays open; want it closed")
-	}
-}
-
-// Behind a body that was not read to its end the handler sets a deadline of its own: that of
-// the request's end comes before it, however late its goroutine is.
-func TestBodyEndsBehindItsDeadline(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancelCause(t.Context())
-		r := httptest.NewRequestWithContext(ctx, "POST", "/api/chat", ending{func() { cancel(errNoRoom) }, os.ErrDeadlineExceeded})
-		began := time.Now()
-		x := newExchange(slowDeadlines{httptest.NewRecorder()}, r, &routes[0], worker)
-		_, room, err := newBodies(1<<20, 1<<20).read(x, r, cancel)
-		room.give()
-		if took := time.Since(began); err != errNoRoom || took != time.Second {
-			t.Errorf("got %v after %v; want %v when the deadline is set, after 1s", err, took, errNoRoom)
-		}
-	})
 }
 
 // slowDeadlines takes a second to set a deadline.
