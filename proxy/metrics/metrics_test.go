@@ -13,15 +13,9 @@ import (
 	"time"
 )
 
-// write returns what s writes.
-func write(t *testing.T, s *Set) string {
-	t.Helper()
-	return string(s.Text())
-}
-
 func wantText(t *testing.T, s *Set, want string) {
 	t.Helper()
-	if got := write(t, s); got != want {
+	if got := string(s.Text()); got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
 }
@@ -30,7 +24,7 @@ func wantText(t *testing.T, s *Set, want string) {
 func samples(t *testing.T, s *Set) map[string]float64 {
 	t.Helper()
 	got := map[string]float64{}
-	for line := range strings.Lines(write(t, s)) {
+	for line := range strings.Lines(string(s.Text())) {
 		if strings.HasPrefix(line, "# ") {
 			continue
 		}
@@ -137,7 +131,7 @@ func TestPanics(t *testing.T) {
 		}()
 	}
 	c.Inc("1", "2")
-	if got := write(t, s); !strings.Contains(got, `c{x="1",y="2"} 1`+"\n") || strings.Count(got, "c{") != 1 {
+	if got := string(s.Text()); !strings.Contains(got, `c{x="1",y="2"} 1`+"\n") || strings.Count(got, "c{") != 1 {
 		t.Errorf("after the panics:\n%s", got)
 	}
 }
