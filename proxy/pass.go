@@ -83,10 +83,11 @@ func (h *passes) serveEmbed(x *exchange, r *http.Request, cancel context.CancelC
 	if err != nil {
 		return err
 	}
+	model, _ := h.inventory.State().Find(asked.Model)
+	if err := h.pauser.refusal(); err != nil && !model.Remote {
+		return err // and not when its turn has come
+	}
 	if h.embeds != nil {
-		if err := h.pauser.refusal(); err != nil && !h.isRemote(asked.Model) {
-			return err // and not when its turn has come
-		}
 		if x.Queued, err = h.embeds.enter(r.Context(), x.Client); err != nil {
 			return err
 		}
@@ -95,11 +96,12 @@ func (h *passes) serveEmbed(x *exchange, r *http.Request, cancel context.CancelC
 			defer time.AfterFunc(h.maxTurn, func() { cancel(errMaxEmbed) }).Stop()
 		}
 	}
-	switch leave, err := h.pauser.enter(); {
-	case err == nil:
+	if !model.Remote {
+		leave, err := h.pauser.enter()
+		if err != nil {
+			return err
+		}
 		defer leave()
-	case !h.isRemote(asked.Model):
-		return err
 	}
 	room.keep()
 	err = h.forwarder.forwardAwake(r.Context(), newPass(x, r, body), r, asked.Model)
@@ -107,12 +109,6 @@ func (h *passes) serveEmbed(x *exchange, r *http.Request, cancel context.CancelC
 		h.warmer.Embedded(asked.Model, asked.OptionsJSON())
 	}
 	return err
-}
-
-// isRemote reports whether another host runs a model: it takes none of the target's memory.
-func (h *passes) isRemote(model string) bool {
-	found, _ := h.inventory.State().Find(model)
-	return found.Remote
 }
 
 // A preflight needs no token, and so must cost little: no more of them than this are at
