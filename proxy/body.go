@@ -115,8 +115,8 @@ const (
 	uploadRate   = 32 << 10 // bytes per second
 )
 
-// An upload is a client's body, until the caller has called finish. It limits how slow that
-// may be, ends with its request, and separates its errors from those of the target.
+// An upload is a client's body. It limits how slow that may be, ends with its request, and
+// separates its errors from those of the target. The caller must call finish in the end.
 type upload struct {
 	ctx     context.Context // of the request
 	body    io.ReadCloser
@@ -141,9 +141,9 @@ func newUpload(w http.ResponseWriter, r *http.Request) *upload {
 	return u
 }
 
-// finish has no deadline set any more. It reports whether the connection may go on to
-// another request: the end of this one has set no deadline, which net/http could have taken
-// for the client's end.
+// finish sees to it that no deadline is set from now on. It reports whether the connection
+// may go on to another request: if this one has ended its deadline was set, and net/http may
+// have taken that for the client's end.
 func (u *upload) finish() bool {
 	if u.callOff() {
 		return true

@@ -33,8 +33,7 @@ type room struct {
 }
 
 // open returns an empty room for a body of a client, which the caller must give back in
-// the end. The request is cancelled, before that or [room.keep], if others need the
-// room.
+// the end. Before that or [room.keep] the request is cancelled, if others need the room.
 func (b *budget) open(client string, cancel context.CancelCauseFunc) *room {
 	b.mu.Lock()
 	defer b.mu.Unlock()

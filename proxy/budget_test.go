@@ -120,9 +120,7 @@ func TestFaultOneClientTakesAllPlaces(t *testing.T) {
 		synctest.Wait()
 		f.expectIdle(t)
 		bob := status.Share{Client: "Bob (header)", Sum: status.Sum{Chats: 1, Held: status.Span(time.Second)}}
-		page := &status.Page{Now: time.Now()}
-		f.books.show(page)
-		if got := page.Shares; len(got) != 3 || !slices.Contains(got, bob) {
+		if got := f.page.read().Shares; len(got) != 3 || !slices.Contains(got, bob) {
 			t.Errorf("today: got %v; want three clients, and %v of them", got, bob)
 		}
 		if got := f.books.recent.Named(); len(got) != 1 || got[""].Chats != 5 {

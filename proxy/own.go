@@ -109,8 +109,8 @@ func (h *health) serveRoot(x *exchange) error {
 	return nil
 }
 
-// serveMetrics answers /metrics, for a client that may ask for some models alone with those
-// of its own chats.
+// serveMetrics answers /metrics. A client that may ask for some models alone gets those of
+// its own chats.
 func (h *health) serveMetrics(x *exchange) error {
 	var text []byte
 	if x.only != nil {

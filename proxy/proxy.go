@@ -18,8 +18,8 @@
 // What is no chat goes by pass.go instead: embeddings a few at a time if embeds.go limits
 // them, and what reads of models by rights.go if the client may ask for some alone. While
 // the target is kept for its owner, pause.go has the turn. foreman's own answers are in
-// own.go, gauges.go and page.go. The tables and verdicts (routes.go, admit.go, errors.go) know nobody.
-// A file uses only what comes behind it on the way.
+// own.go, gauges.go and page.go. The tables and verdicts (routes.go, admit.go, errors.go)
+// know nobody. A file uses only what comes behind it on the way.
 package proxy
 
 import (

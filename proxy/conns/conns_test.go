@@ -237,7 +237,6 @@ func TestCloseWhileItReads(t *testing.T) {
 		_, err := served.Read(make([]byte, 1))
 		over <- err
 	}()
-	closed := make(chan bool, 1)
 	go func() {
 		for waits := false; !waits; runtime.Gosched() {
 			l.mu.Lock()
@@ -246,15 +245,14 @@ func TestCloseWhileItReads(t *testing.T) {
 			}
 			l.mu.Unlock()
 		}
-		closed <- true
 	}()
 	select {
-	case <-closed:
+	case err := <-over:
+		if !errors.Is(err, net.ErrClosed) {
+			t.Errorf("got %v; want that it is closed", err)
+		}
 	case <-time.After(time.Minute):
 		t.Fatal("Close waits for Read, and Read for the listener's mutex")
-	}
-	if err := <-over; !errors.Is(err, net.ErrClosed) {
-		t.Errorf("got %v; want that it is closed", err)
 	}
 }
 
